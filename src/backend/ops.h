@@ -1,0 +1,185 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "tensor/buffer.h"
+#include "tensor/view.h"
+
+namespace fourfold::backend {
+
+using tensor::Arena;
+using tensor::Buffer;
+using tensor::DType;
+using tensor::View;
+
+/// Work done so far on a stream: what a rank's share is judged by.
+struct OpCounters {
+  int64_t matmul_flops = 0;     ///< 2 * rows * N * K of every matmul
+  int64_t attention_flops = 0;  ///< 4 * keys * head_dim per query head and row
+  double seconds = 0;           ///< time inside operators
+};
+
+/// A queue of operators in order. On the CPU it is the rank's threads and an operator is done when
+/// the call returns; on a device it is a stream.
+class Stream {
+ public:
+  virtual ~Stream() = default;
+  /// Returns when everything enqueued is done.
+  virtual void synchronize() = 0;
+
+  OpCounters counters;
+};
+
+/// Fills row `row` of the shard (`out.size()` columns, fp32). Must be callable from one thread.
+using RowReader = std::function<base::Status(int64_t row, std::span<float> out)>;
+
+/// A matrix [rows = N, columns = K] as PyTorch stores a Linear, cut for this rank.
+struct MatrixShape {
+  int64_t rows = 0;
+  int64_t columns = 0;
+  /// Ends of the reduction slices along K, in local columns; the last one is `columns`. One entry: K
+  /// is not split by TP and is summed as one slice. 8/tp entries (1, 2, 4 or 8): this rank's slices,
+  /// empty ones repeat their neighbour; each is summed by itself in the order of docs/numerics.md and
+  /// they are joined by the binary tree.
+  std::vector<int64_t> slice_ends;
+};
+
+/// A weight in the backend's own type and layout.
+class Weight {
+ public:
+  virtual ~Weight() = default;
+  int64_t rows() const { return rows_; }        ///< N
+  int64_t columns() const { return columns_; }  ///< K
+  int64_t bytes() const { return bytes_; }      ///< memory it takes, padding included
+
+ protected:
+  Weight(int64_t rows, int64_t columns, int64_t bytes)
+      : rows_(rows), columns_(columns), bytes_(bytes) {}
+
+ private:
+  int64_t rows_;
+  int64_t columns_;
+  int64_t bytes_;
+};
+using WeightPtr = std::unique_ptr<const Weight>;
+
+/// The paged keys and values of one layer, in kv_dtype: [blocks][kv_heads][block_size][head_dim].
+struct KvLayer {
+  void* keys = nullptr;
+  void* values = nullptr;
+  int64_t blocks = 0;
+  int64_t kv_heads = 0;  ///< of this rank
+  int64_t block_size = 0;
+  int64_t head_dim = 0;
+};
+
+/// Where the rows of a step are: part of the step's one packed input buffer. M rows, S sequences.
+struct RowLayout {
+  View positions;    ///< i32 [M], absolute
+  View sequences;    ///< i32 [M], index into block_tables
+  View block_tables; ///< i32 [S, max_blocks]; entries past a sequence's blocks are not read
+};
+
+/// cos and sin of position * frequency, f32 [positions, head_dim / 2] each.
+struct RopeTable {
+  View cos;
+  View sin;
+};
+
+enum class Activation { kSilu, kGeluTanh };
+
+/// The coarse operators of a decoder. M = rows of the step, H = hidden size.
+///
+/// Operators take views of the right shapes (CHECKed), allocate from the arena only and return
+/// nothing; zero rows are legal everywhere. With `activation` below the dtype of matmul inputs (f32
+/// on `reference`, bf16 on `cpu`) and all accumulations in f32. Every operator keeps the order of
+/// additions of docs/numerics.md: a row's result never depends on the other rows, the threads, or how
+/// the cache is paged.
+class Ops {
+ public:
+  virtual ~Ops() = default;
+
+  /// "reference", "cpu/amx", "cpu/avx512_bf16", "cpu/avx2".
+  virtual std::string_view name() const = 0;
+  virtual DType activation_dtype() const = 0;
+  virtual DType kv_dtype() const = 0;
+  virtual DType weight_dtype() const = 0;
+
+  virtual base::Result<Buffer> allocate(int64_t bytes) const = 0;
+  /// `threads` threads, pinned to `cpus` if given (one each).
+  virtual std::unique_ptr<Stream> make_stream(int threads, std::span<const int> cpus) const = 0;
+
+  /// Bytes that load_matrix will take: exact, so that a plan can be made before anything is loaded.
+  virtual int64_t matrix_bytes(const MatrixShape& shape) const = 0;
+  virtual base::Result<WeightPtr> load_matrix(const MatrixShape& shape,
+                                              const RowReader& reader) const = 0;
+  /// A vector of f32 (norm gains): [1, n].
+  virtual base::Result<WeightPtr> load_vector(std::span<const float> values) const = 0;
+
+  /// out[m] = table[tokens[m] - first_token] * scale, or zeros where the token is not in this shard.
+  /// Adds +0.0, so that a zero has one sign whatever the sharding. tokens i32 [M]; out f32 [M, H].
+  virtual void embed(Stream& stream, const Weight& table, View tokens, int64_t first_token,
+                     float scale, View out) const = 0;
+
+  /// out = x / sqrt(mean(x^2) + eps) * gain. x f32 [M, H]; out f32 or activation dtype [M, H]; may
+  /// be x itself if f32.
+  virtual void rms_norm(Stream& stream, View x, const Weight& gain, float eps, View out) const = 0;
+
+  /// out = x w^T, slices joined by the tree. x activation dtype [M, K]; out f32 [M, N].
+  virtual void matmul(Stream& stream, Arena& arena, View x, const Weight& weight,
+                      View out) const = 0;
+
+  /// x += y. Both f32, same shape.
+  virtual void add(Stream& stream, View x, View y) const = 0;
+
+  /// Optional RMS norm of each head (gain of head_dim; null: none), then rotary embedding, rotating
+  /// pairs (i, i + head_dim/2), in place. x f32 [M, heads, head_dim]; positions i32 [M].
+  virtual void norm_rope(Stream& stream, View x, const Weight* gain, float eps, View positions,
+                         const RopeTable& rope) const = 0;
+
+  /// Writes each row's key and value, rounded to kv_dtype, at its position. keys, values f32
+  /// [M, kv_heads, head_dim].
+  virtual void kv_write(Stream& stream, View keys, View values, const RowLayout& rows,
+                        const KvLayer& cache) const = 0;
+
+  struct AttentionParams {
+    float scale = 1.0F;  ///< of the scores
+    int64_t window = 0;  ///< 0: all earlier positions; w: the last w, itself included
+  };
+  /// Causal attention of every row over its sequence's cache, its own position included; query head
+  /// h reads key head h / (heads / kv_heads). Pieces of 128 absolute positions, merged left to right.
+  /// queries f32 [M, heads, head_dim]; out activation dtype [M, heads * head_dim].
+  virtual void attention(Stream& stream, Arena& arena, View queries, const RowLayout& rows,
+                         const KvLayer& cache, const AttentionParams& params, View out) const = 0;
+
+  /// out = act(gate) * up. gate, up f32 [M, F]; out activation dtype [M, F].
+  virtual void gated_activation(Stream& stream, Activation activation, View gate, View up,
+                                View out) const = 0;
+
+  /// out[i] = x[indices[i]]. x f32 [M, H]; indices i32 [R]; out f32 [R, H].
+  virtual void gather_rows(Stream& stream, View x, View indices, View out) const = 0;
+
+  /// out[i] = XXH3-64 of row i's bytes. x f32 [M, H]; `out` is host memory of M entries, filled when
+  /// the stream is synchronised.
+  virtual void hash_rows(Stream& stream, View x, std::span<uint64_t> out) const = 0;
+};
+
+/// Instruction sets that the `cpu` backend has kernels for, weakest first.
+enum class Isa { kAvx2, kAvx512Bf16, kAmx };
+std::string_view name_of(Isa isa);
+
+/// The strongest this processor and kernel allow (asks once for the AMX state, before threads start).
+base::Result<Isa> detect_isa();
+/// Parses "avx2", "avx512_bf16", "amx"; an error lists what this machine can run.
+base::Result<Isa> parse_isa(std::string_view name);
+
+/// "reference" or "cpu". `isa` forces an instruction set of `cpu`; an error if it is not there.
+base::Result<std::unique_ptr<Ops>> make_ops(std::string_view backend, std::string_view isa);
+
+}  // namespace fourfold::backend

@@ -1,0 +1,87 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "base/result.h"
+#include "mesh/mesh.h"
+#include "tensor/view.h"
+
+namespace fourfold::comm {
+
+/// What one axis cost a rank so far. `seconds` is the whole time inside the call, `wait_seconds` the
+/// part of it spent until the slowest peer arrived; `bytes` are the payload bytes this rank put in.
+struct CommStats {
+  double seconds = 0;
+  double wait_seconds = 0;
+  int64_t bytes = 0;
+  int64_t calls = 0;
+
+  CommStats& operator+=(const CommStats& other);
+};
+
+/// The collectives of one group of ranks that share work along one axis.
+///
+/// Calls are ordered as issued, and every rank of the group issues the same calls with the same
+/// sizes. On a device they are enqueued on the communicator's stream; on the CPU a call returns when
+/// its result is there, except `send`, which never waits for the receiver to arrive.
+///
+/// A peer that is gone or a group that was aborted ends a call by throwing CommAborted (see below),
+/// which only the worker's step loop catches: no layer has to check a status after each call.
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+
+  /// data[i] = sum over the ranks' data[i], by the fixed binary tree over ranks of
+  /// docs/numerics.md: ((0+1)+(2+3))+((4+5)+(6+7)). All ranks hold identical bits afterwards.
+  /// size() must be a power of two.
+  virtual void all_reduce_sum(std::span<float> data) = 0;
+
+  /// out = the ranks' `in`, in rank order; out.size() == size() * in.size().
+  virtual void all_gather(std::span<const std::byte> in, std::span<std::byte> out) = 0;
+
+  /// out = this rank's 1/size() of the tree sum; data.size() == size() * out.size().
+  virtual void reduce_scatter_sum(std::span<const float> data, std::span<float> out) = 0;
+
+  /// Rank r gets send[send_offsets[r] .. send_offsets[r+1]); bytes arrive in rank order at
+  /// recv_offsets, which the caller knows or has exchanged before.
+  virtual void all_to_all_v(std::span<const std::byte> send, std::span<const int64_t> send_offsets,
+                            std::span<std::byte> recv, std::span<const int64_t> recv_offsets) = 0;
+
+  /// Copies `data` of rank `root` to all.
+  virtual void broadcast(std::span<std::byte> data, int root) = 0;
+
+  /// Point to point inside the group, matched in order per (sender, receiver).
+  virtual void send(std::span<const std::byte> data, int to) = 0;
+  virtual void recv(std::span<std::byte> data, int from) = 0;
+
+  virtual void barrier() = 0;
+
+  /// The ranks that give the same color form a new group, ordered by `key` (ties by rank).
+  /// `axis` names it in statistics. Collective over this group.
+  virtual std::unique_ptr<Communicator> split(int color, int key, mesh::Axis axis) = 0;
+
+  const CommStats& stats() const { return stats_; }
+  mesh::Axis axis() const { return axis_; }
+
+ protected:
+  explicit Communicator(mesh::Axis axis) : axis_(axis) {}
+  CommStats stats_;
+
+ private:
+  mesh::Axis axis_;
+};
+
+/// Thrown out of a Communicator call when the group has been aborted. The one exception that crosses
+/// a room, because it has to unwind a forward pass of any depth; caught by runtime::Worker.
+struct CommAborted {
+  std::string reason;
+};
+
+}  // namespace fourfold::comm

@@ -1,0 +1,101 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/ids.h"
+
+namespace fourfold::engine {
+
+/// How the next token of a sequence is chosen. Draws come from Philox with key = seed and counter =
+/// (choice 0, position of the new token, draw), so they depend on the request alone.
+struct SamplingParams {
+  float temperature = 1.0F;  ///< 0: greedy
+  int32_t top_k = 0;         ///< 0: all
+  float top_p = 1.0F;        ///< (0, 1]
+  uint64_t seed = 0;
+  int32_t logprobs = -1;  ///< -1: none; k: the chosen token's and the k best tokens' log-probability
+
+  bool operator==(const SamplingParams&) const = default;
+};
+
+/// A slot taken by a sequence: its block table starts empty.
+struct SlotStart {
+  SlotId slot;
+  SamplingParams sampling;
+  bool operator==(const SlotStart&) const = default;
+};
+
+/// Consecutive tokens of one sequence in one step. The arrays of the batch that hold its tokens and
+/// appended blocks are consumed in the order of the chunks.
+struct Chunk {
+  SlotId slot;
+  int32_t position = 0;    ///< absolute position of the first token
+  int32_t num_tokens = 0;  ///< >= 1
+  int32_t num_blocks = 0;  ///< blocks appended to the slot's table before this chunk runs
+  bool sample = false;     ///< sample after the last token; the sampled rows are counted in order
+  bool operator==(const Chunk&) const = default;
+};
+
+/// "The token sampled in that step, in its row-th sampled row": lets the scheduler run ahead.
+struct SampledRef {
+  StepId step;
+  int32_t row = 0;
+  bool operator==(const SampledRef&) const = default;
+};
+
+/// One step of one replica: a plain value that can be recorded, replayed and compared. It carries
+/// only what is new, so a step stays small at block size 1. No chunks = a step of zero rows.
+struct StepBatch {
+  StepId step;
+  std::vector<SlotStart> starts;
+  std::vector<Chunk> chunks;
+  std::vector<TokenId> tokens;   ///< >= 0: a literal; -1 - i: refs[i]
+  std::vector<SampledRef> refs;
+  std::vector<BlockId> blocks;   ///< appended blocks, chunk after chunk
+  bool trace = false;            ///< hash the residual after every layer (LayerTrace)
+
+  bool operator==(const StepBatch&) const = default;
+};
+
+struct TokenLogprob {
+  TokenId token = 0;
+  float logprob = 0;
+  bool operator==(const TokenLogprob&) const = default;
+};
+
+/// One sampled token.
+struct SampledToken {
+  TokenId token = 0;
+  float logprob = 0;               ///< natural log; only if asked for
+  std::vector<TokenLogprob> top;   ///< the best tokens, falling, if asked for
+  uint64_t logits_hash = 0;        ///< XXH3-64 of the row's fp32 logits; only in a traced step
+  bool operator==(const SampledToken&) const = default;
+};
+
+/// XXH3-64 of one row's residual after one layer (layer = -1: after the embedding).
+struct LayerTrace {
+  int32_t layer = 0;
+  int32_t row = 0;  ///< row of the step, all chunks' tokens counted in order
+  uint64_t hash = 0;
+  bool operator==(const LayerTrace&) const = default;
+};
+
+/// What came of one StepBatch.
+struct StepOutput {
+  /// One entry per sampled row, each with 0..k tokens (1 today; more when speculation verifies).
+  std::vector<std::vector<SampledToken>> sampled;
+  std::vector<LayerTrace> trace;
+};
+
+/// What came of one submitted step. Failure is data: a group's trouble that the engine handles.
+struct StepResult {
+  StepId step;
+  std::vector<StepOutput> outputs;  ///< one per replica of the block
+  bool failed = false;
+  std::string failure;  ///< names rank, stage and cause
+};
+
+}  // namespace fourfold::engine

@@ -1,0 +1,293 @@
+#!/usr/bin/env python3
+"""Makes models/tiny: the dense Llama-architecture model that ships with fourfold.
+
+Four steps, each reading what the one before left in the work folder:
+
+  train_tiny.py text     WORK      King James Bible out of Debian's bible-kjv, bible-kjv-text
+  train_tiny.py tokenize WORK      byte-level BPE, token streams for training and validation
+  train_tiny.py train    WORK      AdamW on transformers' LlamaForCausalLM; CUDA if there is one
+  train_tiny.py export   WORK OUT  a Hugging Face folder in bf16, checked by loading it again
+
+Every random choice comes from --seed. The same machine and library versions give the same
+weights; other ones give slightly different weights and the same quality.
+
+Needs torch, transformers, tokenizers, safetensors, numpy; `text` needs a Debian system.
+"""
+
+import argparse
+import json
+import math
+import os
+import re
+import subprocess
+import time
+from pathlib import Path
+
+VOCAB_SIZE = 1021  # a prime: no tensor-parallel size divides it
+BOS, EOS = "<|begin_of_text|>", "<|end_of_text|>"
+VERSES, CHAPTERS = 31102, 1189
+VALIDATION_STRIDE = 40  # every 40th chapter is held out
+MAX_POSITIONS = 1024
+# The pre-tokenizer expression of Llama 3, so that the real one is exercised by the tiny one.
+SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+MODEL = dict(
+    vocab_size=VOCAB_SIZE,
+    hidden_size=128,
+    intermediate_size=352,
+    num_hidden_layers=8,
+    num_attention_heads=8,
+    num_key_value_heads=4,
+    head_dim=16,
+    max_position_embeddings=MAX_POSITIONS,
+    rms_norm_eps=1e-5,
+    rope_theta=10000.0,
+    tie_word_embeddings=True,
+    hidden_act="silu",
+    attention_bias=False,
+    mlp_bias=False,
+    bos_token_id=VOCAB_SIZE - 2,
+    eos_token_id=VOCAB_SIZE - 1,
+)
+
+
+def text(work: Path) -> None:
+    """Prints every verse with Debian's own reader; the packages are unpacked, not installed."""
+    work.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["apt-get", "download", "bible-kjv", "bible-kjv-text"], cwd=work, check=True)
+    for deb in sorted(work.glob("bible-kjv*.deb")):
+        subprocess.run(["dpkg", "-x", deb.name, "root"], cwd=work, check=True)
+    printed = subprocess.run(
+        ["../bin/bible", "-f", "Gen1:1-Rev22:21"],
+        cwd=work / "root/usr/lib",
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout
+    assert printed.isascii() and printed.count("\n") == VERSES, "not the text this expects"
+    (work / "kjv.txt").write_text(printed)
+
+
+def chapters(work: Path) -> list[str]:
+    """One document a chapter, one verse a line, without the references."""
+    documents, last = [], None
+    for line in (work / "kjv.txt").read_text().splitlines():
+        chapter, verse = re.fullmatch(r"(\w+?\d+):\d+ (.*)", line).groups()
+        if chapter != last:
+            documents.append([])
+            last = chapter
+        documents[-1].append(verse.strip())
+    assert len(documents) == CHAPTERS, len(documents)
+    return ["\n".join(verses) + "\n" for verses in documents]
+
+
+def tokenize(work: Path) -> None:
+    import numpy as np
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import processors, trainers
+
+    documents = chapters(work)
+    tokenizer = Tokenizer(models.BPE(ignore_merges=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated", invert=False),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        documents,
+        trainers.BpeTrainer(
+            vocab_size=VOCAB_SIZE - 2,
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        ),
+    )
+    # Added last, so that the special ids follow the ordinary ones as in Llama 3.
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in (BOS, EOS)]
+    )
+    bos, eos = tokenizer.token_to_id(BOS), tokenizer.token_to_id(EOS)
+    assert tokenizer.get_vocab_size() == VOCAB_SIZE and (bos, eos) == (1019, 1020)
+    tokenizer.post_processor = processors.Sequence(
+        [
+            processors.ByteLevel(trim_offsets=False),
+            processors.TemplateProcessing(
+                single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B:1", special_tokens=[(BOS, bos)]
+            ),
+        ]
+    )
+    tokenizer.save(str(work / "tokenizer.json"))
+
+    streams = {"train": [], "valid": []}
+    for i, document in enumerate(documents):
+        ids = tokenizer.encode(document, add_special_tokens=False).ids
+        assert tokenizer.decode(ids) == document
+        kind = "valid" if i % VALIDATION_STRIDE == VALIDATION_STRIDE // 2 else "train"
+        streams[kind] += [bos, *ids, eos]
+    for kind, stream in streams.items():
+        np.save(work / f"{kind}.npy", np.array(stream, dtype=np.uint16))
+        print(f"{kind}: {len(stream)} tokens")
+
+
+def train(work: Path, args: argparse.Namespace) -> None:
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    import numpy as np
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(args.seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    random = np.random.default_rng(args.seed)
+    train_ids = torch.from_numpy(np.load(work / "train.npy").astype(np.int64)).to(device)
+    valid_ids = torch.from_numpy(np.load(work / "valid.npy").astype(np.int64)).to(device)
+    starts = (train_ids == MODEL["bos_token_id"]).nonzero().flatten().cpu().numpy()
+
+    config = LlamaConfig(**MODEL, initializer_range=0.05, use_cache=False)
+    config._attn_implementation = "sdpa"
+    model = LlamaForCausalLM(config).to(device)
+    print(f"{sum(p.numel() for p in model.parameters())} parameters on {device}")
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    plain = [p for p in model.parameters() if p.dim() <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": args.weight_decay},
+         {"params": plain, "weight_decay": 0.0}],
+        lr=args.learning_rate, betas=(0.9, 0.98),
+    )
+
+    def loss_of(ids, labels):
+        with torch.autocast(device, dtype=torch.bfloat16):
+            logits = model(input_ids=ids).logits
+        return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten())
+
+    @torch.no_grad()
+    def validate() -> float:
+        model.eval()
+        rows = (len(valid_ids) - 1) // MAX_POSITIONS
+        ids = valid_ids[: rows * MAX_POSITIONS].view(rows, MAX_POSITIONS)
+        labels = valid_ids[1 : rows * MAX_POSITIONS + 1].view(rows, MAX_POSITIONS)
+        loss = loss_of(ids, labels).item()
+        model.train()
+        return loss
+
+    best, began = math.inf, time.perf_counter()
+    deadline_s = args.max_seconds
+    for step in range(args.steps):
+        progress = step / args.steps
+        warmup = min(1.0, (step + 1) / 100)
+        rate = args.learning_rate * warmup * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        # Mixed lengths train every position; half of the windows begin at a chapter, as a
+        # prompt does.
+        length = (256, 512, 1024)[random.integers(3)]
+        rows = args.tokens_per_step // length
+        at = random.integers(0, len(train_ids) - length - 1, rows)
+        chapter = starts[random.integers(0, len(starts), rows)]
+        at = np.where(np.arange(rows) % 2 == 0, at, np.minimum(chapter, len(train_ids) - length - 1))
+        window = torch.from_numpy(at).to(device)[:, None] + torch.arange(length + 1, device=device)
+        ids = train_ids[window]
+        loss = loss_of(ids[:, :-1], ids[:, 1:])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        last = step + 1 == args.steps or time.perf_counter() - began > deadline_s
+        if step % 250 == 249 or last:
+            valid = validate()
+            seconds = time.perf_counter() - began
+            print(f"step {step + 1} train {loss.item():.4f} valid {valid:.4f} {seconds:.0f} s",
+                  flush=True)
+            if valid < best:
+                best = valid
+                state = {k: v.detach().float().cpu() for k, v in model.state_dict().items()}
+        if last:
+            break
+    torch.save(state, args.checkpoint)
+    record = dict(valid_loss=round(best, 4), last_train_loss=round(loss.item(), 4),
+                  steps=step + 1, tokens_per_step=args.tokens_per_step,
+                  learning_rate=args.learning_rate, weight_decay=args.weight_decay,
+                  seed=args.seed, seconds=round(time.perf_counter() - began, 1),
+                  device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
+                  torch=torch.__version__)
+    Path(args.checkpoint).with_suffix(".json").write_text(json.dumps(record) + "\n")
+    print(json.dumps(record))
+
+
+def export(work: Path, out: Path, args: argparse.Namespace) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    out.mkdir(parents=True, exist_ok=True)
+    model = LlamaForCausalLM(LlamaConfig(**MODEL))
+    model.load_state_dict(torch.load(args.checkpoint, weights_only=True))
+    model.to(torch.bfloat16).save_pretrained(out)
+    # The published layout of Llama configurations, which every reader knows.
+    written = json.loads((out / "config.json").read_text())
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **MODEL,
+              "attention_dropout": 0.0, "initializer_range": 0.05, "pretraining_tp": 1,
+              "rope_scaling": None, "torch_dtype": "bfloat16",
+              "transformers_version": written["transformers_version"], "use_cache": True}
+    dump(out / "config.json", config)
+    dump(out / "generation_config.json",
+         {"bos_token_id": MODEL["bos_token_id"], "eos_token_id": MODEL["eos_token_id"],
+          "do_sample": True, "temperature": 0.7, "top_p": 0.9,
+          "transformers_version": written["transformers_version"]})
+    dump(out / "tokenizer_config.json",
+         {"added_tokens_decoder": {
+             str(i): {"content": token, "lstrip": False, "normalized": False, "rstrip": False,
+                      "single_word": False, "special": True}
+             for i, token in ((MODEL["bos_token_id"], BOS), (MODEL["eos_token_id"], EOS))},
+          "bos_token": BOS, "eos_token": EOS, "clean_up_tokenization_spaces": False,
+          "model_max_length": MAX_POSITIONS, "tokenizer_class": "PreTrainedTokenizerFast"})
+    (out / "tokenizer.json").write_bytes((work / "tokenizer.json").read_bytes())
+
+    size = sum(f.stat().st_size for f in out.iterdir())
+    assert size <= 4_000_000, f"{size} bytes"
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    loaded = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
+    assert type(loaded) is LlamaForCausalLM and loaded.config.rope_parameters["rope_theta"] == 1e4
+    for prompt in ("In the beginning", "And the LORD said unto Moses,", "Blessed are"):
+        ids = tokenizer(prompt, return_tensors="pt").input_ids
+        assert ids[0, 0] == MODEL["bos_token_id"]
+        made = loaded.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=48,
+                               do_sample=False, pad_token_id=MODEL["eos_token_id"])
+        print(repr(tokenizer.decode(made[0], skip_special_tokens=True)))
+    print(f"{out}: {size} bytes")
+
+
+def dump(path: Path, value: dict) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=("text", "tokenize", "train", "export"))
+    parser.add_argument("work", type=Path)
+    parser.add_argument("out", type=Path, nargs="?")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--tokens-per-step", type=int, default=16384)
+    parser.add_argument("--learning-rate", type=float, default=4e-3)
+    parser.add_argument("--weight-decay", type=float, default=0.1)
+    parser.add_argument("--max-seconds", type=float, default=math.inf,
+                        help="stop early; the weights then depend on the machine's speed")
+    parser.add_argument("--checkpoint", help="default WORK/tiny.pt")
+    args = parser.parse_args()
+    args.checkpoint = args.checkpoint or str(args.work / "tiny.pt")
+    if args.step == "export":
+        if not args.out:
+            parser.error("export needs OUT")
+        export(args.work, args.out, args)
+    else:
+        {"text": lambda: text(args.work), "tokenize": lambda: tokenize(args.work),
+         "train": lambda: train(args.work, args)}[args.step]()
+
+
+if __name__ == "__main__":
+    main()
