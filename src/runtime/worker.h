@@ -1,0 +1,81 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "backend/ops.h"
+#include "base/result.h"
+#include "comm/communicator.h"
+#include "engine/executor.h"
+#include "engine/step.h"
+#include "mesh/mesh.h"
+
+namespace fourfold::runtime {
+
+/// Everything that a rank has to know to build its share of a model. A plain value: it travels to
+/// worker processes as JSON.
+struct RankConfig {
+  std::string model;         ///< folder, GGUF file, built-in name or preset
+  bool dummy_weights = false;  ///< deterministic random weights from dummy_seed instead of the file's
+  uint64_t dummy_seed = 0;
+  mesh::ParallelConfig group;  ///< of one group: dp is the lockstep replicas, 1 for dense models
+  std::string backend = "cpu";
+  std::string isa;        ///< empty: the strongest here
+  int threads = 1;        ///< of this rank's device
+  std::vector<int> cpus;  ///< per rank of the group, threads entries each; empty: not pinned
+  engine::ExecutorLimits limits;
+};
+
+/// What loading took and what the rank holds.
+struct RankMemory {
+  int64_t weight_bytes = 0;      ///< this rank's shard, in the backend's layout
+  int64_t file_bytes_read = 0;   ///< of the checkpoint
+  int64_t kv_bytes = 0;
+  int64_t activation_bytes = 0;  ///< arena capacity
+  double load_s = 0;
+};
+
+/// What a rank did since it was built.
+struct RankStats {
+  int64_t steps = 0;
+  int64_t rows = 0;
+  backend::OpCounters ops;
+  std::vector<std::pair<mesh::Axis, comm::CommStats>> comm;
+  int64_t peak_rss_bytes = 0;
+};
+
+/// A stage's part of a step's output, made by shard 0 of each stage: the last stage has the sampled
+/// tokens, each stage the traces of its layers.
+struct StageReport {
+  engine::StepId step;
+  int stage = 0;
+  engine::StepOutput output;
+};
+
+/// One rank: its shard of the weights, its KV blocks, its communicators, and the step loop's body.
+/// Used by one thread.
+class Worker {
+ public:
+  virtual ~Worker() = default;
+
+  /// Loads the shard of rank `group->rank()`. `group` holds all ranks of the group in mesh order.
+  /// Collective: all ranks of the group create their workers.
+  static base::Result<std::unique_ptr<Worker>> create(const RankConfig& config,
+                                                      std::shared_ptr<const backend::Ops> ops,
+                                                      std::unique_ptr<comm::Communicator> group);
+
+  /// Executes one step, one batch per replica of the block. All ranks of the group run the same steps
+  /// in the same order. Throws comm::CommAborted if the group is gone.
+  virtual StageReport run(const std::vector<engine::StepBatch>& batches) = 0;
+
+  /// True where run()'s report has to reach the front: shard 0 of each stage.
+  virtual bool reports() const = 0;
+  virtual RankMemory memory() const = 0;
+  virtual RankStats stats() const = 0;
+};
+
+}  // namespace fourfold::runtime
