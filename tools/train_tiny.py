@@ -142,6 +142,10 @@ def train(work: Path, args: argparse.Namespace) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(args.seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # Of the attention kernels only the plain one has a deterministic backward pass.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.backends.cuda.enable_flash_sdp(False)
+    torch.backends.cuda.enable_mem_efficient_sdp(False)
     random = np.random.default_rng(args.seed)
     train_ids = torch.from_numpy(np.load(work / "train.npy").astype(np.int64)).to(device)
     valid_ids = torch.from_numpy(np.load(work / "valid.npy").astype(np.int64)).to(device)
@@ -151,6 +155,15 @@ def train(work: Path, args: argparse.Namespace) -> None:
     config._attn_implementation = "sdpa"
     model = LlamaForCausalLM(config).to(device)
     print(f"{sum(p.numel() for p in model.parameters())} parameters on {device}")
+
+    # The text is small enough to be learnt by heart; dropout on both residual branches delays it.
+    def drop(module, inputs, output):
+        return torch.nn.functional.dropout(output, args.dropout, module.training)
+
+    for layer in model.model.layers:
+        layer.self_attn.o_proj.register_forward_hook(drop)
+        layer.mlp.down_proj.register_forward_hook(drop)
+    model.train()
     decayed = [p for p in model.parameters() if p.dim() > 1]
     plain = [p for p in model.parameters() if p.dim() <= 1]
     optimizer = torch.optim.AdamW(
@@ -197,7 +210,7 @@ def train(work: Path, args: argparse.Namespace) -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         last = step + 1 == args.steps or time.perf_counter() - began > deadline_s
-        if step % 250 == 249 or last:
+        if step % 100 == 99 or last:
             valid = validate()
             seconds = time.perf_counter() - began
             print(f"step {step + 1} train {loss.item():.4f} valid {valid:.4f} {seconds:.0f} s",
@@ -211,7 +224,7 @@ def train(work: Path, args: argparse.Namespace) -> None:
     record = dict(valid_loss=round(best, 4), last_train_loss=round(loss.item(), 4),
                   steps=step + 1, tokens_per_step=args.tokens_per_step,
                   learning_rate=args.learning_rate, weight_decay=args.weight_decay,
-                  seed=args.seed, seconds=round(time.perf_counter() - began, 1),
+                  dropout=args.dropout, seed=args.seed, seconds=round(time.perf_counter() - began, 1),
                   device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
                   torch=torch.__version__)
     Path(args.checkpoint).with_suffix(".json").write_text(json.dumps(record) + "\n")
@@ -226,6 +239,7 @@ def export(work: Path, out: Path, args: argparse.Namespace) -> None:
     model = LlamaForCausalLM(LlamaConfig(**MODEL))
     model.load_state_dict(torch.load(args.checkpoint, weights_only=True))
     model.to(torch.bfloat16).save_pretrained(out)
+    (out / "model.safetensors").chmod(0o644)
     # The published layout of Llama configurations, which every reader knows.
     written = json.loads((out / "config.json").read_text())
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **MODEL,
@@ -271,10 +285,11 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("out", type=Path, nargs="?")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--tokens-per-step", type=int, default=16384)
     parser.add_argument("--learning-rate", type=float, default=4e-3)
-    parser.add_argument("--weight-decay", type=float, default=0.1)
+    parser.add_argument("--weight-decay", type=float, default=0.5)
+    parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--max-seconds", type=float, default=math.inf,
                         help="stop early; the weights then depend on the machine's speed")
     parser.add_argument("--checkpoint", help="default WORK/tiny.pt")
