@@ -9,7 +9,11 @@
 
 namespace fourfold::mesh {
 
-/// One choice of the four parallelisms. etp = 0 asks for the default: tp/ep where ep divides tp, else
+/// The largest job that the rank arithmetic takes; far above any real one.
+inline constexpr int kMaxDevices = 65536;
+
+/// One choice of the four parallelisms. etp = 0 asks for the default: tp/ep where ep divides tp,
+/// else
 /// 1. For a dense model ep = 1 and etp = tp.
 struct ParallelConfig {
   int pp = 1;
@@ -24,7 +28,7 @@ struct ParallelConfig {
 
 /// Scheme names: "tp4pp2", "tp2dp2ep2etp2"; a single device is "tp1". Axes of size 1 are left out,
 /// etp where it is the default. parse_scheme also takes "A".."D", the named schemes for 8 devices:
-/// tp8, tp4pp2, tp2pp2dp2, dp8.
+/// tp8, tp4pp2, tp2pp2dp2, dp8; its axes may come in any order, and an etp left out stays 0.
 std::string scheme_name(const ParallelConfig& config);
 base::Result<ParallelConfig> parse_scheme(std::string_view name);
 
@@ -33,7 +37,8 @@ struct ModelDivisors {
   int64_t layers = 0;
   int64_t heads = 0;
   int64_t kv_heads = 0;
-  int64_t intermediate_granules = 0;  ///< granules of the MLP's width; each shard needs one
+  int64_t intermediate_granules =
+      0;  ///< granules of the MLP's width, each shard needs one; 0: experts only
   int64_t experts = 0;
   int64_t expert_granules = 0;  ///< granules of an expert's width
 };
@@ -65,7 +70,8 @@ struct ExpertCoordinates {
 /// only place with rules about what composes.
 class Mesh {
  public:
-  /// Checks every rule of docs/architecture.md; the error gives the numbers that clash.
+  /// Checks every rule of docs/architecture.md and, as all numerics are invariant, that tp and etp
+  /// divide kReductionSlices; the error gives the numbers that clash.
   static base::Result<Mesh> create(const ParallelConfig& config, const ModelDivisors& model);
 
   /// With etp resolved.
@@ -100,10 +106,12 @@ class Mesh {
 };
 
 /// Every scheme of exactly `devices` ranks, legal or not, in a stable order (tp falling, then pp
-/// rising). Expert schemes are listed only for models with experts.
+/// rising, then ep and etp rising). Expert schemes are listed only for models with experts.
+/// 1 <= devices <= kMaxDevices.
 std::vector<ParallelConfig> schemes(int devices, const ModelDivisors& model);
 
-/// Up to `count` legal schemes nearest to `wanted`: same devices first, then fewest changed axes.
+/// Up to `count` legal schemes nearest to `wanted`: same devices first, then fewer; among those of
+/// as many devices the fewest changed axes first.
 std::vector<ParallelConfig> nearest_legal(const ParallelConfig& wanted, const ModelDivisors& model,
                                           int count);
 
