@@ -19,8 +19,9 @@ namespace fourfold::runtime {
 /// Everything that a rank has to know to build its share of a model. A plain value: it travels to
 /// worker processes as JSON.
 struct RankConfig {
-  std::string model;         ///< folder, GGUF file, built-in name or preset
-  bool dummy_weights = false;  ///< deterministic random weights from dummy_seed instead of the file's
+  std::string model;  ///< folder, GGUF file, built-in name or preset
+  bool dummy_weights =
+      false;  ///< deterministic random weights from dummy_seed instead of the file's
   uint64_t dummy_seed = 0;
   mesh::ParallelConfig group;  ///< of one group: dp is the lockstep replicas, 1 for dense models
   std::string backend = "cpu";
@@ -32,8 +33,8 @@ struct RankConfig {
 
 /// What loading took and what the rank holds.
 struct RankMemory {
-  int64_t weight_bytes = 0;      ///< this rank's shard, in the backend's layout
-  int64_t file_bytes_read = 0;   ///< of the checkpoint
+  int64_t weight_bytes = 0;     ///< this rank's shard, in the backend's layout
+  int64_t file_bytes_read = 0;  ///< of the checkpoint
   int64_t kv_bytes = 0;
   int64_t activation_bytes = 0;  ///< arena capacity
   double load_s = 0;
@@ -68,8 +69,8 @@ class Worker {
                                                       std::shared_ptr<const backend::Ops> ops,
                                                       std::unique_ptr<comm::Communicator> group);
 
-  /// Executes one step, one batch per replica of the block. All ranks of the group run the same steps
-  /// in the same order. Throws comm::CommAborted if the group is gone.
+  /// Executes one step, one batch per replica of the block. All ranks of the group run the same
+  /// steps in the same order. Throws comm::CommAborted if the group is gone.
   virtual StageReport run(const std::vector<engine::StepBatch>& batches) = 0;
 
   /// True where run()'s report has to reach the front: shard 0 of each stage.

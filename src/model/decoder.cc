@@ -1,0 +1,205 @@
+#include "model/decoder.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "base/sizes.h"
+
+namespace fourfold::model {
+
+using tensor::DType;
+using tensor::View;
+
+Decoder::Decoder(ModelSpec spec, const backend::Ops& ops, RankGroups& groups, Weights weights)
+    : spec_(std::move(spec)), ops_(ops), groups_(groups), weights_(std::move(weights)) {
+  const std::vector<int> split = layer_split(spec_, groups.mesh().config().pp);
+  const auto stage = static_cast<size_t>(groups.coordinates().stage);
+  first_layer_ = split[stage];
+  end_layer_ = split[stage + 1];
+}
+
+base::Result<std::unique_ptr<Decoder>> Decoder::create(const ModelSource& source,
+                                                       const backend::Ops& ops, RankGroups& groups,
+                                                       int64_t max_positions) {
+  FF_ASSIGN(Weights weights,
+            Weights::load(source, ops, groups.mesh().config(), groups.coordinates()));
+  std::unique_ptr<Decoder> decoder(new Decoder(source.spec, ops, groups, std::move(weights)));
+  FF_TRY(decoder->make_rope_tables(max_positions));
+  return decoder;
+}
+
+base::Status Decoder::make_rope_tables(int64_t max_positions) {
+  const int64_t head_dim = spec_.layers.front().attention.head_dim;
+  for (const RopeSpec& rope : spec_.ropes) {
+    const std::vector<float> frequencies = rope_frequencies(rope, head_dim);
+    const auto half = static_cast<int64_t>(frequencies.size());
+    backend::RopeTable table;
+    for (View* view : {&table.cos, &table.sin}) {
+      FF_ASSIGN(tensor::Buffer buffer, ops_.allocate(max_positions * half * size_of(DType::kF32)));
+      *view = {buffer.data(), DType::kF32, {max_positions, half}};
+      rope_buffers_.push_back(std::move(buffer));
+    }
+    for (int64_t p = 0; p < max_positions; ++p) {
+      for (int64_t i = 0; i < half; ++i) {
+        // The angle is rounded to fp32 before cos and sin are taken, as the models were trained.
+        const float angle = static_cast<float>(p) * frequencies[static_cast<size_t>(i)];
+        table.cos.f32()[p * half + i] = static_cast<float>(std::cos(double{angle}));
+        table.sin.f32()[p * half + i] = static_cast<float>(std::sin(double{angle}));
+      }
+    }
+    ropes_.push_back(table);
+  }
+  return {};
+}
+
+void Decoder::embed(backend::Stream& stream, View tokens, View residual) {
+  const ParamShard shard = shard_of(spec_, spec_.param(ParamKind::kEmbedding),
+                                    groups_.mesh().config().tp, groups_.coordinates().shard);
+  ops_.embed(stream, weights_.get(ParamKind::kEmbedding), tokens, shard.rows.begin,
+             spec_.embedding_scale, residual);
+  groups_.tensor(mesh::Role::kVocab).all_reduce_sum(residual.f32_span());
+}
+
+void Decoder::run_layers(backend::Stream& stream, tensor::Arena& arena,
+                         const backend::RowLayout& rows, std::span<const backend::KvLayer> cache,
+                         View residual, const Tap& tap) {
+  for (int layer = first_layer_; layer < end_layer_; ++layer) {
+    attention(stream, arena, rows, cache[static_cast<size_t>(layer - first_layer_)], layer,
+              residual);
+    mlp(stream, arena, layer, residual);
+    if (tap) tap(layer, residual);
+  }
+}
+
+void Decoder::attention(backend::Stream& stream, tensor::Arena& arena,
+                        const backend::RowLayout& rows, const backend::KvLayer& cache, int layer,
+                        View residual) {
+  const int64_t mark = arena.mark();
+  const AttentionSpec& spec = spec_.layers[static_cast<size_t>(layer)].attention;
+  const int tp = groups_.mesh().config().tp;
+  const int shard = groups_.coordinates().shard;
+  const int64_t m = residual.rows();
+  const int64_t heads = head_range(spec, tp, shard).size();
+  const int64_t kv_heads = kv_head_range(spec, tp, shard).size();
+  const int64_t d = spec.head_dim;
+
+  const View x = arena.allocate(ops_.activation_dtype(), {m, spec_.hidden});
+  ops_.rms_norm(stream, residual, weights_.get(ParamKind::kAttentionNorm, layer), spec_.norm_eps,
+                x);
+  const View q = arena.allocate(DType::kF32, {m, heads * d});
+  const View k = arena.allocate(DType::kF32, {m, kv_heads * d});
+  const View v = arena.allocate(DType::kF32, {m, kv_heads * d});
+  ops_.matmul(stream, arena, x, weights_.get(ParamKind::kQuery, layer), q);
+  ops_.matmul(stream, arena, x, weights_.get(ParamKind::kKey, layer), k);
+  ops_.matmul(stream, arena, x, weights_.get(ParamKind::kValue, layer), v);
+
+  const View q_heads = q.reshape({m, heads, d});
+  const View k_heads = k.reshape({m, kv_heads, d});
+  const backend::RopeTable& rope = ropes_[static_cast<size_t>(spec.rope)];
+  ops_.norm_rope(stream, q_heads, weights_.find(ParamKind::kQueryNorm, layer), spec_.norm_eps,
+                 rows.positions, rope);
+  ops_.norm_rope(stream, k_heads, weights_.find(ParamKind::kKeyNorm, layer), spec_.norm_eps,
+                 rows.positions, rope);
+  ops_.kv_write(stream, k_heads, v.reshape({m, kv_heads, d}), rows, cache);
+
+  const View attended = arena.allocate(ops_.activation_dtype(), {m, heads * d});
+  ops_.attention(stream, arena, q_heads, rows, cache, {.scale = spec.scale, .window = spec.window},
+                 attended);
+  const View partial = arena.allocate(DType::kF32, {m, spec_.hidden});
+  ops_.matmul(stream, arena, attended, weights_.get(ParamKind::kOutput, layer), partial);
+  reduce_and_add(stream, mesh::Role::kAttention, ParamKind::kPostAttentionNorm, layer, partial,
+                 residual);
+  arena.release_to(mark);
+}
+
+void Decoder::mlp(backend::Stream& stream, tensor::Arena& arena, int layer, View residual) {
+  const int64_t mark = arena.mark();
+  const int64_t m = residual.rows();
+  const backend::Weight& gate_weight = weights_.get(ParamKind::kGate, layer);
+  const int64_t width = gate_weight.rows();
+
+  const View x = arena.allocate(ops_.activation_dtype(), {m, spec_.hidden});
+  ops_.rms_norm(stream, residual, weights_.get(ParamKind::kMlpNorm, layer), spec_.norm_eps, x);
+  const View gate = arena.allocate(DType::kF32, {m, width});
+  const View up = arena.allocate(DType::kF32, {m, width});
+  ops_.matmul(stream, arena, x, gate_weight, gate);
+  ops_.matmul(stream, arena, x, weights_.get(ParamKind::kUp, layer), up);
+  const View hidden = arena.allocate(ops_.activation_dtype(), {m, width});
+  ops_.gated_activation(stream, spec_.layers[static_cast<size_t>(layer)].mlp.activation, gate, up,
+                        hidden);
+  const View partial = arena.allocate(DType::kF32, {m, spec_.hidden});
+  ops_.matmul(stream, arena, hidden, weights_.get(ParamKind::kDown, layer), partial);
+  reduce_and_add(stream, mesh::Role::kMlp, ParamKind::kPostMlpNorm, layer, partial, residual);
+  arena.release_to(mark);
+}
+
+void Decoder::reduce_and_add(backend::Stream& stream, mesh::Role role, ParamKind post_norm,
+                             int layer, View partial, View residual) {
+  groups_.tensor(role).all_reduce_sum(partial.f32_span());
+  if (const backend::Weight* gain = weights_.find(post_norm, layer)) {
+    ops_.rms_norm(stream, partial, *gain, spec_.norm_eps, partial);
+  }
+  ops_.add(stream, residual, partial);
+}
+
+std::span<const float> Decoder::logits(backend::Stream& stream, tensor::Arena& arena, View residual,
+                                       View indices) {
+  const int64_t r = indices.shape[0];
+  const int tp = groups_.mesh().config().tp;
+  const int64_t shard_rows = vocab_shard_rows(spec_, tp);
+  const View picked = arena.allocate(DType::kF32, {r, spec_.hidden});
+  ops_.gather_rows(stream, residual, indices, picked);
+  const View x = arena.allocate(ops_.activation_dtype(), {r, spec_.hidden});
+  ops_.rms_norm(stream, picked, weights_.get(ParamKind::kFinalNorm), spec_.norm_eps, x);
+
+  const backend::Weight& head =
+      weights_.get(spec_.tied_embeddings ? ParamKind::kEmbedding : ParamKind::kHead);
+  const View local = arena.allocate(DType::kF32, {r, head.rows()});
+  ops_.matmul(stream, arena, x, head, local);
+  stream.synchronize();
+
+  // Shards may hold different numbers of rows; on the wire each sends the same.
+  const View padded = arena.allocate(DType::kF32, {r, shard_rows});
+  for (int64_t i = 0; i < r; ++i) {
+    std::copy_n(local.f32() + i * head.rows(), head.rows(), padded.f32() + i * shard_rows);
+    std::fill_n(padded.f32() + i * shard_rows + head.rows(), shard_rows - head.rows(), 0.0F);
+  }
+  const View gathered = arena.allocate(DType::kF32, {tp, r, shard_rows});
+  groups_.tensor(mesh::Role::kVocab)
+      .all_gather(std::as_bytes(padded.f32_span()), std::as_writable_bytes(gathered.f32_span()));
+
+  const View out = arena.allocate(DType::kF32, {r, spec_.vocab});
+  for (int64_t i = 0; i < r; ++i) {
+    for (int64_t s = 0; s < tp; ++s) {
+      const int64_t begin = std::min(s * shard_rows, spec_.vocab);
+      const int64_t rows = std::min(shard_rows, spec_.vocab - begin);
+      std::copy_n(gathered.f32() + (s * r + i) * shard_rows, rows,
+                  out.f32() + i * spec_.vocab + begin);
+    }
+  }
+  return out.f32_span();
+}
+
+int64_t Decoder::arena_bytes(const ModelSpec& spec, int tp, int64_t rows, int64_t sampled) {
+  constexpr int64_t kF32 = size_of(DType::kF32);
+  int64_t widest = 0;  // f32 values of one row in the widest layer
+  int64_t longest_k = spec.hidden;
+  for (const LayerSpec& layer : spec.layers) {
+    const AttentionSpec& a = layer.attention;
+    const int64_t heads = a.heads / tp;
+    const int64_t kv_heads = kv_head_range(a, tp, 0).size();
+    const int64_t width = base::ceil_div(layer.mlp.intermediate, tp) + kGranule;
+    widest = std::max({widest, (2 * heads + 2 * kv_heads) * a.head_dim, 3 * width});
+    longest_k = std::max({longest_k, heads * a.head_dim, width});
+  }
+  // Residual, normed input, partial sums, and operators' scratch (a packed copy of their input).
+  const int64_t layers = rows * (3 * spec.hidden + widest + longest_k) * kF32;
+  const int64_t head =
+      sampled * (2 * spec.hidden + (3 + tp) * vocab_shard_rows(spec, tp) + spec.vocab) * kF32;
+  constexpr int64_t kSlack = int64_t{4}
+                             << 20;  // alignment and scratch that does not grow with rows
+  return rows * spec.hidden * kF32 + std::max(layers, head) + kSlack;
+}
+
+}  // namespace fourfold::model

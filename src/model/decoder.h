@@ -1,0 +1,72 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "backend/ops.h"
+#include "base/result.h"
+#include "model/groups.h"
+#include "model/source.h"
+#include "model/spec.h"
+#include "model/weights.h"
+
+namespace fourfold::model {
+
+/// One rank's part of a decoder-only transformer: a range of layers, cut over the tensor group, and
+/// the embedding or the head where the stage has them. One class for every family: what differs is
+/// data in the ModelSpec.
+class Decoder {
+ public:
+  /// `max_positions` rows of rotary tables are made. The source's spec is copied.
+  static base::Result<std::unique_ptr<Decoder>> create(const ModelSource& source,
+                                                       const backend::Ops& ops, RankGroups& groups,
+                                                       int64_t max_positions);
+
+  /// Called after the embedding (layer -1) and after each layer with the residual, f32 [M, H].
+  using Tap = std::function<void(int32_t layer, tensor::View residual)>;
+
+  /// tokens i32 [M] -> residual f32 [M, H].
+  void embed(backend::Stream& stream, tensor::View tokens, tensor::View residual);
+
+  /// Runs this stage's layers over the residual in place. `cache` has one entry per layer of the
+  /// stage.
+  void run_layers(backend::Stream& stream, tensor::Arena& arena, const backend::RowLayout& rows,
+                  std::span<const backend::KvLayer> cache, tensor::View residual, const Tap& tap);
+
+  /// The logits of the rows listed: residual f32 [M, H], indices i32 [R] -> host f32 [R][vocab] on
+  /// every shard.
+  std::span<const float> logits(backend::Stream& stream, tensor::Arena& arena,
+                                tensor::View residual, tensor::View indices);
+
+  const ModelSpec& spec() const { return spec_; }
+  const Weights& weights() const { return weights_; }
+  int first_layer() const { return first_layer_; }
+  int end_layer() const { return end_layer_; }
+
+  /// Arena that a step of `rows` rows, `sampled` of them sampled, needs on any rank of the scheme.
+  static int64_t arena_bytes(const ModelSpec& spec, int tp, int64_t rows, int64_t sampled);
+
+ private:
+  Decoder(ModelSpec spec, const backend::Ops& ops, RankGroups& groups, Weights weights);
+  base::Status make_rope_tables(int64_t max_positions);
+  void attention(backend::Stream& stream, tensor::Arena& arena, const backend::RowLayout& rows,
+                 const backend::KvLayer& cache, int layer, tensor::View residual);
+  void mlp(backend::Stream& stream, tensor::Arena& arena, int layer, tensor::View residual);
+  /// residual += [norm] all-reduce(partial).
+  void reduce_and_add(backend::Stream& stream, mesh::Role role, ParamKind post_norm, int layer,
+                      tensor::View partial, tensor::View residual);
+
+  ModelSpec spec_;
+  const backend::Ops& ops_;
+  RankGroups& groups_;
+  Weights weights_;
+  int first_layer_ = 0;
+  int end_layer_ = 0;
+  std::vector<tensor::Buffer> rope_buffers_;
+  std::vector<backend::RopeTable> ropes_;
+};
+
+}  // namespace fourfold::model

@@ -1,0 +1,215 @@
+#include "model/source.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <optional>
+#include <utility>
+
+#include "files/gguf.h"
+#include "files/json.h"
+#include "files/safetensors.h"
+#include "model/families/family.h"
+#include "model/presets.h"
+
+namespace fourfold::model {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Folders that may hold the built-in models: beside an installed program, then the source tree
+/// that it was built from.
+std::vector<fs::path> builtin_folders() {
+  std::vector<fs::path> out;
+  std::error_code error;
+  const fs::path program = fs::read_symlink("/proc/self/exe", error).parent_path();
+  if (!error) {
+    out.push_back(program / "models");
+    out.push_back(program.parent_path() / "share" / "fourfold" / "models");
+  }
+  out.emplace_back(FOURFOLD_MODELS_DIR);
+  return out;
+}
+
+std::optional<fs::path> builtin(std::string_view name) {
+  if (name != "tiny") return std::nullopt;
+  for (const fs::path& folder : builtin_folders()) {
+    std::error_code error;
+    if (fs::exists(folder / name / "config.json", error)) return folder / name;
+  }
+  return std::nullopt;
+}
+
+/// The newest snapshot of a hub id ("org/name") in the cache that huggingface_hub keeps.
+std::optional<fs::path> hub_snapshot(std::string_view id) {
+  const size_t slash = id.find('/');
+  if (slash == std::string_view::npos || id.find('/', slash + 1) != std::string_view::npos) {
+    return std::nullopt;
+  }
+  fs::path hub;
+  if (const char* cache = std::getenv("HF_HUB_CACHE")) {
+    hub = cache;
+  } else if (const char* home = std::getenv("HF_HOME")) {
+    hub = fs::path(home) / "hub";
+  } else if (const char* user = std::getenv("HOME")) {
+    hub = fs::path(user) / ".cache" / "huggingface" / "hub";
+  } else {
+    return std::nullopt;
+  }
+  std::error_code error;
+  const fs::path snapshots =
+      hub / fmt::format("models--{}--{}", id.substr(0, slash), id.substr(slash + 1)) / "snapshots";
+  std::optional<fs::path> newest;
+  fs::file_time_type newest_time;
+  for (const fs::directory_entry& entry : fs::directory_iterator(snapshots, error)) {
+    const fs::file_time_type time = entry.last_write_time(error);
+    if (error || !fs::exists(entry.path() / "config.json", error)) continue;
+    if (!newest || time > newest_time) {
+      newest = entry.path();
+      newest_time = time;
+    }
+  }
+  return newest;
+}
+
+std::string known_architectures() {
+  std::vector<std::string_view> names;
+  for (const Family* family : families()) {
+    names.insert(names.end(), family->hf_architectures.begin(), family->hf_architectures.end());
+  }
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
+base::Result<ModelSpec> spec_from_config(const nlohmann::json& config, std::string_view what) {
+  const nlohmann::json architectures = config.value("architectures", nlohmann::json::array());
+  for (const Family* family : families()) {
+    for (const std::string_view name : family->hf_architectures) {
+      if (architectures.is_array() &&
+          std::find(architectures.begin(), architectures.end(), name) != architectures.end()) {
+        return family->from_config(config);
+      }
+    }
+  }
+  return base::fail("{}: architecture {} is not supported; fourfold knows {}", what,
+                    architectures.dump(), known_architectures());
+}
+
+/// generation_config.json, where there is one, knows more end tokens than config.json.
+base::Status add_generation_config(const fs::path& folder, ModelSpec& spec) {
+  const fs::path path = folder / "generation_config.json";
+  std::error_code error;
+  if (!fs::exists(path, error)) return {};
+  FF_ASSIGN(const nlohmann::json config, files::parse_json_file(path));
+  const nlohmann::json eos = config.value("eos_token_id", nlohmann::json());
+  if (eos.is_null()) return {};
+  spec.eos_tokens.clear();
+  for (const nlohmann::json& id : eos.is_array() ? eos : nlohmann::json::array({eos})) {
+    if (!id.is_number_integer()) {
+      return base::fail("expected token ids for \"eos_token_id\" in {}, found {}", path.string(),
+                        eos.dump());
+    }
+    spec.eos_tokens.push_back(id.get<int32_t>());
+  }
+  return {};
+}
+
+/// Every parameter is in the file, in the shape that the configuration promises.
+base::Status check_tensors(const ModelSource& source) {
+  for (const Param& param : source.spec.params) {
+    const files::TensorEntry* entry = source.tensors->find(param.name);
+    if (entry == nullptr) {
+      return base::fail(
+          "{}: tensor \"{}\" is missing ({} tensors found); the checkpoint is not "
+          "complete or not of the architecture that it names",
+          source.path, param.name, source.tensors->entries().size());
+    }
+    if (entry->rows() != param.rows || entry->columns() != param.columns) {
+      return base::fail("{}: tensor \"{}\" is [{}, {}], expected [{}, {}] from the configuration",
+                        source.path, param.name, entry->rows(), entry->columns(), param.rows,
+                        param.columns);
+    }
+  }
+  return {};
+}
+
+base::Result<ModelSource> open_folder(std::string_view name, const fs::path& folder, bool dummy) {
+  ModelSource source{.name = std::string(name),
+                     .kind = ModelSource::Kind::kFolder,
+                     .path = folder.string(),
+                     .spec = {},
+                     .tensors = nullptr};
+  std::error_code error;
+  if (!fs::exists(folder / "config.json", error)) {
+    return base::fail("{} has no config.json: expected a Hugging Face model folder", source.path);
+  }
+  FF_ASSIGN(const nlohmann::json config, files::parse_json_file(folder / "config.json"));
+  FF_ASSIGN(source.spec, spec_from_config(config, (folder / "config.json").string()));
+  FF_TRY(add_generation_config(folder, source.spec));
+  if (dummy) return source;
+  FF_ASSIGN(files::TensorStore tensors, files::open_safetensors_folder(folder));
+  source.tensors = std::make_shared<const files::TensorStore>(std::move(tensors));
+  FF_TRY(check_tensors(source));
+  return source;
+}
+
+base::Result<ModelSource> open_gguf_model(std::string_view name, const fs::path& path, bool dummy) {
+  FF_ASSIGN(files::GgufFile file, files::open_gguf(path));
+  FF_ASSIGN(const std::string_view architecture,
+            file.metadata.get<std::string_view>("general.architecture"));
+  for (const Family* family : families()) {
+    const auto& known = family->gguf_architectures;
+    if (std::find(known.begin(), known.end(), architecture) == known.end()) continue;
+    ModelSource source{.name = std::string(name),
+                       .kind = ModelSource::Kind::kGguf,
+                       .path = path.string(),
+                       .spec = {},
+                       .tensors = nullptr};
+    FF_ASSIGN(source.spec, family->from_gguf(file));
+    source.tensors = std::make_shared<const files::TensorStore>(std::move(file.tensors));
+    FF_TRY(check_tensors(source));
+    if (dummy) source.tensors = nullptr;
+    return source;
+  }
+  return base::fail(
+      "{}: GGUF architecture \"{}\" is not supported; fourfold knows llama and gemma3",
+      path.string(), architecture);
+}
+
+base::Error not_found(std::string_view name) {
+  return base::fail(
+      "model \"{}\" was not found: expected a Hugging Face folder, a GGUF file, \"tiny\", "
+      "the id of a model in the Hugging Face cache, or with --load-format dummy one of {}",
+      name, fmt::join(preset_names(), ", "));
+}
+
+}  // namespace
+
+base::Result<ModelSource> open_model(std::string_view name, bool dummy, uint64_t dummy_seed) {
+  base::Result<ModelSource> source = [&]() -> base::Result<ModelSource> {
+    std::error_code error;
+    const fs::path path(name);
+    if (const auto folder = builtin(name)) return open_folder(name, *folder, dummy);
+    if (fs::is_directory(path, error)) return open_folder(name, path, dummy);
+    if (fs::exists(path, error)) return open_gguf_model(name, path, dummy);
+    if (const auto snapshot = hub_snapshot(name)) return open_folder(name, *snapshot, dummy);
+    const auto preset = preset_config(name);
+    if (!preset) return not_found(name);
+    if (!dummy) {
+      return base::fail(
+          "the weights of {} are not here: give a folder or a GGUF file, or run it with "
+          "made-up weights by --load-format dummy",
+          name);
+    }
+    ModelSource made{.name = std::string(name),
+                     .kind = ModelSource::Kind::kPreset,
+                     .path = "",
+                     .spec = {},
+                     .tensors = nullptr};
+    FF_ASSIGN(made.spec, spec_from_config(*preset, name));
+    return made;
+  }();
+  if (source.ok()) source->dummy_seed = dummy_seed;
+  return source;
+}
+
+}  // namespace fourfold::model

@@ -1,0 +1,163 @@
+#include "model/weights.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "base/sizes.h"
+
+namespace fourfold::model {
+namespace {
+
+/// Mixes a counter into 64 random bits (Steele, Lea, Flood: "Fast splittable pseudorandom number
+/// generators", 2014).
+uint64_t mix(uint64_t x) {
+  x += 0x9E3779B97F4A7C15ULL;
+  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
+  x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;
+  return x ^ (x >> 31);
+}
+
+/// Element (row, column) of a dummy matrix is uniform with variance 1/columns, so that activations
+/// stay finite in any depth, and depends on the seed, the parameter and its coordinates alone.
+void fill_dummy_row(uint64_t seed, const Param& param, int64_t row, int64_t column_begin,
+                    std::span<float> out) {
+  const uint64_t key =
+      mix(mix(mix(seed) ^ static_cast<uint64_t>(param.kind)) ^ static_cast<uint64_t>(param.layer)) ^
+      mix(static_cast<uint64_t>(row));
+  const float scale = std::sqrt(3.0F / static_cast<float>(param.columns));
+  for (size_t i = 0; i < out.size(); ++i) {
+    const uint64_t bits = mix(key + static_cast<uint64_t>(column_begin) + i);
+    out[i] = scale * (static_cast<float>(bits >> 40) * 0x1p-23F - 1.0F);
+  }
+}
+
+/// The row of the file that holds row `row` of the parameter.
+int64_t file_row(const Param& param, int64_t row) {
+  const int64_t d = param.interleaved_head_dim;
+  if (d == 0) return row;
+  const int64_t head = row / d;
+  const int64_t i = row % d;
+  return head * d + (i < d / 2 ? 2 * i : 2 * (i - d / 2) + 1);
+}
+
+/// Reads columns [begin, begin + out.size()) of a row, widening to whole quantisation blocks where
+/// the shard's border is inside one.
+base::Status read_row(const files::TensorStore& tensors, const files::TensorEntry& entry,
+                      int64_t row, int64_t begin, std::vector<float>& scratch,
+                      std::span<float> out) {
+  const int64_t block = files::block_size(entry.encoding);
+  const int64_t end = begin + static_cast<int64_t>(out.size());
+  const int64_t wide_begin = begin / block * block;
+  const int64_t wide_end = base::round_up(end, block);
+  if (wide_begin == begin && wide_end == end) {
+    return tensors.read_rows(entry, row, row + 1, begin, end, out);
+  }
+  scratch.resize(static_cast<size_t>(wide_end - wide_begin));
+  FF_TRY(tensors.read_rows(entry, row, row + 1, wide_begin, wide_end, scratch));
+  std::copy_n(scratch.begin() + (begin - wide_begin), out.size(), out.begin());
+  return {};
+}
+
+backend::RowReader make_reader(const ModelSource& source, const Param& param,
+                               const ParamShard& shard) {
+  if (source.tensors == nullptr) {
+    return [&source, &param, shard](int64_t row, std::span<float> out) -> base::Status {
+      if (param.is_vector()) {
+        std::fill(out.begin(), out.end(), 1.0F);
+      } else {
+        fill_dummy_row(source.dummy_seed, param, shard.rows.begin + row, shard.columns.begin, out);
+      }
+      return {};
+    };
+  }
+  const files::TensorEntry* entry = source.tensors->find(param.name);
+  CHECK(entry != nullptr, "open_model let a model pass without {}", param.name);
+  return [&source, &param, shard, entry, scratch = std::vector<float>()](
+             int64_t row, std::span<float> out) mutable -> base::Status {
+    FF_TRY(read_row(*source.tensors, *entry, file_row(param, shard.rows.begin + row),
+                    shard.columns.begin, scratch, out));
+    if (param.offset != 0) {
+      for (float& x : out) x += param.offset;
+    }
+    return {};
+  };
+}
+
+int64_t param_bytes(const backend::Ops& ops, const Param& param, const ParamShard& shard) {
+  if (param.is_vector()) return param.columns * static_cast<int64_t>(sizeof(float));
+  return ops.matrix_bytes(shard.shape());
+}
+
+}  // namespace
+
+base::Result<Weights> Weights::load(const ModelSource& source, const backend::Ops& ops,
+                                    const mesh::ParallelConfig& config,
+                                    const mesh::Coordinates& at) {
+  const ModelSpec& spec = source.spec;
+  const std::vector<int> split = layer_split(spec, config.pp);
+  const int64_t read_before = source.tensors == nullptr ? 0 : source.tensors->bytes_read();
+  Weights out;
+  for (const Param& param : spec.params) {
+    if (!stage_holds(spec, param, split, at.stage)) continue;
+    const ParamShard shard = shard_of(spec, param, config.tp, at.shard);
+    const backend::RowReader reader = make_reader(source, param, shard);
+    backend::WeightPtr weight;
+    if (param.is_vector()) {
+      std::vector<float> values(static_cast<size_t>(param.columns));
+      FF_TRY(reader(0, values));
+      FF_ASSIGN(weight, ops.load_vector(values));
+    } else {
+      FF_ASSIGN(weight, ops.load_matrix(shard.shape(), reader));
+    }
+    out.weights_.emplace(std::pair(param.kind, param.layer), std::move(weight));
+  }
+  if (source.tensors != nullptr) {
+    out.file_bytes_read_ = source.tensors->bytes_read() - read_before;
+  }
+  return out;
+}
+
+const backend::Weight* Weights::find(ParamKind kind, int32_t layer) const {
+  const auto it = weights_.find({kind, layer});
+  return it == weights_.end() ? nullptr : it->second.get();
+}
+
+const backend::Weight& Weights::get(ParamKind kind, int32_t layer) const {
+  const backend::Weight* weight = find(kind, layer);
+  CHECK(weight != nullptr, "no weight of kind {} in layer {}", static_cast<int>(kind), layer);
+  return *weight;
+}
+
+int64_t Weights::bytes() const {
+  int64_t n = 0;
+  for (const auto& [key, weight] : weights_) n += weight->bytes();
+  return n;
+}
+
+int64_t weight_bytes(const ModelSpec& spec, const backend::Ops& ops,
+                     const mesh::ParallelConfig& config, const mesh::Coordinates& at) {
+  const std::vector<int> split = layer_split(spec, config.pp);
+  int64_t n = 0;
+  for (const Param& param : spec.params) {
+    if (!stage_holds(spec, param, split, at.stage)) continue;
+    n += param_bytes(ops, param, shard_of(spec, param, config.tp, at.shard));
+  }
+  return n;
+}
+
+int64_t kv_block_bytes(const ModelSpec& spec, const backend::Ops& ops,
+                       const mesh::ParallelConfig& config, const mesh::Coordinates& at,
+                       int64_t block_size) {
+  const std::vector<int> split = layer_split(spec, config.pp);
+  int64_t n = 0;
+  for (int i = split[static_cast<size_t>(at.stage)]; i < split[static_cast<size_t>(at.stage) + 1];
+       ++i) {
+    const AttentionSpec& attention = spec.layers[static_cast<size_t>(i)].attention;
+    n += 2 * kv_head_range(attention, config.tp, at.shard).size() * block_size *
+         attention.head_dim * size_of(ops.kv_dtype());
+  }
+  return n;
+}
+
+}  // namespace fourfold::model

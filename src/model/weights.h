@@ -1,0 +1,53 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <utility>
+
+#include "backend/ops.h"
+#include "base/result.h"
+#include "mesh/mesh.h"
+#include "model/source.h"
+#include "model/spec.h"
+
+namespace fourfold::model {
+
+/// One rank's shard of a model, in the backend's layout.
+class Weights {
+ public:
+  /// Reads only this rank's bytes of the checkpoint, or makes dummy weights where the source has no
+  /// file.
+  static base::Result<Weights> load(const ModelSource& source, const backend::Ops& ops,
+                                    const mesh::ParallelConfig& config,
+                                    const mesh::Coordinates& at);
+
+  const backend::Weight& get(ParamKind kind, int32_t layer = -1) const;
+  /// Null where the model has no such parameter.
+  const backend::Weight* find(ParamKind kind, int32_t layer) const;
+  int64_t bytes() const;
+  int64_t file_bytes_read() const { return file_bytes_read_; }
+
+ private:
+  std::map<std::pair<ParamKind, int32_t>, backend::WeightPtr> weights_;
+  int64_t file_bytes_read_ = 0;
+};
+
+/// Bytes one device holds, without loading anything; equal to what Weights and Worker then take.
+struct MemoryPlan {
+  int64_t weights = 0;
+  int64_t kv = 0;
+  int64_t activations = 0;
+  int64_t total() const { return weights + kv + activations; }
+};
+
+/// Weights of one rank in `ops`'s layout.
+int64_t weight_bytes(const ModelSpec& spec, const backend::Ops& ops,
+                     const mesh::ParallelConfig& config, const mesh::Coordinates& at);
+
+/// Keys and values of one KV block over the layers of one rank, in bytes.
+int64_t kv_block_bytes(const ModelSpec& spec, const backend::Ops& ops,
+                       const mesh::ParallelConfig& config, const mesh::Coordinates& at,
+                       int64_t block_size);
+
+}  // namespace fourfold::model

@@ -1,0 +1,364 @@
+#include "runtime/worker.h"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+#include <deque>
+#include <span>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/sizes.h"
+#include "model/decoder.h"
+#include "model/groups.h"
+#include "model/source.h"
+#include "model/weights.h"
+#include "runtime/sampler.h"
+
+namespace fourfold::runtime {
+namespace {
+
+using engine::SampledToken;
+using engine::StepBatch;
+using engine::StepId;
+using tensor::DType;
+using tensor::View;
+
+/// What a rank remembers of a running sequence between steps.
+struct Slot {
+  engine::SamplingParams sampling;
+  std::vector<int32_t> blocks;
+};
+
+/// One row that is sampled: where it is in the step and whose it is.
+struct SampledRow {
+  int32_t row = 0;
+  int32_t next_position = 0;
+  engine::SlotId slot;
+};
+
+/// The inputs of one step, packed into one buffer.
+struct StepInputs {
+  backend::RowLayout rows;
+  View tokens;   ///< i32 [M]
+  View sampled;  ///< i32 [R]
+};
+
+class StageWorker final : public Worker {
+ public:
+  StageWorker(const RankConfig& config, std::shared_ptr<const backend::Ops> ops,
+              std::unique_ptr<model::RankGroups> groups, std::unique_ptr<backend::Stream> stream)
+      : config_(config),
+        ops_(std::move(ops)),
+        groups_(std::move(groups)),
+        stream_(std::move(stream)),
+        arena_(tensor::Buffer()),
+        slots_(static_cast<size_t>(config.limits.slots)) {}
+
+  base::Status load(const model::ModelSource& source);
+
+  StageReport run(const std::vector<StepBatch>& batches) override;
+  bool reports() const override { return groups_->coordinates().shard == 0; }
+  RankMemory memory() const override { return memory_; }
+  RankStats stats() const override;
+
+ private:
+  base::Status allocate_cache();
+  void apply_tables(const StepBatch& batch);
+  StepInputs pack_inputs(const StepBatch& batch, const std::vector<SampledRow>& sampled);
+  void resolve_tokens(const StepBatch& batch, View tokens);
+  const std::vector<int32_t>& sampled_tokens(StepId step);
+  void receive_tokens_until(StepId step);
+  void sample_rows(const StepBatch& batch, const std::vector<SampledRow>& sampled,
+                   const StepInputs& inputs, View residual, engine::StepOutput& output);
+  model::Decoder::Tap make_tap(const StepBatch& batch, engine::StepOutput& output);
+
+  RankConfig config_;
+  std::shared_ptr<const backend::Ops> ops_;
+  std::unique_ptr<model::RankGroups> groups_;
+  std::unique_ptr<backend::Stream> stream_;
+  std::unique_ptr<model::Decoder> decoder_;
+  tensor::Arena arena_;
+  tensor::Buffer input_buffer_;
+  std::vector<tensor::Buffer> cache_buffers_;
+  std::vector<backend::KvLayer> cache_;
+  std::vector<Slot> slots_;
+  RankMemory memory_;
+  int64_t steps_ = 0;
+  int64_t rows_ = 0;
+
+  /// Tokens sampled in the latest steps, for rows named by (step, row). The first stage of several
+  /// gets them from the last one and receives them only when it has to.
+  struct Sampled {
+    StepId step;
+    std::vector<int32_t> tokens;
+    bool received = false;
+  };
+  std::deque<Sampled> history_;
+};
+
+std::vector<SampledRow> sampled_rows(const StepBatch& batch) {
+  std::vector<SampledRow> out;
+  int32_t row = 0;
+  for (const engine::Chunk& chunk : batch.chunks) {
+    row += chunk.num_tokens;
+    if (chunk.sample) out.push_back({row - 1, chunk.position + chunk.num_tokens, chunk.slot});
+  }
+  return out;
+}
+
+base::Status StageWorker::load(const model::ModelSource& source) {
+  const base::SteadyClock clock;
+  const int64_t begin = clock.now_ns();
+  FF_ASSIGN(decoder_,
+            model::Decoder::create(source, *ops_, *groups_, config_.limits.max_positions));
+  FF_TRY(allocate_cache());
+  const int64_t arena_bytes =
+      model::Decoder::arena_bytes(decoder_->spec(), groups_->mesh().config().tp,
+                                  config_.limits.max_step_tokens, config_.limits.slots);
+  FF_ASSIGN(tensor::Buffer arena, ops_->allocate(arena_bytes));
+  arena_ = tensor::Arena(std::move(arena));
+
+  const int64_t table = base::ceil_div(config_.limits.max_positions, config_.limits.block_size);
+  const int64_t input_values =
+      3 * int64_t{config_.limits.max_step_tokens} + config_.limits.slots * (table + 1);
+  FF_ASSIGN(input_buffer_, ops_->allocate(input_values * size_of(DType::kI32)));
+
+  memory_.weight_bytes = decoder_->weights().bytes();
+  memory_.file_bytes_read = decoder_->weights().file_bytes_read();
+  memory_.activation_bytes = arena_bytes;
+  memory_.load_s = base::seconds_between(begin, clock.now_ns());
+  return {};
+}
+
+base::Status StageWorker::allocate_cache() {
+  const engine::ExecutorLimits& limits = config_.limits;
+  for (int i = decoder_->first_layer(); i < decoder_->end_layer(); ++i) {
+    const model::AttentionSpec& spec = decoder_->spec().layers[static_cast<size_t>(i)].attention;
+    backend::KvLayer layer{.blocks = limits.blocks,
+                           .kv_heads = model::kv_head_range(spec, groups_->mesh().config().tp,
+                                                            groups_->coordinates().shard)
+                                           .size(),
+                           .block_size = limits.block_size,
+                           .head_dim = spec.head_dim};
+    const int64_t bytes = layer.blocks * layer.kv_heads * layer.block_size * layer.head_dim *
+                          size_of(ops_->kv_dtype());
+    for (void** half : {&layer.keys, &layer.values}) {
+      FF_ASSIGN(tensor::Buffer buffer, ops_->allocate(bytes));
+      *half = buffer.data();
+      cache_buffers_.push_back(std::move(buffer));
+    }
+    memory_.kv_bytes += 2 * bytes;
+    cache_.push_back(layer);
+  }
+  return {};
+}
+
+void StageWorker::apply_tables(const StepBatch& batch) {
+  for (const engine::SlotStart& start : batch.starts) {
+    slots_.at(static_cast<size_t>(start.slot.value)) = {start.sampling, {}};
+  }
+  size_t next = 0;
+  for (const engine::Chunk& chunk : batch.chunks) {
+    std::vector<int32_t>& table = slots_.at(static_cast<size_t>(chunk.slot.value)).blocks;
+    for (int32_t i = 0; i < chunk.num_blocks; ++i) table.push_back(batch.blocks[next++].value);
+  }
+}
+
+StepInputs StageWorker::pack_inputs(const StepBatch& batch,
+                                    const std::vector<SampledRow>& sampled) {
+  const auto m = static_cast<int64_t>(batch.tokens.size());
+  const auto s = static_cast<int64_t>(batch.chunks.size());
+  const auto r = static_cast<int64_t>(sampled.size());
+  int64_t width = 0;
+  for (const engine::Chunk& chunk : batch.chunks) {
+    width = std::max(width,
+                     base::ceil_div(chunk.position + chunk.num_tokens, config_.limits.block_size));
+  }
+  const int64_t values = 3 * m + r + s * width;
+  CHECK(values * size_of(DType::kI32) <= input_buffer_.bytes(), "step of {} rows, {} sequences", m,
+        s);
+  auto* next = static_cast<int32_t*>(input_buffer_.data());
+  const auto take = [&next](tensor::Shape shape) {
+    View view{next, DType::kI32, shape};
+    next += shape.elements();
+    return view;
+  };
+  StepInputs in;
+  in.rows = {take({m}), take({m}), take({s, width})};
+  in.tokens = take({m});
+  in.sampled = take({r});
+
+  int64_t row = 0;
+  for (int64_t i = 0; i < s; ++i) {
+    const engine::Chunk& chunk = batch.chunks[static_cast<size_t>(i)];
+    for (int32_t j = 0; j < chunk.num_tokens; ++j, ++row) {
+      in.rows.positions.i32()[row] = chunk.position + j;
+      in.rows.sequences.i32()[row] = static_cast<int32_t>(i);
+    }
+    const std::vector<int32_t>& table = slots_[static_cast<size_t>(chunk.slot.value)].blocks;
+    const auto used = static_cast<size_t>(
+        base::ceil_div(chunk.position + chunk.num_tokens, config_.limits.block_size));
+    CHECK(table.size() >= used, "slot {}: {} blocks for {} positions", chunk.slot.value,
+          table.size(), chunk.position + chunk.num_tokens);
+    std::copy_n(table.begin(), used, in.rows.block_tables.i32() + i * width);
+  }
+  for (int64_t i = 0; i < r; ++i) {
+    in.sampled.i32()[i] = sampled[static_cast<size_t>(i)].row;
+  }
+  return in;
+}
+
+void StageWorker::receive_tokens_until(StepId step) {
+  for (Sampled& entry : history_) {
+    if (entry.step > step) break;
+    if (entry.received) continue;
+    groups_->pipeline().recv(std::as_writable_bytes(std::span(entry.tokens)),
+                             groups_->mesh().config().pp - 1);
+    entry.received = true;
+  }
+}
+
+const std::vector<int32_t>& StageWorker::sampled_tokens(StepId step) {
+  receive_tokens_until(step);
+  const auto it = std::find_if(history_.begin(), history_.end(),
+                               [step](const Sampled& entry) { return entry.step == step; });
+  CHECK(it != history_.end(), "a row names step {}, which is not among the last {}", step.value,
+        config_.limits.depth);
+  return it->tokens;
+}
+
+void StageWorker::resolve_tokens(const StepBatch& batch, View tokens) {
+  for (size_t i = 0; i < batch.tokens.size(); ++i) {
+    const engine::TokenId token = batch.tokens[i];
+    if (token >= 0) {
+      tokens.i32()[i] = token;
+    } else {
+      const engine::SampledRef& ref = batch.refs[static_cast<size_t>(-1 - token)];
+      tokens.i32()[i] = sampled_tokens(ref.step)[static_cast<size_t>(ref.row)];
+    }
+  }
+}
+
+model::Decoder::Tap StageWorker::make_tap(const StepBatch& batch, engine::StepOutput& output) {
+  if (!batch.trace || !reports()) return nullptr;
+  return [this, &output](int32_t layer, View residual) {
+    std::vector<uint64_t> hashes(static_cast<size_t>(residual.rows()));
+    ops_->hash_rows(*stream_, residual, hashes);
+    stream_->synchronize();
+    for (size_t row = 0; row < hashes.size(); ++row) {
+      output.trace.push_back({layer, static_cast<int32_t>(row), hashes[row]});
+    }
+  };
+}
+
+void StageWorker::sample_rows(const StepBatch& batch, const std::vector<SampledRow>& sampled,
+                              const StepInputs& inputs, View residual, engine::StepOutput& output) {
+  const std::span<const float> logits =
+      decoder_->logits(*stream_, arena_, residual, inputs.sampled);
+  const auto vocab = static_cast<size_t>(decoder_->spec().vocab);
+  std::vector<int32_t> tokens(sampled.size());
+  if (reports()) {
+    for (size_t i = 0; i < sampled.size(); ++i) {
+      const SampledRow& row = sampled[i];
+      const std::span<const float> row_logits = logits.subspan(i * vocab, vocab);
+      SampledToken token = sample(row_logits, slots_[static_cast<size_t>(row.slot.value)].sampling,
+                                  row.next_position);
+      if (batch.trace) {
+        const View view{
+            const_cast<float*>(row_logits.data()), DType::kF32, {1, static_cast<int64_t>(vocab)}};
+        ops_->hash_rows(*stream_, view, std::span(&token.logits_hash, 1));
+        stream_->synchronize();
+      }
+      tokens[i] = token.token;
+      output.sampled.push_back({std::move(token)});
+    }
+  }
+  groups_->tensor(mesh::Role::kVocab)
+      .broadcast(std::as_writable_bytes(std::span(tokens)), /*root=*/0);
+  if (groups_->first_stage()) {
+    history_.push_back({batch.step, std::move(tokens), /*received=*/true});
+  } else {
+    groups_->pipeline().send(std::as_bytes(std::span(tokens)), /*to=*/0);
+  }
+}
+
+StageReport StageWorker::run(const std::vector<StepBatch>& batches) {
+  const mesh::Coordinates at = groups_->coordinates();
+  const StepBatch& batch = batches.at(static_cast<size_t>(at.replica));
+  base::set_check_context(fmt::format("rank {} (stage {}, shard {}), step {}", groups_->rank(),
+                                      at.stage, at.shard, batch.step.value));
+  StageReport report{.step = batch.step, .stage = at.stage, .output = {}};
+  apply_tables(batch);
+  ++steps_;
+  const auto m = static_cast<int64_t>(batch.tokens.size());
+  rows_ += m;
+  if (m == 0) return report;
+
+  // Steps that old are finished everywhere, so taking their tokens does not wait; leaving them
+  // would let them pile up in the transport.
+  const StepId finished(batch.step.value - config_.limits.depth);
+  if (groups_->first_stage()) receive_tokens_until(finished);
+  while (!history_.empty() && history_.front().step < finished) history_.pop_front();
+
+  arena_.reset();
+  const std::vector<SampledRow> sampled = sampled_rows(batch);
+  const StepInputs inputs = pack_inputs(batch, sampled);
+  const View residual = arena_.allocate(DType::kF32, {m, decoder_->spec().hidden});
+  const model::Decoder::Tap tap = make_tap(batch, report.output);
+
+  if (groups_->first_stage()) {
+    resolve_tokens(batch, inputs.tokens);
+    decoder_->embed(*stream_, inputs.tokens, residual);
+    if (tap) tap(-1, residual);
+  } else {
+    groups_->pipeline().recv(std::as_writable_bytes(residual.f32_span()), at.stage - 1);
+  }
+  decoder_->run_layers(*stream_, arena_, inputs.rows, cache_, residual, tap);
+  if (!groups_->last_stage()) {
+    stream_->synchronize();
+    groups_->pipeline().send(std::as_bytes(residual.f32_span()), at.stage + 1);
+    if (groups_->first_stage() && !sampled.empty()) {
+      history_.push_back({batch.step, std::vector<int32_t>(sampled.size()), /*received=*/false});
+    }
+  } else if (!sampled.empty()) {
+    sample_rows(batch, sampled, inputs, residual, report.output);
+  }
+  return report;
+}
+
+RankStats StageWorker::stats() const {
+  RankStats out;
+  out.steps = steps_;
+  out.rows = rows_;
+  out.ops = stream_->counters;
+  out.comm = {{mesh::Axis::kTensor, groups_->tensor(mesh::Role::kAttention).stats()},
+              {mesh::Axis::kPipeline, groups_->pipeline().stats()}};
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  out.peak_rss_bytes = int64_t{usage.ru_maxrss} * 1024;
+  return out;
+}
+
+}  // namespace
+
+base::Result<std::unique_ptr<Worker>> Worker::create(const RankConfig& config,
+                                                     std::shared_ptr<const backend::Ops> ops,
+                                                     std::unique_ptr<comm::Communicator> group) {
+  FF_ASSIGN(const model::ModelSource source,
+            model::open_model(config.model, config.dummy_weights, config.dummy_seed));
+  FF_ASSIGN(const mesh::Mesh mesh, mesh::Mesh::create(config.group, source.spec.divisors()));
+  const auto rank = static_cast<size_t>(group->rank());
+  const auto threads = static_cast<size_t>(config.threads);
+  std::span<const int> cpus(config.cpus);
+  if (!cpus.empty()) cpus = cpus.subspan(rank * threads, threads);
+  auto groups = std::make_unique<model::RankGroups>(mesh, std::move(group));
+  std::unique_ptr<backend::Stream> stream = ops->make_stream(config.threads, cpus);
+  auto worker =
+      std::make_unique<StageWorker>(config, std::move(ops), std::move(groups), std::move(stream));
+  FF_TRY(worker->load(source));
+  return std::unique_ptr<Worker>(std::move(worker));
+}
+
+}  // namespace fourfold::runtime
