@@ -43,10 +43,10 @@ using RowReader = std::function<base::Status(int64_t row, std::span<float> out)>
 struct MatrixShape {
   int64_t rows = 0;
   int64_t columns = 0;
-  /// Ends of the reduction slices along K, in local columns; the last one is `columns`. One entry: K
-  /// is not split by TP and is summed as one slice. 8/tp entries (1, 2, 4 or 8): this rank's slices,
-  /// empty ones repeat their neighbour; each is summed by itself in the order of docs/numerics.md and
-  /// they are joined by the binary tree.
+  /// Ends of the reduction slices along K, in local columns; the last one is `columns`. One entry:
+  /// K is not split by TP and is summed as one slice. 8/tp entries (1, 2, 4 or 8): this rank's
+  /// slices, empty ones repeat their neighbour; each is summed by itself in the order of
+  /// docs/numerics.md and they are joined by the binary tree.
   std::vector<int64_t> slice_ends;
 };
 
@@ -81,9 +81,9 @@ struct KvLayer {
 
 /// Where the rows of a step are: part of the step's one packed input buffer. M rows, S sequences.
 struct RowLayout {
-  View positions;    ///< i32 [M], absolute
-  View sequences;    ///< i32 [M], index into block_tables
-  View block_tables; ///< i32 [S, max_blocks]; entries past a sequence's blocks are not read
+  View positions;     ///< i32 [M], absolute
+  View sequences;     ///< i32 [M], index into block_tables
+  View block_tables;  ///< i32 [S, max_blocks]; entries past a sequence's blocks are not read
 };
 
 /// cos and sin of position * frequency, f32 [positions, head_dim / 2] each.
@@ -99,8 +99,8 @@ enum class Activation { kSilu, kGeluTanh };
 /// Operators take views of the right shapes (CHECKed), allocate from the arena only and return
 /// nothing; zero rows are legal everywhere. With `activation` below the dtype of matmul inputs (f32
 /// on `reference`, bf16 on `cpu`) and all accumulations in f32. Every operator keeps the order of
-/// additions of docs/numerics.md: a row's result never depends on the other rows, the threads, or how
-/// the cache is paged.
+/// additions of docs/numerics.md: a row's result never depends on the other rows, the threads, or
+/// how the cache is paged.
 class Ops {
  public:
   virtual ~Ops() = default;
@@ -115,6 +115,16 @@ class Ops {
   /// `threads` threads, pinned to `cpus` if given (one each).
   virtual std::unique_ptr<Stream> make_stream(int threads, std::span<const int> cpus) const = 0;
 
+  /// The largest operators that will run.
+  struct Limits {
+    int64_t rows = 0;     ///< M
+    int64_t columns = 0;  ///< K of a matmul
+    int64_t heads = 0;    ///< query heads of this rank
+    int64_t head_dim = 0;
+  };
+  /// Arena bytes that any one operator within `limits` takes for itself on `stream`.
+  virtual int64_t scratch_bytes(Stream& stream, const Limits& limits) const = 0;
+
   /// Bytes that load_matrix will take: exact, so that a plan can be made before anything is loaded.
   virtual int64_t matrix_bytes(const MatrixShape& shape) const = 0;
   virtual base::Result<WeightPtr> load_matrix(const MatrixShape& shape,
@@ -122,8 +132,9 @@ class Ops {
   /// A vector of f32 (norm gains): [1, n].
   virtual base::Result<WeightPtr> load_vector(std::span<const float> values) const = 0;
 
-  /// out[m] = table[tokens[m] - first_token] * scale, or zeros where the token is not in this shard.
-  /// Adds +0.0, so that a zero has one sign whatever the sharding. tokens i32 [M]; out f32 [M, H].
+  /// out[m] = table[tokens[m] - first_token] * scale, or zeros where the token is not in this
+  /// shard. Adds +0.0, so that a zero has one sign whatever the sharding. tokens i32 [M]; out f32
+  /// [M, H].
   virtual void embed(Stream& stream, const Weight& table, View tokens, int64_t first_token,
                      float scale, View out) const = 0;
 
@@ -153,8 +164,8 @@ class Ops {
     int64_t window = 0;  ///< 0: all earlier positions; w: the last w, itself included
   };
   /// Causal attention of every row over its sequence's cache, its own position included; query head
-  /// h reads key head h / (heads / kv_heads). Pieces of 128 absolute positions, merged left to right.
-  /// queries f32 [M, heads, head_dim]; out activation dtype [M, heads * head_dim].
+  /// h reads key head h / (heads / kv_heads). Pieces of 128 absolute positions, merged left to
+  /// right. queries f32 [M, heads, head_dim]; out activation dtype [M, heads * head_dim].
   virtual void attention(Stream& stream, Arena& arena, View queries, const RowLayout& rows,
                          const KvLayer& cache, const AttentionParams& params, View out) const = 0;
 
@@ -165,8 +176,8 @@ class Ops {
   /// out[i] = x[indices[i]]. x f32 [M, H]; indices i32 [R]; out f32 [R, H].
   virtual void gather_rows(Stream& stream, View x, View indices, View out) const = 0;
 
-  /// out[i] = XXH3-64 of row i's bytes. x f32 [M, H]; `out` is host memory of M entries, filled when
-  /// the stream is synchronised.
+  /// out[i] = XXH3-64 of row i's bytes. x f32 [M, H]; `out` is host memory of M entries, filled
+  /// when the stream is synchronised.
   virtual void hash_rows(Stream& stream, View x, std::span<uint64_t> out) const = 0;
 };
 
@@ -174,7 +185,8 @@ class Ops {
 enum class Isa { kAvx2, kAvx512Bf16, kAmx };
 std::string_view name_of(Isa isa);
 
-/// The strongest this processor and kernel allow (asks once for the AMX state, before threads start).
+/// The strongest this processor and kernel allow (asks once for the AMX state, before threads
+/// start).
 base::Result<Isa> detect_isa();
 /// Parses "avx2", "avx512_bf16", "amx"; an error lists what this machine can run.
 base::Result<Isa> parse_isa(std::string_view name);

@@ -1,0 +1,190 @@
+#include "backend/host_ops.h"
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "base/clock.h"
+
+namespace fourfold::backend {
+namespace {
+
+constexpr int64_t kGrainElements = 8192;
+
+class VectorWeight final : public Weight {
+ public:
+  explicit VectorWeight(std::span<const float> values)
+      : Weight(1, std::ssize(values), static_cast<int64_t>(values.size_bytes())),
+        values_(values.begin(), values.end()) {}
+  const float* data() const { return values_.data(); }
+
+ private:
+  std::vector<float> values_;
+};
+
+int64_t steady_ns() { return base::SteadyClock().now_ns(); }
+
+void check_layout(const RowLayout& rows, int64_t count) {
+  CHECK(rows.positions.shape == tensor::Shape({count}), "positions for {} rows", count);
+  CHECK(rows.sequences.shape == tensor::Shape({count}), "sequences for {} rows", count);
+  CHECK(rows.block_tables.shape.rank() == 2, "block tables of rank {}",
+        rows.block_tables.shape.rank());
+}
+
+}  // namespace
+
+OpTimer::OpTimer(Stream& stream) : stream_(stream), begin_ns_(steady_ns()) {}
+OpTimer::~OpTimer() { stream_.counters.seconds += base::seconds_between(begin_ns_, steady_ns()); }
+
+base::Result<Buffer> HostOps::allocate(int64_t bytes) const { return tensor::allocate_host(bytes); }
+
+std::unique_ptr<Stream> HostOps::make_stream(int threads, std::span<const int> cpus) const {
+  return std::make_unique<HostStream>(threads, cpus);
+}
+
+base::Result<WeightPtr> HostOps::load_vector(std::span<const float> values) const {
+  return WeightPtr(std::make_unique<VectorWeight>(values));
+}
+
+void HostOps::add(Stream& stream, View x, View y) const {
+  OpTimer timer(stream);
+  CHECK(x.shape == y.shape, "add: {} and {} elements", x.shape.elements(), y.shape.elements());
+  float* to = x.f32();
+  const float* from = y.f32();
+  pool_of(stream).parallel_for(x.shape.elements(), kGrainElements,
+                               [&](int64_t begin, int64_t end, int) {
+                                 for (int64_t i = begin; i < end; ++i) to[i] += from[i];
+                               });
+}
+
+void HostOps::gather_rows(Stream& stream, View x, View indices, View out) const {
+  OpTimer timer(stream);
+  const int64_t width = x.shape[1];
+  CHECK(out.shape == tensor::Shape({indices.rows(), width}), "gather: {} rows of {}", out.rows(),
+        out.shape[1]);
+  for (int64_t i = 0; i < out.rows(); ++i) {
+    const int64_t row = indices.i32()[i];
+    CHECK(0 <= row && row < x.rows(), "gather: row {} of {}", row, x.rows());
+    std::memcpy(out.f32() + i * width, x.f32() + row * width,
+                static_cast<size_t>(width) * sizeof(float));
+  }
+}
+
+void HostOps::hash_rows(Stream& stream, View x, std::span<uint64_t> out) const {
+  OpTimer timer(stream);
+  const int64_t width = x.shape[1];
+  CHECK(std::ssize(out) == x.rows(), "hash: {} places for {} rows", out.size(), x.rows());
+  pool_of(stream).parallel_for(x.rows(), row_grain(width), [&](int64_t begin, int64_t end, int) {
+    for (int64_t row = begin; row < end; ++row) {
+      out[static_cast<size_t>(row)] =
+          XXH3_64bits(x.f32() + row * width, static_cast<size_t>(width) * sizeof(float));
+    }
+  });
+}
+
+ThreadPool& pool_of(Stream& stream) {
+  auto* host = dynamic_cast<HostStream*>(&stream);
+  CHECK(host != nullptr, "a stream of another backend");
+  return host->pool;
+}
+
+const float* vector_of(const Weight& weight, int64_t size) {
+  const auto* vector = dynamic_cast<const VectorWeight*>(&weight);
+  CHECK(vector != nullptr, "a weight that load_vector did not make");
+  CHECK(vector->columns() == size, "a vector of {} where {} are needed", vector->columns(), size);
+  return vector->data();
+}
+
+int64_t row_grain(int64_t item_elements) {
+  return std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, item_elements));
+}
+
+int64_t window_begin(int64_t position, int64_t window) {
+  return window > 0 ? std::max<int64_t>(0, position - window + 1) : 0;
+}
+
+void check_matmul(View x, DType x_dtype, const Weight& weight, View out) {
+  CHECK(x.dtype == x_dtype && out.dtype == DType::kF32, "matmul: {} -> {}", name_of(x.dtype),
+        name_of(out.dtype));
+  CHECK(x.shape == tensor::Shape({out.rows(), weight.columns()}), "matmul: x is [{}, {}], K = {}",
+        x.rows(), x.shape[1], weight.columns());
+  CHECK(out.shape == tensor::Shape({x.rows(), weight.rows()}), "matmul: out is [{}, {}], N = {}",
+        out.rows(), out.shape[1], weight.rows());
+}
+
+void check_rms_norm(View x, View out, DType activation_dtype) {
+  CHECK(x.shape == out.shape && x.shape.rank() == 2, "rms_norm: [{}, {}] -> [{}, {}]", x.rows(),
+        x.shape[1], out.rows(), out.shape[1]);
+  CHECK(x.dtype == DType::kF32 && (out.dtype == DType::kF32 || out.dtype == activation_dtype),
+        "rms_norm: {} -> {}", name_of(x.dtype), name_of(out.dtype));
+}
+
+void check_norm_rope(View x, View positions, const RopeTable& rope) {
+  CHECK(x.shape.rank() == 3 && x.shape[2] % 2 == 0, "norm_rope: rank {}, head_dim {}",
+        x.shape.rank(), x.shape[2]);
+  CHECK(positions.shape == tensor::Shape({x.rows()}), "norm_rope: positions for {} rows", x.rows());
+  CHECK(rope.cos.shape == rope.sin.shape && rope.cos.shape[1] * 2 == x.shape[2],
+        "norm_rope: table of width {}, head_dim {}", rope.cos.shape[1], x.shape[2]);
+  for (int64_t row = 0; row < x.rows(); ++row) {
+    const int64_t position = positions.i32()[row];
+    CHECK(0 <= position && position < rope.cos.rows(), "position {} of a table of {}", position,
+          rope.cos.rows());
+  }
+}
+
+void check_kv_write(View keys, View values, const RowLayout& rows, const KvLayer& cache) {
+  CHECK(keys.shape == values.shape, "kv_write: {} key and {} value elements", keys.shape.elements(),
+        values.shape.elements());
+  CHECK(keys.shape == tensor::Shape({keys.rows(), cache.kv_heads, cache.head_dim}),
+        "kv_write: [{}, {}, {}] into {} heads of {}", keys.rows(), keys.shape[1], keys.shape[2],
+        cache.kv_heads, cache.head_dim);
+  check_layout(rows, keys.rows());
+}
+
+void check_attention(Stream& stream, View queries, const RowLayout& rows, const KvLayer& cache,
+                     const Ops::AttentionParams& params, View out, DType out_dtype) {
+  const int64_t heads = queries.shape[1];
+  CHECK(queries.shape == tensor::Shape({queries.rows(), heads, cache.head_dim}),
+        "attention: queries of head_dim {}, cache of {}", queries.shape[2], cache.head_dim);
+  CHECK(cache.kv_heads > 0 && heads % cache.kv_heads == 0, "attention: {} heads over {} KV heads",
+        heads, cache.kv_heads);
+  CHECK(out.dtype == out_dtype, "attention: out is {}", name_of(out.dtype));
+  CHECK(out.shape == tensor::Shape({queries.rows(), heads * cache.head_dim}),
+        "attention: out is [{}, {}]", out.rows(), out.shape[1]);
+  check_layout(rows, queries.rows());
+  int64_t keys = 0;
+  for (int64_t row = 0; row < queries.rows(); ++row) {
+    const int64_t position = rows.positions.i32()[row];
+    CHECK(position >= 0, "attention: position {}", position);
+    keys += position + 1 - window_begin(position, params.window);
+  }
+  stream.counters.attention_flops += 4 * keys * cache.head_dim * heads;
+}
+
+void check_gated_activation(View gate, View up, View out, DType out_dtype) {
+  CHECK(gate.shape == up.shape && gate.shape == out.shape,
+        "gated_activation: {}, {} -> {} elements", gate.shape.elements(), up.shape.elements(),
+        out.shape.elements());
+  CHECK(out.dtype == out_dtype, "gated_activation: out is {}", name_of(out.dtype));
+}
+
+KvSlot kv_slot(const RowLayout& rows, const KvLayer& cache, int64_t sequence, int64_t position) {
+  const View& tables = rows.block_tables;
+  const int64_t index = position / cache.block_size;
+  CHECK(0 <= sequence && sequence < tables.shape[0] && 0 <= index && index < tables.shape[1],
+        "block {} of sequence {}: tables are [{}, {}]", index, sequence, tables.shape[0],
+        tables.shape[1]);
+  const int64_t block = tables.i32()[sequence * tables.shape[1] + index];
+  CHECK(0 <= block && block < cache.blocks, "block {} of {}", block, cache.blocks);
+  return {block, position % cache.block_size};
+}
+
+int64_t kv_index(const KvLayer& cache, KvSlot slot, int64_t head) {
+  return ((slot.block * cache.kv_heads + head) * cache.block_size + slot.offset) * cache.head_dim;
+}
+
+}  // namespace fourfold::backend

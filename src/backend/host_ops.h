@@ -1,0 +1,76 @@
+#pragma once
+
+#include <memory>
+#include <span>
+
+#include "backend/ops.h"
+#include "backend/thread_pool.h"
+
+namespace fourfold::backend {
+
+/// A rank's threads; an operator is done when its call returns.
+class HostStream final : public Stream {
+ public:
+  HostStream(int threads, std::span<const int> cpus) : pool(threads, cpus) {}
+  void synchronize() override {}
+
+  ThreadPool pool;
+};
+
+/// Adds the time of its scope to a stream's counters.
+class OpTimer {
+ public:
+  explicit OpTimer(Stream& stream);
+  ~OpTimer();
+  OpTimer(const OpTimer&) = delete;
+  OpTimer& operator=(const OpTimer&) = delete;
+
+ private:
+  Stream& stream_;
+  int64_t begin_ns_;
+};
+
+/// What the backends in host memory share: memory, streams, fp32 vectors, and the operators that
+/// move or add fp32 rows and so have one order of additions only.
+class HostOps : public Ops {
+ public:
+  base::Result<Buffer> allocate(int64_t bytes) const final;
+  std::unique_ptr<Stream> make_stream(int threads, std::span<const int> cpus) const final;
+  base::Result<WeightPtr> load_vector(std::span<const float> values) const final;
+
+  void add(Stream& stream, View x, View y) const final;
+  void gather_rows(Stream& stream, View x, View indices, View out) const final;
+  void hash_rows(Stream& stream, View x, std::span<uint64_t> out) const final;
+};
+
+ThreadPool& pool_of(Stream& stream);
+/// The values of a weight that load_vector made; it must hold `size` of them.
+const float* vector_of(const Weight& weight, int64_t size);
+
+/// Items of `item_elements` elements each that are worth a hand-over to another thread.
+int64_t row_grain(int64_t item_elements);
+
+/// First position that the row at `position` attends to.
+int64_t window_begin(int64_t position, int64_t window);
+
+// Shapes of the operators' arguments, CHECKed.
+void check_matmul(View x, DType x_dtype, const Weight& weight, View out);
+void check_rms_norm(View x, View out, DType activation_dtype);
+void check_norm_rope(View x, View positions, const RopeTable& rope);
+void check_kv_write(View keys, View values, const RowLayout& rows, const KvLayer& cache);
+/// Also adds the work to the stream's counters.
+void check_attention(Stream& stream, View queries, const RowLayout& rows, const KvLayer& cache,
+                     const Ops::AttentionParams& params, View out, DType out_dtype);
+void check_gated_activation(View gate, View up, View out, DType out_dtype);
+
+/// Where one position of a sequence lies in a cache.
+struct KvSlot {
+  int64_t block = 0;
+  int64_t offset = 0;  ///< inside the block
+};
+/// CHECKs that the block table names a block of the cache.
+KvSlot kv_slot(const RowLayout& rows, const KvLayer& cache, int64_t sequence, int64_t position);
+/// Element index of a slot's vector of one head.
+int64_t kv_index(const KvLayer& cache, KvSlot slot, int64_t head);
+
+}  // namespace fourfold::backend
