@@ -1,0 +1,203 @@
+#include "cli/flags.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cstdio>
+#include <limits>
+#include <string_view>
+
+#include "base/sizes.h"
+
+namespace fourfold::cli {
+namespace {
+
+constexpr std::array<std::pair<std::string_view, std::string_view>, 5> kShortFlags = {{
+    {"-tp", "--tensor-parallel-size"},
+    {"-pp", "--pipeline-parallel-size"},
+    {"-dp", "--data-parallel-size"},
+    {"-ep", "--expert-parallel-size"},
+    {"-etp", "--expert-tensor-parallel-size"},
+}};
+
+int edit_distance(std::string_view a, std::string_view b) {
+  std::vector<int> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = static_cast<int>(j);
+  for (size_t i = 1; i <= a.size(); ++i) {
+    int diagonal = row[0];
+    row[0] = static_cast<int>(i);
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const int substitute = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({row[j] + 1, row[j - 1] + 1, substitute});
+    }
+  }
+  return row.back();
+}
+
+}  // namespace
+
+std::vector<std::string> normalise(int argc, const char* const* argv) {
+  std::vector<std::string> out;
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view arg = argv[i];
+    const size_t equals = arg.find('=');
+    const std::string_view flag = arg.substr(0, equals);
+    const auto* it = std::find_if(kShortFlags.begin(), kShortFlags.end(),
+                                  [&](const auto& entry) { return entry.first == flag; });
+    if (it == kShortFlags.end()) {
+      out.emplace_back(arg);
+    } else {
+      out.emplace_back(it->second);
+      if (equals != std::string_view::npos) out.back() += arg.substr(equals);
+    }
+  }
+  return out;
+}
+
+std::string nearest_flag(const CLI::App& app, const std::string& flag) {
+  const std::string_view wanted = std::string_view(flag).substr(0, flag.find('='));
+  std::string best;
+  int best_distance = std::max(2, static_cast<int>(wanted.size()) / 3);
+  for (const CLI::Option* option : app.get_options()) {
+    for (const std::string& name : option->get_lnames()) {
+      const int distance = edit_distance(wanted, "--" + name);
+      if (distance <= best_distance) {
+        best = "--" + name;
+        best_distance = distance - 1;
+      }
+    }
+  }
+  return best;
+}
+
+base::Result<int64_t> parse_bytes(const std::string& text) {
+  constexpr std::array<std::pair<std::string_view, int64_t>, 8> kUnits = {{
+      {"", 1},
+      {"B", 1},
+      {"KB", 1000},
+      {"MB", 1000 * 1000},
+      {"GB", 1000 * 1000 * 1000},
+      {"KiB", 1 << 10},
+      {"MiB", 1 << 20},
+      {"GiB", 1 << 30},
+  }};
+  double number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  const std::string_view unit(end, static_cast<size_t>(text.data() + text.size() - end));
+  const auto* it = std::find_if(kUnits.begin(), kUnits.end(),
+                                [&](const auto& entry) { return entry.first == unit; });
+  const double bytes = it == kUnits.end() ? -1 : number * static_cast<double>(it->second);
+  if (error != std::errc() || !(bytes >= 1) || bytes > 1e18) {
+    return base::fail("\"{}\" is not a size: expected for example 512MiB, 2GB or 1073741824", text);
+  }
+  return static_cast<int64_t>(bytes);
+}
+
+base::Result<std::vector<int>> parse_int_list(const std::string& text, const std::string& flag) {
+  std::vector<int> out;
+  size_t begin = 0;
+  while (begin <= text.size()) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    int value = 0;
+    const auto [stop, error] = std::from_chars(text.data() + begin, text.data() + end, value);
+    if (error != std::errc() || stop != text.data() + end || value < 1) {
+      return base::fail("{} {}: expected positive numbers such as 1,8", flag, text);
+    }
+    out.push_back(value);
+    begin = end + 1;
+  }
+  return out;
+}
+
+void ModelFlags::add_to(CLI::App& app) {
+  app.add_option("model", model,
+                 "Hugging Face folder, GGUF file, hub id in the local cache, \"tiny\", or a preset "
+                 "such as llama-3.1-8b")
+      ->capture_default_str();
+  app.add_option("--load-format", load_format,
+                 "auto: read the weights; dummy: make them up from --dummy-seed")
+      ->check(CLI::IsMember({"auto", "dummy"}))
+      ->capture_default_str();
+  app.add_option("--dummy-seed", dummy_seed, "Seed of made-up weights")->capture_default_str();
+  app.add_option("--backend", backend, "cpu (bf16, own kernels) or reference (plain fp32)")
+      ->check(CLI::IsMember({"cpu", "reference"}))
+      ->capture_default_str();
+  app.add_option("--isa", isa,
+                 "Instruction set of the cpu backend: amx, avx512_bf16 or avx2 (default: the "
+                 "strongest this machine has)");
+  app.add_option("--ranks", ranks,
+                 "processes: each device is a process, joined by MPI; threads: all in one process")
+      ->check(CLI::IsMember({"processes", "threads"}))
+      ->capture_default_str();
+  app.add_option("--cpus-per-device", cpus_per_device, "Cores (threads) of one device")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  app.add_option("--block-size", block_size, "Positions in one KV cache block")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  app.add_option(
+      "--kv-cache-memory-bytes", kv_cache_memory,
+      "KV cache of one device, for example 512MiB (default: what the load needs, at most "
+      "a quarter of the free memory)");
+  app.add_option("--max-model-len", max_model_len,
+                 "Longest prompt and output together (default: what the command needs)")
+      ->check(CLI::Range(0, std::numeric_limits<int>::max()));
+  app.add_option("--max-num-seqs", max_num_seqs, "Sequences that a replica runs at once")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
+  app.add_option("--max-num-batched-tokens", max_num_batched_tokens,
+                 "Token budget of one step, prompt chunks and decodes together")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  app.add_flag("--enable-prefix-caching,!--no-enable-prefix-caching", prefix_caching,
+               "Reuse the KV blocks of shared prefixes (default: on)");
+}
+
+base::Result<runtime::ClusterConfig> ModelFlags::cluster_config() const {
+  runtime::ClusterConfig config;
+  config.model = model;
+  config.dummy_weights = load_format == "dummy";
+  config.dummy_seed = dummy_seed;
+  config.backend = backend;
+  config.isa = isa;
+  config.cpus_per_device = cpus_per_device;
+  config.ranks = ranks == "threads" ? runtime::RankMode::kThreads : runtime::RankMode::kProcesses;
+  config.block_size = block_size;
+  if (!kv_cache_memory.empty()) {
+    FF_ASSIGN(config.kv_bytes, parse_bytes(kv_cache_memory));
+  }
+  config.max_positions = max_model_len;
+  config.max_running = max_num_seqs;
+  config.scheduler.max_step_tokens = max_num_batched_tokens;
+  config.scheduler.prefix_cache = prefix_caching;
+  return config;
+}
+
+void ParallelFlags::add_to(CLI::App& app) {
+  const auto size = CLI::Range(1, 65536);
+  app.add_option("--tensor-parallel-size", config.tp, "-tp: ranks that split each layer")
+      ->check(size)
+      ->capture_default_str();
+  app.add_option("--pipeline-parallel-size", config.pp, "-pp: stages that split the layers")
+      ->check(size)
+      ->capture_default_str();
+  app.add_option("--data-parallel-size", config.dp, "-dp: independent replicas")
+      ->check(size)
+      ->capture_default_str();
+  app.add_option("--expert-parallel-size", config.ep, "-ep: ranks that split the experts")
+      ->check(size)
+      ->capture_default_str();
+  app.add_option("--expert-tensor-parallel-size", config.etp,
+                 "-etp: ranks that split each expert (default: tp/ep)")
+      ->check(size);
+}
+
+int fail(const base::Error& error) {
+  fmt::print(stderr, "fourfold: {}\n", error.message);
+  return 1;
+}
+
+}  // namespace fourfold::cli

@@ -1,0 +1,56 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "mesh/mesh.h"
+#include "runtime/cluster.h"
+
+namespace fourfold::cli {
+
+/// argv with vLLM's two-letter short flags (-tp, -pp, -dp, -ep, -etp) spelled out, which the parser
+/// cannot express.
+std::vector<std::string> normalise(int argc, const char* const* argv);
+
+/// The known flag nearest to `flag` by edit distance, or "" if none is near.
+std::string nearest_flag(const CLI::App& app, const std::string& flag);
+
+/// Flags of every command that runs a model. One table: names as vLLM users know them.
+struct ModelFlags {
+  std::string model = "tiny";
+  std::string load_format = "auto";
+  uint64_t dummy_seed = 0;
+  std::string backend = "cpu";
+  std::string isa;
+  std::string ranks = "processes";
+  int cpus_per_device = 1;
+  int block_size = 16;
+  std::string kv_cache_memory;
+  int max_model_len = 0;
+  int max_num_seqs = 256;
+  int max_num_batched_tokens = 512;
+  bool prefix_caching = true;
+
+  void add_to(CLI::App& app);
+  /// Everything but the scheme.
+  base::Result<runtime::ClusterConfig> cluster_config() const;
+};
+
+/// Flags for one scheme.
+struct ParallelFlags {
+  mesh::ParallelConfig config;
+  void add_to(CLI::App& app);
+};
+
+/// "512MiB", "2GB", "1073741824" as bytes.
+base::Result<int64_t> parse_bytes(const std::string& text);
+
+/// "1,8,16" as positive integers.
+base::Result<std::vector<int>> parse_int_list(const std::string& text, const std::string& flag);
+
+/// Prints "fourfold: MESSAGE" to stderr and returns the exit code for it.
+int fail(const base::Error& error);
+
+}  // namespace fourfold::cli

@@ -1,0 +1,93 @@
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backend/ops.h"
+#include "base/clock.h"
+#include "base/result.h"
+#include "engine/engine.h"
+#include "engine/executor.h"
+#include "mesh/mesh.h"
+#include "model/source.h"
+#include "runtime/worker.h"
+
+namespace fourfold::runtime {
+
+enum class RankMode { kProcesses, kThreads };
+
+/// A model served by one scheme on this machine.
+struct ClusterConfig {
+  std::string model;
+  bool dummy_weights = false;
+  uint64_t dummy_seed = 0;
+  mesh::ParallelConfig scheme;
+  std::string backend = "cpu";
+  std::string isa;          ///< empty: the strongest here
+  int cpus_per_device = 1;  ///< threads of one rank
+  RankMode ranks = RankMode::kProcesses;
+
+  int32_t block_size = 16;
+  int64_t kv_bytes = 0;  ///< per device; 0: what max_running sequences need, within a quarter of
+                         ///< the available memory
+  int32_t max_positions = 0;  ///< longest sequence; 0: the model's context
+  int32_t max_running = 256;  ///< sequences a replica runs at once
+  int32_t depth = 0;          ///< steps in flight; 0: pp + 1
+  engine::SchedulerOptions scheduler;
+  bool trace = false;  ///< hash residuals and logits (proofs of equality)
+};
+
+/// The limits every group of the cluster gets. Errors: a KV pool that cannot hold one sequence, a
+/// context longer than the model's.
+base::Result<engine::ExecutorLimits> plan_limits(const ClusterConfig& config,
+                                                 const model::ModelSpec& spec,
+                                                 const backend::Ops& ops);
+
+/// Bytes of each rank of one replica, by rank; exact, before anything is loaded.
+std::vector<RankMemory> plan_memory(const ClusterConfig& config, const model::ModelSpec& spec,
+                                    const backend::Ops& ops, const engine::ExecutorLimits& limits);
+
+/// What one rank of the world did.
+struct RankReport {
+  int replica = 0;
+  mesh::Coordinates at;
+  RankMemory memory;
+  RankStats stats;
+};
+
+/// Events of one request, called on an engine thread; must not block.
+using EventSink = std::function<void(const engine::SequenceEvent& event, int64_t now_ns)>;
+/// Called on an engine thread for every finished step of a traced cluster.
+using StepObserver = std::function<void(const engine::StepRecord& record)>;
+
+/// All groups of a scheme with their engines, one thread each, and the choice among replicas.
+/// Thread-safe.
+class Cluster {
+ public:
+  /// Starts every group and waits until all ranks have loaded. `progress` gets a line per phase.
+  static base::Result<std::unique_ptr<Cluster>> start(
+      const ClusterConfig& config, const std::function<void(const std::string&)>& progress);
+  virtual ~Cluster() = default;
+
+  /// Queues a request on the replica with the least outstanding work. Its id is assigned. Errors: a
+  /// request that can never fit.
+  virtual base::Result<engine::SequenceId> submit(engine::Request request, EventSink sink) = 0;
+  virtual void cancel(engine::SequenceId id) = 0;
+
+  /// Set before the first request.
+  virtual void set_observer(StepObserver observer) = 0;
+  virtual void clear_prefix_cache() = 0;
+  /// Steps and counters of every engine since the start.
+  virtual engine::EngineStats engine_stats() const = 0;
+  /// Of every rank; only while no request is running.
+  virtual base::Result<std::vector<RankReport>> rank_reports() = 0;
+  virtual const engine::ExecutorLimits& limits() const = 0;
+  /// The first group's failure, if one failed: names rank, stage and cause.
+  virtual std::string failure() const = 0;
+};
+
+}  // namespace fourfold::runtime
