@@ -141,6 +141,8 @@ TEST(Safetensors, RefusesHeadersThatAreNotWellFormed) {
               HasSubstr("takes 8 bytes by dtype and shape, but 4 by data_offsets"));
   EXPECT_THAT(error_of(R"({"w":3})", ""), HasSubstr("a number where it cannot stand"));
   EXPECT_THAT(error_of(R"({"__metadata__":{"a":{}}})", ""), HasSubstr("an object"));
+  EXPECT_THAT(error_of(fmt::format("{{\"{}\":{{}}}}", std::string(1025, 'x')), ""),
+              HasSubstr("a name of more than 1024 bytes"));
   EXPECT_THAT(error_of("{\"w\": \n nul", ""), HasSubstr("header, line 2, column"));
   EXPECT_THAT(error_of("{\"\xff\":{}}", ""), HasSubstr("header, line 1, column"));
 }
@@ -172,7 +174,7 @@ TEST(Safetensors, RefusesATensorThatStandsTwice) {
 TEST(Safetensors, RefusesMoreTensorsThanAnyModelHas) {
   std::string header = "{";
   for (int64_t i = 0; i <= kMaxTensors; ++i) {
-    header += fmt::format(R"("{:x}":{{"dtype":"I8","shape":[0],"data_offsets":[0,0]}},)", i);
+    header += fmt::format(R"("{:x}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}},)", i);
   }
   header.back() = '}';
   EXPECT_THAT(error_of(header, ""), HasSubstr("more than 262144 tensors"));
