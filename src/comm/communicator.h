@@ -1,19 +1,19 @@
 #pragma once
 
-#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
 
-#include "base/result.h"
+#include "base/clock.h"
 #include "mesh/mesh.h"
-#include "tensor/view.h"
 
 namespace fourfold::comm {
 
-/// What one axis cost a rank so far. `seconds` is the whole time inside the call, `wait_seconds` the
-/// part of it spent until the slowest peer arrived; `bytes` are the payload bytes this rank put in.
+/// What one axis cost a rank so far. `seconds` is the whole time inside the call, `wait_seconds`
+/// the part of it spent until the slowest peer arrived; `bytes` are the payload bytes this rank put
+/// in. A group of one rank has nothing to say and counts nothing.
 struct CommStats {
   double seconds = 0;
   double wait_seconds = 0;
@@ -26,8 +26,9 @@ struct CommStats {
 /// The collectives of one group of ranks that share work along one axis.
 ///
 /// Calls are ordered as issued, and every rank of the group issues the same calls with the same
-/// sizes. On a device they are enqueued on the communicator's stream; on the CPU a call returns when
-/// its result is there, except `send`, which never waits for the receiver to arrive.
+/// sizes. On a device they are enqueued on the communicator's stream; on the CPU a call returns
+/// when its result is there, except `send`, which does not wait for the receiver to arrive (up to
+/// 32 messages of a rank may be unread, each further one waits). A rank calls from one thread.
 ///
 /// A peer that is gone or a group that was aborted ends a call by throwing CommAborted (see below),
 /// which only the worker's step loop catches: no layer has to check a status after each call.
@@ -72,14 +73,36 @@ class Communicator {
 
  protected:
   explicit Communicator(mesh::Axis axis) : axis_(axis) {}
+
+  /// Accounts one call from its construction to its destruction.
+  class Call {
+   public:
+    Call(CommStats& stats, size_t bytes);
+    ~Call();
+    Call(const Call&) = delete;
+    Call& operator=(const Call&) = delete;
+
+    /// Runs `wait` and counts its time as waiting for a peer.
+    template <typename Wait>
+    void waiting(Wait wait) {
+      const int64_t begin_ns = base::SteadyClock().now_ns();
+      wait();
+      stats_.wait_seconds += base::seconds_between(begin_ns, base::SteadyClock().now_ns());
+    }
+
+   private:
+    CommStats& stats_;
+    int64_t begin_ns_;
+  };
+
   CommStats stats_;
 
  private:
   mesh::Axis axis_;
 };
 
-/// Thrown out of a Communicator call when the group has been aborted. The one exception that crosses
-/// a room, because it has to unwind a forward pass of any depth; caught by runtime::Worker.
+/// Thrown out of a Communicator call when the group has been aborted. The one exception that
+/// crosses a room, because it has to unwind a forward pass of any depth; caught by runtime::Worker.
 struct CommAborted {
   std::string reason;
 };
