@@ -276,6 +276,9 @@ def gguf_processor(path: Path):
     assert value("model") == "llama"
     model = proto.ModelProto()
     for piece, score, kind in zip(value("tokens"), value("scores"), value("token_type")):
+        # The converter to GGUF writes user-defined pieces with plain spaces, all others with marks.
+        if kind == proto.ModelProto.SentencePiece.USER_DEFINED:
+            piece = piece.replace(" ", SPACE)
         model.pieces.add(piece=piece, score=score, type=kind)
     model.trainer_spec.model_type = proto.TrainerSpec.BPE
     model.trainer_spec.vocab_size = len(model.pieces)
