@@ -172,19 +172,24 @@ void check_gated_activation(View gate, View up, View out, DType out_dtype) {
   CHECK(out.dtype == out_dtype, "gated_activation: out is {}", name_of(out.dtype));
 }
 
-KvSlot kv_slot(const RowLayout& rows, const KvLayer& cache, int64_t sequence, int64_t position) {
+const int32_t* block_table(const RowLayout& rows, const KvLayer& cache, int64_t sequence,
+                           int64_t first, int64_t last) {
   const View& tables = rows.block_tables;
-  const int64_t index = position / cache.block_size;
-  CHECK(0 <= sequence && sequence < tables.shape[0] && 0 <= index && index < tables.shape[1],
-        "block {} of sequence {}: tables are [{}, {}]", index, sequence, tables.shape[0],
-        tables.shape[1]);
-  const int64_t block = tables.i32()[sequence * tables.shape[1] + index];
-  CHECK(0 <= block && block < cache.blocks, "block {} of {}", block, cache.blocks);
-  return {block, position % cache.block_size};
+  CHECK(0 <= sequence && sequence < tables.shape[0], "sequence {} of {}", sequence,
+        tables.shape[0]);
+  CHECK(0 <= first && last / cache.block_size < tables.shape[1],
+        "positions {} to {} in {} blocks of {}", first, last, tables.shape[1], cache.block_size);
+  const int32_t* table = tables.i32() + sequence * tables.shape[1];
+  for (int64_t i = first / cache.block_size; i <= last / cache.block_size; ++i) {
+    CHECK(0 <= table[i] && table[i] < cache.blocks, "block {} of {}", table[i], cache.blocks);
+  }
+  return table;
 }
 
-int64_t kv_index(const KvLayer& cache, KvSlot slot, int64_t head) {
-  return ((slot.block * cache.kv_heads + head) * cache.block_size + slot.offset) * cache.head_dim;
+int64_t kv_index(const KvLayer& cache, const int32_t* table, int64_t position, int64_t head) {
+  const int64_t block = table[position / cache.block_size];
+  const int64_t offset = position % cache.block_size;
+  return ((block * cache.kv_heads + head) * cache.block_size + offset) * cache.head_dim;
 }
 
 }  // namespace fourfold::backend

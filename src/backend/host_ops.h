@@ -63,14 +63,11 @@ void check_attention(Stream& stream, View queries, const RowLayout& rows, const 
                      const Ops::AttentionParams& params, View out, DType out_dtype);
 void check_gated_activation(View gate, View up, View out, DType out_dtype);
 
-/// Where one position of a sequence lies in a cache.
-struct KvSlot {
-  int64_t block = 0;
-  int64_t offset = 0;  ///< inside the block
-};
-/// CHECKs that the block table names a block of the cache.
-KvSlot kv_slot(const RowLayout& rows, const KvLayer& cache, int64_t sequence, int64_t position);
-/// Element index of a slot's vector of one head.
-int64_t kv_index(const KvLayer& cache, KvSlot slot, int64_t head);
+/// The block table of a sequence; CHECKs that its entries for positions [first, last] are blocks of
+/// the cache.
+const int32_t* block_table(const RowLayout& rows, const KvLayer& cache, int64_t sequence,
+                           int64_t first, int64_t last);
+/// Element index of the vector of one head at one position of the sequence with this table.
+int64_t kv_index(const KvLayer& cache, const int32_t* table, int64_t position, int64_t head);
 
 }  // namespace fourfold::backend

@@ -1,3 +1,4 @@
+#include "backend/cpu/cpu_ops.h"
 #include "backend/ops.h"
 #include "backend/reference/reference_ops.h"
 
@@ -12,6 +13,10 @@ base::Result<std::unique_ptr<Ops>> make_ops(std::string_view backend, std::strin
           isa);
     }
     return std::unique_ptr<Ops>(std::make_unique<ReferenceOps>());
+  }
+  if (backend == "cpu") {
+    FF_ASSIGN(const Isa chosen, isa.empty() ? detect_isa() : parse_isa(isa));
+    return std::unique_ptr<Ops>(std::make_unique<CpuOps>(chosen));
   }
   return base::fail("unknown backend '{}'; expected reference or cpu", backend);
 }

@@ -86,8 +86,8 @@ void merge(Partial& into, const Partial& next, int64_t head_dim) {
 }
 
 /// One query head of one row. scratch: [128 + head_dim].
-void attend(const float* query, int64_t sequence, int64_t begin, int64_t position, int64_t kv_head,
-            const RowLayout& rows, const KvLayer& cache, float scale, float* scratch, float* out) {
+void attend(const float* query, const int32_t* table, int64_t begin, int64_t position,
+            int64_t kv_head, const KvLayer& cache, float scale, float* scratch, float* out) {
   const int64_t head_dim = cache.head_dim;
   const auto* keys = static_cast<const float*>(cache.keys);
   const auto* values = static_cast<const float*>(cache.values);
@@ -99,14 +99,14 @@ void attend(const float* query, int64_t sequence, int64_t begin, int64_t positio
     Partial piece{.sum = scratch + kAttentionPiece};
     std::fill_n(piece.sum, head_dim, 0.0F);
     for (int64_t t = first; t < end; ++t) {
-      const float* key = keys + kv_index(cache, kv_slot(rows, cache, sequence, t), kv_head);
+      const float* key = keys + kv_index(cache, table, t, kv_head);
       float dot = 0;
       for (int64_t d = 0; d < head_dim; ++d) dot += query[d] * key[d];
       scores[t - first] = dot * scale;
       piece.max = std::max(piece.max, dot * scale);
     }
     for (int64_t t = first; t < end; ++t) {
-      const float* value = values + kv_index(cache, kv_slot(rows, cache, sequence, t), kv_head);
+      const float* value = values + kv_index(cache, table, t, kv_head);
       const float e = std::exp(scores[t - first] - piece.max);
       piece.weight += e;
       for (int64_t d = 0; d < head_dim; ++d) piece.sum[d] += e * value[d];
@@ -234,10 +234,11 @@ void ReferenceOps::kv_write(Stream& stream, View keys, View values, const RowLay
   OpTimer timer(stream);
   check_kv_write(keys, values, rows, cache);
   for (int64_t m = 0; m < keys.rows(); ++m) {
-    const KvSlot slot = kv_slot(rows, cache, rows.sequences.i32()[m], rows.positions.i32()[m]);
+    const int64_t position = rows.positions.i32()[m];
+    const int32_t* table = block_table(rows, cache, rows.sequences.i32()[m], position, position);
     for (int64_t head = 0; head < cache.kv_heads; ++head) {
       const int64_t from = (m * cache.kv_heads + head) * cache.head_dim;
-      const int64_t to = kv_index(cache, slot, head);
+      const int64_t to = kv_index(cache, table, position, head);
       std::copy_n(keys.f32() + from, cache.head_dim, static_cast<float*>(cache.keys) + to);
       std::copy_n(values.f32() + from, cache.head_dim, static_cast<float*>(cache.values) + to);
     }
@@ -258,8 +259,9 @@ void ReferenceOps::attention(Stream& stream, Arena& arena, View queries, const R
       const int64_t m = i / heads;
       const int64_t kv_head = i % heads / (heads / cache.kv_heads);
       const int64_t position = rows.positions.i32()[m];
-      attend(queries.f32() + i * head_dim, rows.sequences.i32()[m],
-             window_begin(position, params.window), position, kv_head, rows, cache, params.scale,
+      const int64_t first = window_begin(position, params.window);
+      const int32_t* table = block_table(rows, cache, rows.sequences.i32()[m], first, position);
+      attend(queries.f32() + i * head_dim, table, first, position, kv_head, cache, params.scale,
              scratch.f32() + thread * scratch.shape[1], out.f32() + i * head_dim);
     }
   });

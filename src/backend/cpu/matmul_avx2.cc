@@ -1,0 +1,81 @@
+#include <immintrin.h>
+
+#include "backend/cpu/kernels.h"
+
+namespace fourfold::backend {
+namespace {
+
+constexpr int64_t kPanelBlocks =
+    16;  // 512 columns of 3 tiles are 48 KiB: they stay in L2 for all rows
+
+/// R rows times T tiles over some blocks. A tile is two vectors of 8 columns; a 32-bit lane of the
+/// weights holds an even k in its lower and an odd k in its upper half, and bf16 is the upper half
+/// of an f32.
+template <int R, int T>
+void multiply(const float* x, int64_t x_stride, const uint16_t* w, int64_t tile_stride,
+              int64_t blocks, float* out, int64_t out_stride, bool first) {
+  constexpr int kVectors = 2 * T;
+  __m256 sum[R][kVectors];
+  for (int r = 0; r < R; ++r) {
+    for (int v = 0; v < kVectors; ++v) {
+      sum[r][v] = first ? _mm256_setzero_ps() : _mm256_loadu_ps(out + r * out_stride + 8 * v);
+    }
+  }
+  const __m256i upper = _mm256_set1_epi32(static_cast<int32_t>(0xffff0000u));
+  for (int64_t pair = 0; pair < 16 * blocks; ++pair) {
+    for (int v = 0; v < kVectors; ++v) {
+      const auto* at = w + v / 2 * tile_stride + 32 * pair + 16 * (v % 2);
+      const __m256i two = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
+      const __m256 even = _mm256_castsi256_ps(_mm256_slli_epi32(two, 16));
+      const __m256 odd = _mm256_castsi256_ps(_mm256_and_si256(two, upper));
+      for (int r = 0; r < R; ++r) {
+        const float* values = x + r * x_stride + 2 * pair;
+        sum[r][v] = _mm256_fmadd_ps(_mm256_broadcast_ss(values), even, sum[r][v]);
+        sum[r][v] = _mm256_fmadd_ps(_mm256_broadcast_ss(values + 1), odd, sum[r][v]);
+      }
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int v = 0; v < kVectors; ++v) _mm256_storeu_ps(out + r * out_stride + 8 * v, sum[r][v]);
+  }
+}
+
+/// T tiles times all rows, R rows at a time.
+template <int R, int T>
+void multiply_rows(const MatmulTask& task, int64_t first_tile, int64_t block, int64_t blocks) {
+  const auto* x = static_cast<const float*>(task.x) + 32 * block;
+  const uint16_t* w = task.w + first_tile * task.tile_stride + 512 * block;
+  float* out = task.out + 16 * first_tile;
+  int64_t row = 0;
+  for (; row + R <= task.rows; row += R) {
+    multiply<R, T>(x + row * task.x_stride, task.x_stride, w, task.tile_stride, blocks,
+                   out + row * task.out_stride, task.out_stride, block == 0);
+  }
+  for (; row < task.rows; ++row) {
+    multiply<1, T>(x + row * task.x_stride, task.x_stride, w, task.tile_stride, blocks,
+                   out + row * task.out_stride, task.out_stride, block == 0);
+  }
+}
+
+void run(const MatmulTask& task) {
+  // One row has 6 chains of additions in 3 tiles; more rows have 8 in one tile, and 16 registers
+  // hold no more.
+  const bool one_row = task.rows == 1;
+  const int64_t panel = one_row ? task.blocks : kPanelBlocks;
+  for (int64_t block = 0; block < task.blocks; block += panel) {
+    const int64_t blocks = block + panel < task.blocks ? panel : task.blocks - block;
+    if (one_row && task.tiles == 3) {
+      multiply_rows<1, 3>(task, 0, block, blocks);
+      continue;
+    }
+    for (int64_t tile = 0; tile < task.tiles; ++tile) {
+      multiply_rows<4, 1>(task, tile, block, blocks);
+    }
+  }
+}
+
+}  // namespace
+
+const MatmulKernel kMatmulAvx2 = {.run = run, .tiles = 3, .row_multiple = 1, .f32_rows = true};
+
+}  // namespace fourfold::backend
