@@ -167,6 +167,22 @@ TEST(GgufMetadata, RefusesABoolThatIsNeitherZeroNorOne) {
               HasSubstr("expected a bool, 0 or 1 for \"flags\", found 2"));
 }
 
+TEST(GgufMetadata, RefusesToReadAnArrayLongerThanAnyVocabulary) {
+  constexpr int64_t kMost = int64_t{1} << 21;
+  for (const int64_t count : {kMost, kMost + 1}) {
+    Writer w;
+    w.head(0, 1).array("a", Type::kU8, static_cast<uint64_t>(count));
+    w.data(std::string(static_cast<size_t>(count), '\1'));
+    const Parsed parsed(w.bytes());
+    const auto read = parsed.head().metadata.get_array<int64_t>("a");
+    EXPECT_EQ(read.ok(), count == kMost);
+    if (!read.ok()) {
+      EXPECT_EQ(read.error().message,
+                "m.gguf: expected at most 2097152 elements for \"a\", found 2097153");
+    }
+  }
+}
+
 TEST(Gguf, SaysHowManyBytesATruncatedFileLacks) {
   const std::string file = small_file();
   for (size_t size = 0; size < file.size(); ++size) {
@@ -242,7 +258,8 @@ TEST(Gguf, RefusesCountsThatTheFileCannotHold) {
   EXPECT_THAT(error_of(Writer().head(uint64_t{1} << 60, 0)),
               HasSubstr("it claims 1152921504606846976 tensors"));
   EXPECT_THAT(error_of(Writer().head(0, uint64_t{1} << 60)), HasSubstr("keys; at most"));
-  EXPECT_THAT(error_of(Writer().head(200000, 60000)), HasSubstr("is truncated"));
+  // 14 bytes are the least that a key takes, 25 the least of a tensor.
+  EXPECT_THAT(error_of(Writer().head(200000, 60000)), HasSubstr(": 5840000 bytes are missing"));
 }
 
 TEST(Gguf, RefusesLengthsThatTheFileCannotHold) {

@@ -65,8 +65,8 @@ class TensorStore {
   std::unique_ptr<std::atomic<int64_t>> bytes_read_;
 };
 
-/// Limits on what a file may declare, so that a hostile one is refused before it costs memory. The
-/// largest published checkpoints have about 150,000 tensors of at most 5 dimensions.
+/// Limits on what a file may declare, so that a hostile one is refused before it costs memory. 61
+/// layers of 384 experts, three matrices each with their scales, make 140,000 tensors.
 inline constexpr int64_t kMaxTensors = int64_t{1} << 18;
 inline constexpr int64_t kMaxDimensions = 8;
 
