@@ -1,12 +1,11 @@
 #pragma once
 
-#include <mpi.h>
-
 #include <functional>
 #include <list>
 #include <vector>
 
 #include "comm/communicator.h"
+#include "comm/mpi/mpi_api.h"
 #include "comm/mpi/mpi_group.h"
 
 namespace fourfold::comm {

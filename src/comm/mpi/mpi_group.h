@@ -1,10 +1,9 @@
 #pragma once
 
-#include <mpi.h>
-
 #include <memory>
 
 #include "comm/communicator.h"
+#include "comm/mpi/mpi_api.h"
 
 namespace fourfold::comm {
 

@@ -1,10 +1,9 @@
 #include "comm/mpi/mpi_runtime.h"
 
-#include <mpi.h>
-
 #include <cstdlib>
 
 #include "base/log.h"
+#include "comm/mpi/mpi_api.h"
 #include "comm/mpi/mpi_group.h"
 
 namespace fourfold::comm {
