@@ -29,7 +29,8 @@ class OneSequence {
   OneSequence(const std::string& model, const std::string& backend, int64_t positions)
       : ops_(backend::make_ops(backend, "").value()),
         source_(open_model(model, /*dummy=*/false, 0).value()),
-        groups_(mesh::Mesh::create({}, source_.spec.divisors()).value(), comm::make_single()),
+        groups_(mesh::Mesh::create({}, source_.spec.divisors()).value(),
+                comm::make_single(mesh::Axis::kControl)),
         stream_(ops_->make_stream(1, {})),
         arena_(
             ops_->allocate(Decoder::arena_bytes(source_.spec, 1, positions, positions)).value()) {
@@ -175,7 +176,7 @@ TEST_P(GreedyTest, TokensMatchTransformersFor64Steps) {
     const std::vector<int32_t> prompt = golden.tokens("prompt", i);
     const std::vector<int32_t> expected = golden.tokens("greedy", i);
     ASSERT_EQ(expected.size(), 64U);
-    OneSequence sequence(model_of(folder()), backend(),
+    OneSequence sequence(model_of(GetParam()), "reference",
                          static_cast<int64_t>(prompt.size() + expected.size()));
     std::vector<float> logits = sequence.run(prompt);
     std::vector<int32_t> actual;
@@ -191,11 +192,11 @@ const auto kFolders = testing::Values("llama2", "llama3", "mistral", "gemma3", "
 
 INSTANTIATE_TEST_SUITE_P(Families, GoldenTest,
                          testing::Combine(kFolders, testing::Values("reference", "cpu")),
-                         [](const auto& info) {
-                           return std::get<0>(info.param) + "_" + std::get<1>(info.param);
+                         [](const auto& test) {
+                           return std::get<0>(test.param) + "_" + std::get<1>(test.param);
                          });
 INSTANTIATE_TEST_SUITE_P(Families, GreedyTest, kFolders,
-                         [](const auto& info) { return info.param; });
+                         [](const auto& test) { return test.param; });
 
 }  // namespace
 }  // namespace fourfold::model

@@ -1,0 +1,88 @@
+#include "verify/answers.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace fourfold::verify {
+namespace {
+
+using Place = std::pair<int32_t, int32_t>;
+
+/// The first place of this request that differs, and how many places were compared.
+std::optional<Place> first_difference(const RequestAnswer& a, const RequestAnswer& b,
+                                      int64_t& compared) {
+  std::optional<Place> first = std::min(a.contradiction, b.contradiction);
+  if (!first) first = std::max(a.contradiction, b.contradiction);
+  for (const auto& [place, hash] : a.hashes) {
+    const auto it = b.hashes.find(place);
+    if (it == b.hashes.end()) continue;
+    ++compared;
+    if (it->second != hash && (!first || place < *first)) first = place;
+  }
+  return first;
+}
+
+int64_t equal_tokens(const RequestAnswer& a, const RequestAnswer& b) {
+  int64_t equal = 0;
+  for (size_t i = 0; i < std::min(a.tokens.size(), b.tokens.size()); ++i) {
+    if (a.tokens[i] == b.tokens[i]) ++equal;
+  }
+  return equal;
+}
+
+}  // namespace
+
+std::string Difference::describe() const {
+  std::string where = fmt::format("layer {}", layer);
+  if (layer == kEmbeddingLayer) where = "embedding";
+  if (layer == kLogitsLayer) where = "logits";
+  return fmt::format("request {}, position {}, {}", request, position, where);
+}
+
+AnswerVerdict compare(const std::vector<RequestAnswer>& baseline,
+                      const std::vector<RequestAnswer>& answers) {
+  CHECK(baseline.size() == answers.size(), "{} and {} answers", baseline.size(), answers.size());
+  AnswerVerdict verdict;
+  int64_t tokens = 0;
+  int64_t equal = 0;
+  bool same_tokens = true;
+  for (size_t i = 0; i < baseline.size(); ++i) {
+    tokens += static_cast<int64_t>(baseline[i].tokens.size());
+    equal += equal_tokens(baseline[i], answers[i]);
+    same_tokens = same_tokens && baseline[i].tokens == answers[i].tokens;
+    const std::optional<Place> place =
+        first_difference(baseline[i], answers[i], verdict.compared_hashes);
+    if (place && !verdict.first_difference) {
+      verdict.first_difference = {.request = i, .position = place->first, .layer = place->second};
+    }
+  }
+  verdict.equal_token_share =
+      tokens == 0 ? 1.0 : static_cast<double>(equal) / static_cast<double>(tokens);
+  verdict.equal = same_tokens && !verdict.first_difference;
+  return verdict;
+}
+
+void AnswerRecorder::assign(engine::SequenceId id, size_t request) {
+  const std::lock_guard lock(mutex_);
+  requests_.emplace(id, request);
+}
+
+void AnswerRecorder::put(RequestAnswer& answer, int32_t position, int32_t layer, uint64_t hash) {
+  const auto [it, is_new] = answer.hashes.try_emplace({position, layer}, hash);
+  if (!is_new && it->second != hash && !answer.contradiction) {
+    answer.contradiction = {position, layer};
+  }
+}
+
+void AnswerRecorder::add_token(size_t request, engine::TokenId token) {
+  const std::lock_guard lock(mutex_);
+  answers_[request].tokens.push_back(token);
+}
+
+std::vector<RequestAnswer> AnswerRecorder::take() {
+  const std::lock_guard lock(mutex_);
+  return std::move(answers_);
+}
+
+}  // namespace fourfold::verify
