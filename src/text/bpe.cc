@@ -5,6 +5,7 @@
 #include "files/printable.h"
 #include "text/byte_alphabet.h"
 #include "text/utf8.h"
+#include "text/vocabulary.h"
 
 namespace fourfold::text {
 
@@ -36,10 +37,12 @@ Status Bpe::read_vocabulary(const JsonNode& json) {
   FF_ASSIGN(const JsonNode vocab, json.at("vocab"));
   if (!vocab.value().is_object()) return fail("{} is not an object", vocab.path());
   pieces_.reserve(vocab.value().size());
+  ids_.reserve(static_cast<int64_t>(vocab.value().size()));
   for (const auto& [piece, id] : vocab.value().items()) {
     const JsonNode node(id, vocab.path());
     FF_ASSIGN(const int64_t value, node.integer(0, Vocabulary::kMaxIds - 1));
-    pieces_.emplace(piece, static_cast<int32_t>(value));
+    pieces_.emplace_back(piece, static_cast<int32_t>(value));
+    ids_.add(piece, static_cast<int32_t>(value));
   }
   return {};
 }
@@ -108,12 +111,6 @@ Status Bpe::read_merges(const JsonNode& json) {
     ++rank;
   }
   return {};
-}
-
-std::optional<int32_t> Bpe::find(std::string_view piece) const {
-  const auto it = pieces_.find(piece);
-  if (it == pieces_.end()) return std::nullopt;
-  return it->second;
 }
 
 // Adds a symbol for each byte of `character`, if the vocabulary has them all.

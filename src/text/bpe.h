@@ -2,14 +2,16 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
 #include "text/json.h"
 #include "text/merge.h"
-#include "text/vocabulary.h"
+#include "text/piece_index.h"
 
 namespace fourfold::text {
 
@@ -25,7 +27,7 @@ class Bpe {
   void encode(std::string_view word, MergeScratch* scratch, std::vector<int32_t>* ids) const;
 
   /// The model's tokens; added tokens are not among them.
-  const PieceIds& pieces() const { return pieces_; }
+  const std::vector<std::pair<std::string, int32_t>>& pieces() const { return pieces_; }
 
  private:
   struct PairHash {
@@ -35,13 +37,14 @@ class Bpe {
   static uint64_t pair_of(int32_t left, int32_t right) {
     return static_cast<uint64_t>(left) << 32 | static_cast<uint32_t>(right);
   }
-  std::optional<int32_t> find(std::string_view piece) const;
+  std::optional<int32_t> find(std::string_view piece) const { return ids_.find(piece); }
   base::Status read_vocabulary(const JsonNode& json);
   base::Status read_merges(const JsonNode& json);
   base::Status read_options(const JsonNode& json);
   bool add_bytes(std::string_view character, int32_t begin, MergeScratch* scratch) const;
 
-  PieceIds pieces_;
+  std::vector<std::pair<std::string, int32_t>> pieces_;
+  PieceIndex ids_;
   std::unordered_map<uint64_t, Merge, PairHash> merges_;
   std::optional<int32_t> unknown_;
   bool fuse_unknown_ = false;

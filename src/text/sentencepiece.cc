@@ -9,6 +9,7 @@
 #include "files/printable.h"
 #include "text/byte_alphabet.h"
 #include "text/merge.h"
+#include "text/piece_index.h"
 #include "text/prefix_matcher.h"
 #include "text/tokenizer.h"
 #include "text/utf8.h"
@@ -40,13 +41,8 @@ class SentencePieceEncoder final : public Encoder {
   bool is(int32_t id, SentencePieceVocab::Type type) const {
     return id >= 0 && types_[static_cast<size_t>(id)] == type;
   }
-  std::optional<int32_t> find(std::string_view piece) const {
-    const auto it = pieces_.find(piece);
-    if (it == pieces_.end()) return std::nullopt;
-    return it->second;
-  }
 
-  PieceIds pieces_;  // Those that text can become: normal, user-defined, unused.
+  PieceIndex pieces_;  // Those that text can become: normal, user-defined, unused.
   size_t longest_piece_ = 0;
   std::vector<int32_t> types_;
   std::vector<int32_t> ranks_;  // By id: 0 for the highest score, equal for equal scores.
@@ -108,7 +104,7 @@ Result<std::unique_ptr<const Encoder>> SentencePieceEncoder::create(
   encoder->ranks_ = ranks_of(vocab.scores);
   encoder->unknown_ = vocab.unk_id;
   encoder->add_space_prefix_ = vocab.add_space_prefix;
-  encoder->pieces_.reserve(vocab.pieces.size());
+  encoder->pieces_.reserve(static_cast<int64_t>(vocab.pieces.size()));
   std::array<int32_t, 256> byte_ids;
   byte_ids.fill(-1);
   for (size_t i = 0; i < vocab.pieces.size(); ++i) {
@@ -122,7 +118,7 @@ Result<std::unique_ptr<const Encoder>> SentencePieceEncoder::create(
         vocab.types[i] == SentencePieceVocab::kUnknown) {
       continue;
     }
-    encoder->pieces_.try_emplace(piece, id);
+    encoder->pieces_.add(piece, id);
     encoder->longest_piece_ = std::max(encoder->longest_piece_, piece.size());
     if (vocab.types[i] == SentencePieceVocab::kUserDefined) encoder->user_defined_.add(piece, id);
   }
@@ -142,7 +138,7 @@ void SentencePieceEncoder::add_symbols(std::string_view text, MergeScratch* scra
     PrefixMatcher::Match match = user_defined_.longest(rest);
     if (match.length == 0) {
       match.length = utf8_step(rest).length;
-      match.id = find(rest.substr(0, static_cast<size_t>(match.length))).value_or(-1);
+      match.id = pieces_.find(rest.substr(0, static_cast<size_t>(match.length))).value_or(-1);
     }
     scratch->add_symbol(match.id, static_cast<int32_t>(at), static_cast<int32_t>(match.length));
     at += static_cast<size_t>(match.length);
@@ -155,7 +151,7 @@ void SentencePieceEncoder::append_piece(std::string_view piece, int32_t id, cons
   const auto it = is(id, SentencePieceVocab::kUnused) ? halves.find(piece) : halves.end();
   if (it != halves.end()) {
     for (const std::string_view half : {it->second.first, it->second.second}) {
-      append_piece(half, find(half).value_or(-1), halves, ids);
+      append_piece(half, pieces_.find(half).value_or(-1), halves, ids);
     }
   } else if (id >= 0) {
     ids->push_back(id);
@@ -184,7 +180,7 @@ Status SentencePieceEncoder::encode(std::string_view text, std::vector<int32_t>*
       return std::nullopt;
     }
     const std::string_view whole = view.substr(static_cast<size_t>(left.begin), length);
-    const auto id = find(whole);
+    const auto id = pieces_.find(whole);
     if (!id) return std::nullopt;
     if (is(*id, SentencePieceVocab::kUnused)) halves[whole] = {part(left), part(right)};
     return Merge{ranks_[static_cast<size_t>(*id)], *id};

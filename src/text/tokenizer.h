@@ -72,8 +72,8 @@ class Tokenizer {
 base::Result<Tokenizer> tokenizer_from_json(std::string_view tokenizer_json,
                                             std::string_view tokenizer_config_json);
 
-/// A SentencePiece BPE model as GGUF stores it (`tokenizer.ggml.model = llama`). Spaces in pieces
-/// may be written as such or as U+2581.
+/// A SentencePiece BPE model as GGUF stores it (`tokenizer.ggml.model = llama`). User-defined
+/// pieces may have plain spaces, as GGUF writes them, or U+2581.
 struct SentencePieceVocab {
   /// `tokenizer.ggml.token_type`, which are SentencePiece's own types.
   enum Type : int32_t {

@@ -14,15 +14,9 @@ base::Status Vocabulary::add(int32_t id, std::string piece, std::string bytes, b
                       files::printable(at(id).piece), files::printable(piece), id);
   }
   if (id >= size()) tokens_.resize(static_cast<size_t>(id) + 1);
-  ids_.try_emplace(piece, id);
+  ids_.add(piece, id);
   tokens_[static_cast<size_t>(id)] = {std::move(piece), std::move(bytes), true, special};
   return {};
-}
-
-std::optional<int32_t> Vocabulary::find(std::string_view piece) const {
-  const auto it = ids_.find(piece);
-  if (it == ids_.end()) return std::nullopt;
-  return it->second;
 }
 
 }  // namespace fourfold::text

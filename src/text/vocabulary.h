@@ -1,23 +1,15 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "base/result.h"
+#include "text/piece_index.h"
 
 namespace fourfold::text {
-
-/// Lets a map of strings be searched with a string_view.
-struct StringHash {
-  using is_transparent = void;
-  size_t operator()(std::string_view s) const { return std::hash<std::string_view>{}(s); }
-};
-using PieceIds = std::unordered_map<std::string, int32_t, StringHash, std::equal_to<>>;
 
 /// What a decoder does to the first token of a text, beyond joining the bytes of all.
 struct TextStart {
@@ -43,7 +35,7 @@ class Vocabulary {
   bool is_special(int32_t id) const { return has(id) && at(id).special; }
   std::string_view piece(int32_t id) const { return has(id) ? at(id).piece : std::string_view(); }
   std::string_view bytes(int32_t id) const { return has(id) ? at(id).bytes : std::string_view(); }
-  std::optional<int32_t> find(std::string_view piece) const;
+  std::optional<int32_t> find(std::string_view piece) const { return ids_.find(piece); }
 
   TextStart text_start;
   std::optional<int32_t> bos;
@@ -61,7 +53,7 @@ class Vocabulary {
   const Token& at(int32_t id) const { return tokens_[static_cast<size_t>(id)]; }
 
   std::vector<Token> tokens_;
-  PieceIds ids_;
+  PieceIndex ids_;
 };
 
 }  // namespace fourfold::text
