@@ -16,7 +16,7 @@ struct SamplingParams {
   int32_t top_k = 0;         ///< 0: all
   float top_p = 1.0F;        ///< (0, 1]
   uint64_t seed = 0;
-  int32_t logprobs = -1;  ///< -1: none; k: the chosen token's and the k best tokens' log-probability
+  int32_t logprobs = -1;  ///< -1: none; k: of the chosen token and of the k best
 
   bool operator==(const SamplingParams&) const = default;
 };
@@ -52,10 +52,10 @@ struct StepBatch {
   StepId step;
   std::vector<SlotStart> starts;
   std::vector<Chunk> chunks;
-  std::vector<TokenId> tokens;   ///< >= 0: a literal; -1 - i: refs[i]
+  std::vector<TokenId> tokens;  ///< >= 0: a literal; -1 - i: refs[i]
   std::vector<SampledRef> refs;
-  std::vector<BlockId> blocks;   ///< appended blocks, chunk after chunk
-  bool trace = false;            ///< hash the residual after every layer (LayerTrace)
+  std::vector<BlockId> blocks;  ///< appended blocks, chunk after chunk
+  bool trace = false;           ///< hash the residual after every layer (LayerTrace)
 
   bool operator==(const StepBatch&) const = default;
 };
@@ -69,9 +69,9 @@ struct TokenLogprob {
 /// One sampled token.
 struct SampledToken {
   TokenId token = 0;
-  float logprob = 0;               ///< natural log; only if asked for
-  std::vector<TokenLogprob> top;   ///< the best tokens, falling, if asked for
-  uint64_t logits_hash = 0;        ///< XXH3-64 of the row's fp32 logits; only in a traced step
+  float logprob = 0;              ///< natural log; only if asked for
+  std::vector<TokenLogprob> top;  ///< the best tokens, falling, if asked for
+  uint64_t logits_hash = 0;       ///< XXH3-64 of the row's fp32 logits; only in a traced step
   bool operator==(const SampledToken&) const = default;
 };
 

@@ -1,0 +1,74 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/result.h"
+#include "engine/executor.h"
+#include "engine/request.h"
+#include "engine/scheduler.h"
+#include "engine/snapshot.h"
+#include "engine/step_record.h"
+
+namespace fourfold::engine {
+
+/// Counters since the start.
+struct EngineStats {
+  int64_t steps = 0;
+  double plan_s = 0;         ///< planning, submitting and committing
+  double wait_s = 0;         ///< waiting for results
+  SchedulerStats scheduler;  ///< all replicas together
+
+  void merge(const EngineStats& other);
+};
+
+/// Called for every replica of every finished step that computed something.
+using StepObserver = std::function<void(const StepRecord&)>;
+
+/// Serves requests on one lockstep block of replicas: a Scheduler each, whose steps go to the
+/// Executor together. Used by one thread.
+class Engine {
+ public:
+  /// `executor` and `clock` outlive the engine.
+  Engine(Executor& executor, const SchedulerOptions& options, const base::Clock& clock);
+
+  /// Queues a request on the replica that choose_replica() names. Errors: those of Scheduler::add;
+  /// the executor has failed.
+  base::Status add(Request request);
+  /// Ends a sequence with kCancelled; the event comes from the next run_once().
+  void cancel(SequenceId id);
+
+  /// Submits steps until as many are outstanding as the executor takes or nothing can be planned,
+  /// then waits for the oldest one and returns what happened. A failed step ends all sequences with
+  /// kFailed.
+  std::vector<SequenceEvent> run_once();
+  /// False when run_once() would do nothing.
+  bool has_work() const;
+
+  void set_observer(StepObserver observer) { observer_ = std::move(observer); }
+  void clear_prefix_cache();
+  EngineStats stats() const;
+  /// The executor's failure; empty while it works.
+  const std::string& failure() const { return failure_; }
+  /// One for each replica.
+  std::vector<SchedulerSnapshot> snapshots() const;
+
+ private:
+  bool submit_step();
+  void commit_step();
+
+  Executor& executor_;
+  const base::Clock& clock_;
+  std::deque<Scheduler> schedulers_;  ///< in place: a Scheduler is not copied
+  StepObserver observer_;
+  StepId next_step_{0};
+  int32_t outstanding_ = 0;
+  std::string failure_;
+  EngineStats stats_;
+};
+
+}  // namespace fourfold::engine

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/ids.h"
+#include "engine/step.h"
+
+namespace fourfold::engine {
+
+/// What is asked of the engine: tokens in, tokens out.
+struct Request {
+  SequenceId id;  ///< chosen by the caller, never used twice
+  std::vector<TokenId> prompt;
+  /// >= 1. The output also ends where prompt and output fill ExecutorLimits::max_positions; both
+  /// ends are kLength.
+  int32_t max_new_tokens = 0;
+  SamplingParams sampling;
+  std::vector<TokenId> stop_tokens;  ///< the output ends with the first of them
+  bool ignore_eos = false;           ///< stop_tokens do not end the output
+};
+
+enum class FinishReason {
+  kStop,       ///< a stop token was sampled
+  kLength,     ///< as many tokens as asked for, or as fit
+  kCancelled,  ///< by the caller
+  kFailed,     ///< the group failed; what was sampled so far stays valid
+};
+
+/// One new token of a sequence, its end, or both. A sequence has exactly one event with `finish`,
+/// and it is its last.
+struct SequenceEvent {
+  SequenceId id;
+  std::optional<SampledToken> token;  ///< a stop token too
+  std::optional<FinishReason> finish;
+  std::string failure;  ///< kFailed: what failed
+};
+
+}  // namespace fourfold::engine

@@ -1,0 +1,364 @@
+#include "engine/scheduler.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/check.h"
+#include "base/sizes.h"
+
+namespace fourfold::engine {
+
+void SchedulerStats::merge(const SchedulerStats& other) {
+  queried_tokens += other.queried_tokens;
+  hit_tokens += other.hit_tokens;
+  preemptions += other.preemptions;
+  lookahead_rows += other.lookahead_rows;
+  peak_blocks = std::max(peak_blocks, other.peak_blocks);
+  max_prompt_chunks = std::max(max_prompt_chunks, other.max_prompt_chunks);
+}
+
+Scheduler::Scheduler(const ExecutorLimits& limits, const SchedulerOptions& options)
+    : limits_(limits),
+      options_(options),
+      cache_(limits.blocks, limits.block_size, options.prefix_cache, options.block_hash) {
+  CHECK(limits.slots > 0 && limits.stages > 0 && limits.max_step_tokens > 0,
+        "{} slots, {} stages, {} tokens a step", limits.slots, limits.stages,
+        limits.max_step_tokens);
+  if (options_.max_step_tokens == 0) options_.max_step_tokens = limits.max_step_tokens;
+  options_.max_step_tokens = std::min(options_.max_step_tokens, limits.max_step_tokens);
+  if (options_.chunk_tokens == 0) options_.chunk_tokens = options_.max_step_tokens;
+  for (int32_t slot = limits.slots - 1; slot >= 0; --slot) free_slots_.emplace_back(slot);
+}
+
+base::Status Scheduler::add(Request request) {
+  const auto prompt = static_cast<int64_t>(request.prompt.size());
+  CHECK(request.id.valid() && !sequences_.contains(request.id), "sequence {} exists already",
+        request.id.value);
+  if (prompt == 0 || request.max_new_tokens < 1) {
+    return base::fail("a request needs a prompt token and a new token, this one has {} and {}",
+                      prompt, request.max_new_tokens);
+  }
+  const auto negative = std::find_if(request.prompt.begin(), request.prompt.end(),
+                                     [](TokenId token) { return token < 0; });
+  if (negative != request.prompt.end()) {
+    return base::fail("the prompt has token {}; tokens are not negative", *negative);
+  }
+  if (prompt + 1 > limits_.max_positions) {
+    return base::fail(
+        "a prompt of {} tokens and one new token do not fit a context of {}; shorten "
+        "the prompt or allow a longer context",
+        prompt, limits_.max_positions);
+  }
+  const int64_t max_tokens =
+      std::min(prompt + request.max_new_tokens, int64_t{limits_.max_positions});
+  // The last token is sampled, but never computed.
+  const int64_t blocks = cache_.blocks_for(max_tokens - 1);
+  if (blocks > limits_.blocks) {
+    return base::fail(
+        "{} tokens of prompt and output need {} KV blocks of {} positions, the cache "
+        "has {}; ask for fewer tokens or give the cache more memory",
+        max_tokens, blocks, limits_.block_size, limits_.blocks);
+  }
+  auto sequence = std::make_unique<Sequence>();
+  sequence->id = request.id;
+  sequence->sampling = request.sampling;
+  if (!request.ignore_eos) sequence->stop_tokens = std::move(request.stop_tokens);
+  sequence->tokens = std::move(request.prompt);
+  sequence->prompt_tokens = static_cast<int32_t>(prompt);
+  sequence->max_tokens = static_cast<int32_t>(max_tokens);
+  waiting_.push_back(sequence.get());
+  sequences_.emplace(request.id, std::move(sequence));
+  return {};
+}
+
+void Scheduler::cancel(SequenceId id) {
+  const auto it = sequences_.find(id);
+  if (it == sequences_.end() || it->second->ended) return;
+  Sequence& sequence = *it->second;
+  end(sequence, std::nullopt, FinishReason::kCancelled);
+  if (sequence.in_flight == 0) retire(sequence);
+}
+
+void Scheduler::fail_all(const std::string& failure) {
+  std::vector<Sequence*> alive = running_;
+  alive.insert(alive.end(), waiting_.begin(), waiting_.end());
+  for (Sequence* sequence : alive) {
+    end(*sequence, std::nullopt, FinishReason::kFailed);
+    events_.back().failure = failure;
+  }
+  in_flight_.clear();
+  for (auto& [id, sequence] : sequences_) give_back(*sequence);
+  sequences_.clear();
+}
+
+std::optional<StepBatch> Scheduler::plan(StepId step) {
+  ++plans_;
+  if (options_.preempt_every_k > 0 && plans_ % options_.preempt_every_k == 0 &&
+      running_.size() > 1 && preempting_ == nullptr) {
+    preempt_youngest();
+  }
+  Draft draft;
+  draft.batch.step = step;
+  draft.batch.trace = options_.trace;
+  draft.batch.chunks.reserve(running_.size());
+  draft.batch.tokens.reserve(running_.size());
+  draft.chunks.reserve(running_.size());
+
+  plan_running(draft, limits_.stages);
+  if (!draft.starved && preempting_ == nullptr) plan_waiting(draft);
+  // Too few sequences to keep all stages busy: the first stage may as well wait for a token.
+  if (draft.chunks.empty() && limits_.stages > 1) plan_running(draft, 1);
+  if (draft.chunks.empty()) return std::nullopt;
+  in_flight_.push_back(
+      {.step = step, .replica = 0, .chunks = std::move(draft.chunks), .output = {}});
+  return std::move(draft.batch);
+}
+
+/// `distance`: steps between the sampling of a token that is still unknown and its use. With fewer
+/// than there are stages the first stage has to wait for the last.
+bool Scheduler::can_decode(const Sequence& sequence, StepId step, int32_t distance) const {
+  if (sequence.length() >= sequence.max_tokens || sequence.pending > options_.lookahead) {
+    return false;
+  }
+  return sequence.pending == 0 || step.value - sequence.newest.step.value >= distance;
+}
+
+void Scheduler::set_budgets(Draft& draft, int32_t distance) const {
+  int64_t decoding = 0;
+  int64_t ready = 0;
+  for (const Sequence* sequence : running_) {
+    if (!sequence->decoding()) continue;
+    ++decoding;
+    if (can_decode(*sequence, draft.batch.step, distance)) ++ready;
+  }
+  draft.decodes = std::min(
+      {ready, base::ceil_div(decoding, limits_.stages), int64_t{options_.max_step_tokens}});
+  draft.prompt_tokens = options_.max_step_tokens - draft.decodes;
+}
+
+void Scheduler::plan_running(Draft& draft, int32_t distance) {
+  set_budgets(draft, distance);
+  // Preemption shortens running_ at its young end, never before the sequence that asks for it.
+  for (size_t i = 0; i < running_.size(); ++i) {
+    Sequence& sequence = *running_[i];
+    if (&sequence == preempting_) continue;
+    if (!sequence.decoding()) {
+      plan_prompt(draft, sequence);
+      continue;
+    }
+    if (draft.decodes == 0 || !can_decode(sequence, draft.batch.step, distance)) continue;
+    bool has_block = cache_.extend(sequence.table, sequence.planned + 1);
+    if (!has_block && make_room(sequence)) {
+      has_block = cache_.extend(sequence.table, sequence.planned + 1);
+    }
+    if (!has_block) {
+      draft.starved = true;
+      continue;
+    }
+    --draft.decodes;
+    add_chunk(draft, sequence, 1);
+  }
+}
+
+void Scheduler::plan_waiting(Draft& draft) {
+  while (!waiting_.empty() && draft.prompt_tokens > 0 && !free_slots_.empty()) {
+    Sequence& sequence = *waiting_.front();
+    // Room for everyone to grow by a block, or it would be preempted at once.
+    const auto headroom = static_cast<int64_t>(running_.size());
+    const std::optional<int32_t> known = cache_.open(sequence.table, sequence.tokens, headroom);
+    if (!known) return;
+    waiting_.pop_front();
+    running_.push_back(&sequence);
+    sequence.slot = free_slots_.back();
+    free_slots_.pop_back();
+    sequence.planned = sequence.computed = *known;
+    if (!sequence.preempted) {
+      stats_.queried_tokens += sequence.length();
+      stats_.hit_tokens += *known;
+    }
+    draft.batch.starts.push_back({sequence.slot, sequence.sampling});
+    plan_prompt(draft, sequence);
+  }
+}
+
+/// Also for a preempted sequence, whose output so far is computed again like a prompt.
+void Scheduler::plan_prompt(Draft& draft, Sequence& sequence) {
+  const int64_t rest = sequence.length() - sequence.planned;
+  const int64_t tokens = std::min({rest, int64_t{options_.chunk_tokens}, draft.prompt_tokens});
+  if (tokens == 0) return;
+  draft.prompt_tokens -= tokens;
+  stats_.max_prompt_chunks = std::max(stats_.max_prompt_chunks, int64_t{sequence.in_flight} + 1);
+  add_chunk(draft, sequence, static_cast<int32_t>(tokens));
+}
+
+void Scheduler::add_chunk(Draft& draft, Sequence& sequence, int32_t num_tokens) {
+  StepBatch& batch = draft.batch;
+  const int32_t end = sequence.planned + num_tokens;
+  const auto known = std::min(end, static_cast<int32_t>(sequence.tokens.size()));
+  batch.tokens.insert(batch.tokens.end(), sequence.tokens.begin() + sequence.planned,
+                      sequence.tokens.begin() + std::max(known, sequence.planned));
+  if (end > known) {
+    CHECK(num_tokens == 1 && end == sequence.length(), "sequence {}: {} unknown tokens to compute",
+          sequence.id.value, end - known);
+    batch.tokens.push_back(-1 - static_cast<TokenId>(batch.refs.size()));
+    batch.refs.push_back(sequence.newest);
+    ++stats_.lookahead_rows;
+  }
+  const auto first_new = sequence.table.blocks.begin() + sequence.announced;
+  const auto new_blocks = static_cast<int32_t>(sequence.table.blocks.end() - first_new);
+  batch.blocks.insert(batch.blocks.end(), first_new, sequence.table.blocks.end());
+  sequence.announced += new_blocks;
+  const bool sample = end == sequence.length();
+  batch.chunks.push_back({.slot = sequence.slot,
+                          .position = sequence.planned,
+                          .num_tokens = num_tokens,
+                          .num_blocks = new_blocks,
+                          .sample = sample});
+  draft.chunks.push_back({sequence.id, sequence.planned, num_tokens, sample});
+  sequence.planned = end;
+  ++sequence.in_flight;
+  if (sample) {
+    ++sequence.pending;
+    sequence.newest = {batch.step, draft.sampled_rows++};
+  }
+}
+
+/// Gets blocks for a sequence by preempting the youngest. False if there is nothing younger, or if
+/// the blocks come only when the youngest's steps are back.
+bool Scheduler::make_room(const Sequence& needy) {
+  if (preempting_ != nullptr || running_.back() == &needy) return false;
+  return preempt_youngest();
+}
+
+/// True if its blocks are free now.
+bool Scheduler::preempt_youngest() {
+  Sequence& victim = *running_.back();
+  if (victim.in_flight > 0) {
+    preempting_ = &victim;
+    return false;
+  }
+  requeue(victim);
+  return true;
+}
+
+void Scheduler::requeue(Sequence& sequence) {
+  CHECK(running_.back() == &sequence && sequence.pending == 0, "sequence {} is not the youngest",
+        sequence.id.value);
+  running_.pop_back();
+  waiting_.push_front(&sequence);
+  give_back(sequence);
+  sequence.planned = sequence.computed = sequence.announced = 0;
+  sequence.preempted = true;
+  preempting_ = nullptr;
+  ++stats_.preemptions;
+}
+
+StepRecord Scheduler::commit(StepId step, StepOutput output) {
+  StepRecord record{.step = step, .replica = 0, .chunks = {}, .output = {}};
+  if (!in_flight_.empty() && in_flight_.front().step == step) {
+    record = std::move(in_flight_.front());
+    in_flight_.pop_front();
+  }
+  record.output = std::move(output);
+  const auto rows = std::count_if(record.chunks.begin(), record.chunks.end(),
+                                  [](const ChunkRecord& chunk) { return chunk.sample; });
+  CHECK(static_cast<size_t>(rows) == record.output.sampled.size(),
+        "step {}: {} rows sampled, {} expected", step.value, record.output.sampled.size(), rows);
+  size_t row = 0;
+  for (const ChunkRecord& chunk : record.chunks) {
+    Sequence& sequence = *sequences_.at(chunk.sequence);
+    --sequence.in_flight;
+    sequence.computed = chunk.position + chunk.num_tokens;
+    if (chunk.sample) accept(sequence, record.output.sampled[row++]);
+    cache_.publish(sequence.table, sequence.tokens, sequence.computed);
+    if (sequence.in_flight > 0) continue;
+    if (sequence.ended) {
+      retire(sequence);
+    } else if (&sequence == preempting_) {
+      requeue(sequence);
+    }
+  }
+  return record;
+}
+
+void Scheduler::accept(Sequence& sequence, const std::vector<SampledToken>& sampled) {
+  --sequence.pending;
+  if (sequence.ended) return;  // it was run ahead of its end
+  CHECK(sampled.size() == 1 && sampled[0].token >= 0, "sequence {}: {} tokens in a sampled row",
+        sequence.id.value, sampled.size());
+  const TokenId token = sampled[0].token;
+  sequence.tokens.push_back(token);
+  if (std::find(sequence.stop_tokens.begin(), sequence.stop_tokens.end(), token) !=
+      sequence.stop_tokens.end()) {
+    end(sequence, sampled[0], FinishReason::kStop);
+  } else if (sequence.length() == sequence.max_tokens) {
+    end(sequence, sampled[0], FinishReason::kLength);
+  } else {
+    events_.push_back({.id = sequence.id, .token = sampled[0], .finish = {}, .failure = {}});
+  }
+}
+
+void Scheduler::end(Sequence& sequence, std::optional<SampledToken> token, FinishReason reason) {
+  events_.push_back(
+      {.id = sequence.id, .token = std::move(token), .finish = reason, .failure = {}});
+  sequence.ended = true;
+  std::erase(running_, &sequence);
+  std::erase(waiting_, &sequence);
+  if (preempting_ == &sequence) preempting_ = nullptr;
+}
+
+void Scheduler::retire(Sequence& sequence) {
+  give_back(sequence);
+  sequences_.erase(sequence.id);
+}
+
+void Scheduler::give_back(Sequence& sequence) {
+  cache_.close(sequence.table);
+  if (sequence.slot.valid()) free_slots_.push_back(std::exchange(sequence.slot, SlotId()));
+}
+
+std::vector<SequenceEvent> Scheduler::take_events() { return std::exchange(events_, {}); }
+
+ReplicaLoad Scheduler::load(std::span<const TokenId> prompt) const {
+  ReplicaLoad load{.free_blocks = cache_.pool().free_blocks(),
+                   .known_tokens = cache_.known_tokens(prompt)};
+  for (const auto& [id, sequence] : sequences_) {
+    if (!sequence->ended) load.outstanding_tokens += sequence->max_tokens - sequence->computed;
+  }
+  return load;
+}
+
+SchedulerStats Scheduler::stats() const {
+  SchedulerStats stats = stats_;
+  stats.peak_blocks = cache_.peak_used();
+  return stats;
+}
+
+SchedulerSnapshot Scheduler::snapshot() const {
+  SchedulerSnapshot out{.block_size = limits_.block_size,
+                        .slots = limits_.slots,
+                        .references = {},
+                        .free_blocks = cache_.pool().free_list(),
+                        .free_slots = free_slots_,
+                        .sequences = {},
+                        .chunks_in_flight = {}};
+  for (int64_t i = 0; i < limits_.blocks; ++i) {
+    out.references.push_back(cache_.pool().references(BlockId(static_cast<int32_t>(i))));
+  }
+  for (const auto& [id, sequence] : sequences_) {
+    if (!sequence->slot.valid()) continue;
+    out.sequences.push_back({.id = id,
+                             .slot = sequence->slot,
+                             .tokens = sequence->tokens,
+                             .blocks = sequence->table.blocks,
+                             .planned = sequence->planned,
+                             .computed = sequence->computed,
+                             .in_flight = sequence->in_flight});
+  }
+  for (const StepRecord& record : in_flight_) {
+    for (const ChunkRecord& chunk : record.chunks) out.chunks_in_flight.push_back(chunk.sequence);
+  }
+  return out;
+}
+
+}  // namespace fourfold::engine

@@ -1,0 +1,128 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "base/result.h"
+#include "engine/executor.h"
+#include "engine/kv_cache.h"
+#include "engine/replica_choice.h"
+#include "engine/request.h"
+#include "engine/sequence.h"
+#include "engine/snapshot.h"
+#include "engine/step.h"
+#include "engine/step_record.h"
+
+namespace fourfold::engine {
+
+struct SchedulerOptions {
+  int32_t max_step_tokens = 0;  ///< of one step; 0: as many as the executor takes
+  int32_t chunk_tokens = 0;     ///< of one prompt in one step; 0: as many as the step takes
+  /// Sampled tokens of one sequence that may be unknown when its next one is planned. 0: every
+  /// result is waited for.
+  int32_t lookahead = 1;
+  bool prefix_cache = true;
+  bool trace = false;  ///< StepBatch::trace of every step
+
+  int32_t preempt_every_k = 0;         ///< tests: preempt the youngest sequence every k plans
+  BlockHash block_hash = &hash_block;  ///< tests: collisions
+};
+
+/// Counters since the start, for one replica or several.
+struct SchedulerStats {
+  int64_t queried_tokens = 0;  ///< prompt tokens looked up in the prefix cache, once a request
+  int64_t hit_tokens = 0;      ///< those of them that needed no computing
+  int64_t preemptions = 0;
+  int64_t lookahead_rows = 0;     ///< rows whose token was not known when they were planned
+  int64_t peak_blocks = 0;        ///< used at once in one replica
+  int64_t max_prompt_chunks = 0;  ///< of one sequence in flight at once
+
+  void merge(const SchedulerStats& other);
+};
+
+/// Decides what one replica computes in each step. Integers only; used by one thread.
+///
+/// - First come, first served: running sequences in order of arrival, then waiting ones.
+/// - A step's tokens are shared by decodes, which come first, and prompt chunks. With several
+///   stages a step takes at most ceil(decoding / stages) decodes, so that every stage has some.
+/// - A sequence gets the blocks of its prompt when it starts and one more whenever it grows into
+///   it. If none is free, the youngest running sequence is preempted: its blocks go back once none
+///   of its steps is in flight, and its prompt and output so far are computed again later. Sampling
+///   depends on positions only, so its output stays the same. The oldest is never preempted, which
+///   is why something always gets done.
+/// - Blocks and slots are given back only when no step that names them is in flight.
+class Scheduler {
+ public:
+  Scheduler(const ExecutorLimits& limits, const SchedulerOptions& options);
+
+  /// Queues a request. Errors: an empty request, one that can never fit.
+  base::Status add(Request request);
+  /// Ends a sequence with kCancelled. No effect if it has ended.
+  void cancel(SequenceId id);
+  /// Ends all sequences with kFailed and forgets the steps in flight.
+  void fail_all(const std::string& failure);
+
+  /// The next step, or nothing if no sequence can go on before a result is known. Steps must be
+  /// submitted in the order of their plans.
+  std::optional<StepBatch> plan(StepId step);
+  /// Takes the output of the oldest step in flight. A step that plan() had nothing for has no
+  /// output and an empty record.
+  StepRecord commit(StepId step, StepOutput output);
+
+  /// Events since the last call, in order.
+  std::vector<SequenceEvent> take_events();
+
+  /// Sequences that have not ended.
+  int64_t unfinished() const { return static_cast<int64_t>(running_.size() + waiting_.size()); }
+  bool has_events() const { return !events_.empty(); }
+  ReplicaLoad load(std::span<const TokenId> prompt) const;
+  void clear_prefix_cache() { cache_.clear_prefixes(); }
+  SchedulerStats stats() const;
+  SchedulerSnapshot snapshot() const;
+
+ private:
+  /// A step being planned and the tokens that it may still take.
+  struct Draft {
+    StepBatch batch;
+    std::vector<ChunkRecord> chunks;
+    int64_t decodes = 0;
+    int64_t prompt_tokens = 0;
+    int32_t sampled_rows = 0;
+    bool starved = false;  ///< a sequence found no block
+  };
+
+  bool can_decode(const Sequence& sequence, StepId step, int32_t distance) const;
+  void set_budgets(Draft& draft, int32_t distance) const;
+  void plan_running(Draft& draft, int32_t distance);
+  void plan_waiting(Draft& draft);
+  void plan_prompt(Draft& draft, Sequence& sequence);
+  void add_chunk(Draft& draft, Sequence& sequence, int32_t num_tokens);
+  bool make_room(const Sequence& needy);
+  bool preempt_youngest();
+  void requeue(Sequence& sequence);
+  void accept(Sequence& sequence, const std::vector<SampledToken>& sampled);
+  void end(Sequence& sequence, std::optional<SampledToken> token, FinishReason reason);
+  void retire(Sequence& sequence);
+  void give_back(Sequence& sequence);
+
+  ExecutorLimits limits_;
+  SchedulerOptions options_;
+  KvCache cache_;
+  std::vector<SlotId> free_slots_;
+  std::unordered_map<SequenceId, std::unique_ptr<Sequence>> sequences_;
+  std::vector<Sequence*> running_;  ///< oldest first; all are older than those waiting
+  std::deque<Sequence*> waiting_;   ///< oldest first
+  Sequence* preempting_ = nullptr;  ///< the youngest running, preempted when its steps are back
+  std::deque<StepRecord> in_flight_;
+  std::vector<SequenceEvent> events_;
+  SchedulerStats stats_;
+  int64_t plans_ = 0;
+};
+
+}  // namespace fourfold::engine

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/ids.h"
+#include "engine/kv_cache.h"
+#include "engine/step.h"
+
+namespace fourfold::engine {
+
+/// A request on its way through the scheduler. Positions [0, computed) are in the KV cache,
+/// [computed, planned) are in flight, [planned, length) can be planned.
+struct Sequence {
+  SequenceId id;
+  SamplingParams sampling;
+  std::vector<TokenId> stop_tokens;  ///< empty if ignored
+  std::vector<TokenId> tokens;       ///< prompt, then the output that is known
+  int32_t prompt_tokens = 0;
+  int32_t max_tokens = 0;  ///< of prompt and output together
+
+  int32_t planned = 0;
+  int32_t computed = 0;
+  int32_t in_flight = 0;  ///< chunks
+  int32_t pending = 0;    ///< tokens sampled in steps in flight, so not known yet
+  SampledRef newest;      ///< the last of them
+
+  SlotId slot;  ///< valid while it holds blocks
+  BlockTable table;
+  int32_t announced = 0;   ///< blocks that the executor knows of
+  bool preempted = false;  ///< at least once
+  bool ended = false;      ///< its last event is out; it waits for its steps in flight
+
+  /// Known and pending tokens.
+  int32_t length() const { return static_cast<int32_t>(tokens.size()) + pending; }
+  bool decoding() const { return planned >= prompt_tokens && planned + 1 == length(); }
+};
+
+}  // namespace fourfold::engine
