@@ -1,6 +1,5 @@
 #pragma once
 
-#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -38,7 +37,6 @@ struct ClusterConfig {
   int32_t max_running = 256;  ///< sequences a replica runs at once
   int32_t depth = 0;          ///< steps in flight; 0: pp + 1
   engine::SchedulerOptions scheduler;
-  bool trace = false;  ///< hash residuals and logits (proofs of equality)
 };
 
 /// The limits every group of the cluster gets. Errors: a KV pool that cannot hold one sequence, a
@@ -61,33 +59,35 @@ struct RankReport {
 
 /// Events of one request, called on an engine thread; must not block.
 using EventSink = std::function<void(const engine::SequenceEvent& event, int64_t now_ns)>;
-/// Called on an engine thread for every finished step of a traced cluster.
-using StepObserver = std::function<void(const engine::StepRecord& record)>;
 
 /// All groups of a scheme with their engines, one thread each, and the choice among replicas.
 /// Thread-safe.
 class Cluster {
  public:
-  /// Starts every group and waits until all ranks have loaded. `progress` gets a line per phase.
-  static base::Result<std::unique_ptr<Cluster>> start(
-      const ClusterConfig& config, const std::function<void(const std::string&)>& progress);
+  /// A word about what is going on, for a progress line.
+  using Progress = std::function<void(const std::string&)>;
+
+  /// Starts every group and waits until all ranks have loaded.
+  static base::Result<std::unique_ptr<Cluster>> start(const ClusterConfig& config,
+                                                      const Progress& progress);
   virtual ~Cluster() = default;
 
-  /// Queues a request on the replica with the least outstanding work. Its id is assigned. Errors: a
-  /// request that can never fit.
-  virtual base::Result<engine::SequenceId> submit(engine::Request request, EventSink sink) = 0;
+  /// An id that no request of this cluster has.
+  virtual engine::SequenceId next_id() = 0;
+  /// Queues a request on the group with the least outstanding work. Errors: a request that can
+  /// never fit, a failed group.
+  virtual base::Status submit(engine::Request request, EventSink sink) = 0;
   virtual void cancel(engine::SequenceId id) = 0;
 
-  /// Set before the first request.
-  virtual void set_observer(StepObserver observer) = 0;
+  /// Traces every step from now on and tells `observer` of each, on engine threads; null: no more.
+  /// Only while no request is running.
+  virtual void trace(engine::StepObserver observer) = 0;
   virtual void clear_prefix_cache() = 0;
-  /// Steps and counters of every engine since the start.
-  virtual engine::EngineStats engine_stats() const = 0;
+  /// Counters of all engines since the start.
+  virtual engine::EngineStats engine_stats() = 0;
   /// Of every rank; only while no request is running.
   virtual base::Result<std::vector<RankReport>> rank_reports() = 0;
   virtual const engine::ExecutorLimits& limits() const = 0;
-  /// The first group's failure, if one failed: names rank, stage and cause.
-  virtual std::string failure() const = 0;
 };
 
 }  // namespace fourfold::runtime

@@ -68,6 +68,26 @@ void AnswerRecorder::assign(engine::SequenceId id, size_t request) {
   requests_.emplace(id, request);
 }
 
+void AnswerRecorder::observe(const engine::StepRecord& record) {
+  const std::lock_guard lock(mutex_);
+  std::vector<std::pair<RequestAnswer*, int32_t>> rows;  // whose row it is, and its position
+  size_t sampled = 0;
+  for (const engine::ChunkRecord& chunk : record.chunks) {
+    const auto it = requests_.find(chunk.sequence);
+    RequestAnswer* answer = it == requests_.end() ? nullptr : &answers_[it->second];
+    for (int32_t i = 0; i < chunk.num_tokens; ++i) rows.emplace_back(answer, chunk.position + i);
+    if (!chunk.sample) continue;
+    const std::vector<engine::SampledToken>& tokens = record.output.sampled[sampled++];
+    if (answer != nullptr && !tokens.empty()) {
+      put(*answer, rows.back().second, kLogitsLayer, tokens.front().logits_hash);
+    }
+  }
+  for (const engine::LayerTrace& trace : record.output.trace) {
+    const auto& [answer, position] = rows.at(static_cast<size_t>(trace.row));
+    if (answer != nullptr) put(*answer, position, trace.layer, trace.hash);
+  }
+}
+
 void AnswerRecorder::put(RequestAnswer& answer, int32_t position, int32_t layer, uint64_t hash) {
   const auto [it, is_new] = answer.hashes.try_emplace({position, layer}, hash);
   if (!is_new && it->second != hash && !answer.contradiction) {

@@ -116,12 +116,13 @@ std::string load_section(const VerifyReport& report, int concurrency) {
     const LoadResult& load = it->second;
     most_devices = std::max(most_devices, r.scheme.devices());
     const load::LoadSummary& s = load.summary;
-    table.add(
-        {mesh::scheme_name(r.scheme), with_interval(s.ttft_ms, 2), with_interval(s.tpot_ms, 2),
-         s.itl_ms.p99 ? fmt::format("{:.2f}", *s.itl_ms.p99) : "-",
-         with_interval(s.output_tok_s, 0), with_interval(s.total_tok_s, 0), percent(load.busy),
-         comm_cell(load, mesh::Axis::kTensor), comm_cell(load, mesh::Axis::kPipeline),
-         percent(load.kv_hit_rate), percent(load.kv_peak_share), std::to_string(load.preemptions)});
+    table.add({mesh::scheme_name(r.scheme), with_interval(s.ttft_ms, 2),
+               with_interval(s.tpot_ms, 2),
+               s.itl_ms.p99 ? fmt::format("{:.2f}", *s.itl_ms.p99) : "-",
+               with_interval(s.output_tok_s, 0), with_interval(s.total_tok_s, 0),
+               percent(load.busy), comm_cell(load, mesh::Axis::kTensor),
+               comm_cell(load, mesh::Axis::kPipeline), percent(load.kv_hit_rate()),
+               percent(load.kv_peak_share), std::to_string(load.preemptions)});
   }
   return out + table.str() + devices_note(report, most_devices);
 }
@@ -211,7 +212,7 @@ nlohmann::json load_json(const LoadResult& load, int concurrency) {
             {"requests_s", to_json(s.requests_s)}}},
           {"device_busy", load.busy},
           {"kv",
-           {{"hit_rate", load.kv_hit_rate},
+           {{"hit_rate", load.kv_hit_rate()},
             {"peak_share", load.kv_peak_share},
             {"preemptions", load.preemptions}}},
           {"comm", comm}};

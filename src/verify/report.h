@@ -28,10 +28,17 @@ struct LoadResult {
   std::vector<load::RunMetrics> repeats;
   load::LoadSummary summary;
   std::map<mesh::Axis, AxisCost> comm;
-  double busy = 0;  ///< seconds in operators over wall time, mean over ranks
-  double kv_hit_rate = 0;
-  double kv_peak_share = 0;
+  double busy = 0;             ///< seconds in operators over wall time, mean over ranks
+  int64_t queried_tokens = 0;  ///< prompt tokens looked up in the prefix cache
+  int64_t hit_tokens = 0;      ///< those that needed no computing
+  double kv_peak_share = 0;    ///< most blocks used at once, since the scheme was started
   int64_t preemptions = 0;
+
+  double kv_hit_rate() const {
+    return queried_tokens == 0
+               ? 0.0
+               : static_cast<double>(hit_tokens) / static_cast<double>(queried_tokens);
+  }
 };
 
 struct SchemeResult {

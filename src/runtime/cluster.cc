@@ -1,0 +1,361 @@
+#include "runtime/cluster.h"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <fstream>
+#include <future>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <unordered_map>
+#include <utility>
+
+#include "base/sizes.h"
+#include "engine/replica_choice.h"
+#include "model/decoder.h"
+#include "model/weights.h"
+#include "runtime/group_executor.h"
+
+namespace fourfold::runtime {
+namespace {
+
+constexpr int32_t kDefaultStepTokens = 512;
+
+int64_t available_memory_bytes() {
+  std::ifstream file("/proc/meminfo");
+  std::string key;
+  int64_t kib = 0;
+  std::string unit;
+  while (file >> key >> kib) {
+    std::getline(file, unit);
+    if (key == "MemAvailable:") return kib * 1024;
+  }
+  return int64_t{1} << 30;
+}
+
+/// The cores this process may use.
+std::vector<int> usable_cpus() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  std::vector<int> out;
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return out;
+  for (int i = 0; i < CPU_SETSIZE; ++i) {
+    if (CPU_ISSET(i, &set)) out.push_back(i);
+  }
+  return out;
+}
+
+mesh::ParallelConfig group_config(const mesh::Mesh& mesh) {
+  mesh::ParallelConfig config = mesh.config();
+  config.dp = mesh.lockstep();
+  return config;
+}
+
+/// The largest over the ranks of a replica.
+int64_t largest_block_bytes(const ClusterConfig& config, const model::ModelSpec& spec,
+                            const backend::Ops& ops) {
+  int64_t largest = 0;
+  for (int stage = 0; stage < config.scheme.pp; ++stage) {
+    for (int shard = 0; shard < config.scheme.tp; ++shard) {
+      largest = std::max(
+          largest, model::kv_block_bytes(spec, ops, config.scheme, {.stage = stage, .shard = shard},
+                                         config.block_size));
+    }
+  }
+  return largest;
+}
+
+}  // namespace
+
+base::Result<engine::ExecutorLimits> plan_limits(const ClusterConfig& config,
+                                                 const model::ModelSpec& spec,
+                                                 const backend::Ops& ops) {
+  engine::ExecutorLimits limits;
+  limits.stages = config.scheme.pp;
+  limits.depth = config.depth > 0 ? config.depth : config.scheme.pp + 1;
+  limits.slots = config.max_running;
+  limits.max_step_tokens =
+      config.scheduler.max_step_tokens > 0 ? config.scheduler.max_step_tokens : kDefaultStepTokens;
+  limits.block_size = config.block_size;
+  const int64_t positions =
+      config.max_positions > 0 ? int64_t{config.max_positions} : spec.max_positions;
+  if (positions > spec.max_positions) {
+    return base::fail(
+        "sequences of {} tokens do not fit the model's context of {}; shorten the "
+        "prompt or the output",
+        positions, spec.max_positions);
+  }
+  limits.max_positions = static_cast<int32_t>(positions);
+
+  const int64_t per_sequence = base::ceil_div(positions, config.block_size);
+  const int64_t block_bytes = largest_block_bytes(config, spec, ops);
+  const int64_t budget = config.kv_bytes > 0
+                             ? config.kv_bytes
+                             : available_memory_bytes() / 4 / config.scheme.devices();
+  const int64_t affordable = budget / block_bytes;
+  if (affordable < per_sequence) {
+    return base::fail(
+        "a KV cache of {} bytes a device holds {} blocks of {} positions, but one sequence of {} "
+        "tokens needs {} ({} bytes): raise --kv-cache-memory-bytes, shorten --max-model-len, or "
+        "split over more devices",
+        budget, affordable, config.block_size, positions, per_sequence, per_sequence * block_bytes);
+  }
+  limits.blocks = std::min(affordable, per_sequence * config.max_running);
+  return limits;
+}
+
+std::vector<RankMemory> plan_memory(const ClusterConfig& config, const model::ModelSpec& spec,
+                                    const backend::Ops& ops, const engine::ExecutorLimits& limits) {
+  std::vector<RankMemory> out;
+  for (int stage = 0; stage < config.scheme.pp; ++stage) {
+    for (int shard = 0; shard < config.scheme.tp; ++shard) {
+      const mesh::Coordinates at{.stage = stage, .shard = shard};
+      RankMemory memory;
+      memory.weight_bytes = model::weight_bytes(spec, ops, config.scheme, at);
+      memory.kv_bytes =
+          limits.blocks * model::kv_block_bytes(spec, ops, config.scheme, at, config.block_size);
+      memory.activation_bytes =
+          model::Decoder::arena_bytes(spec, config.scheme.tp, limits.max_step_tokens, limits.slots);
+      out.push_back(memory);
+    }
+  }
+  return out;
+}
+
+namespace {
+
+/// One group: its executor, its engine, and the thread that drives them.
+class Group {
+ public:
+  Group(std::unique_ptr<GroupExecutor> executor, const engine::SchedulerOptions& options)
+      : executor_(std::move(executor)),
+        engine_(*executor_, options, clock_),
+        thread_([this] { loop(); }) {}
+
+  ~Group() {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
+    wake_.notify_one();
+    thread_.join();
+  }
+  Group(const Group&) = delete;
+  Group& operator=(const Group&) = delete;
+
+  /// Runs `work` on the engine's thread and waits for it.
+  template <typename Work>
+  auto call(Work work) {
+    std::packaged_task<decltype(work(engine_))()> task([&] { return work(engine_); });
+    auto result = task.get_future();
+    post([&task] { task(); });
+    return result.get();
+  }
+
+  base::Status submit(engine::Request request, EventSink sink) {
+    const int64_t tokens =
+        static_cast<int64_t>(request.prompt.size()) + int64_t{request.max_new_tokens};
+    return call([&](engine::Engine& engine) -> base::Status {
+      const engine::SequenceId id = request.id;
+      FF_TRY(engine.add(std::move(request)));
+      sinks_.emplace(id, Sink{std::move(sink), tokens});
+      outstanding_tokens_ += tokens;
+      return {};
+    });
+  }
+
+  void cancel(engine::SequenceId id) {
+    post([this, id] { engine_.cancel(id); });
+  }
+
+  int64_t outstanding_tokens() const { return outstanding_tokens_; }
+  GroupExecutor& executor() { return *executor_; }
+
+ private:
+  struct Sink {
+    EventSink call;
+    int64_t tokens = 0;
+  };
+
+  void post(std::function<void()> work) {
+    {
+      const std::lock_guard lock(mutex_);
+      inbox_.push_back(std::move(work));
+    }
+    wake_.notify_one();
+  }
+
+  void loop() {
+    std::vector<std::function<void()>> work;
+    while (true) {
+      {
+        std::unique_lock lock(mutex_);
+        wake_.wait(lock, [&] { return stopping_ || !inbox_.empty() || engine_.has_work(); });
+        if (stopping_) return;
+        work.swap(inbox_);
+      }
+      for (const auto& run : work) run();
+      work.clear();
+      for (const engine::SequenceEvent& event : engine_.run_once()) dispatch(event);
+    }
+  }
+
+  void dispatch(const engine::SequenceEvent& event) {
+    const auto it = sinks_.find(event.id);
+    if (it == sinks_.end()) return;
+    it->second.call(event, clock_.now_ns());
+    if (event.finish) {
+      outstanding_tokens_ -= it->second.tokens;
+      sinks_.erase(it);
+    }
+  }
+
+  base::SteadyClock clock_;
+  std::unique_ptr<GroupExecutor> executor_;
+  engine::Engine engine_;                               // the thread's
+  std::unordered_map<engine::SequenceId, Sink> sinks_;  // the thread's
+  std::atomic<int64_t> outstanding_tokens_ = 0;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::vector<std::function<void()>> inbox_;
+  bool stopping_ = false;
+  std::thread thread_;
+};
+
+class LocalCluster final : public Cluster {
+ public:
+  LocalCluster(const mesh::Mesh& mesh, const engine::ExecutorLimits& limits)
+      : mesh_(mesh), limits_(limits) {}
+
+  void add_group(std::unique_ptr<GroupExecutor> executor, const engine::SchedulerOptions& options) {
+    groups_.push_back(std::make_unique<Group>(std::move(executor), options));
+  }
+
+  engine::SequenceId next_id() override { return engine::SequenceId(next_id_++); }
+
+  base::Status submit(engine::Request request, EventSink sink) override {
+    std::vector<engine::ReplicaLoad> loads;
+    for (const auto& group : groups_) {
+      loads.push_back({.outstanding_tokens = group->outstanding_tokens()});
+    }
+    const size_t chosen = engine::choose_replica(loads);
+    {
+      const std::lock_guard lock(mutex_);
+      group_of_[request.id] = chosen;
+    }
+    return groups_[chosen]->submit(std::move(request), std::move(sink));
+  }
+
+  void cancel(engine::SequenceId id) override {
+    const std::lock_guard lock(mutex_);
+    const auto it = group_of_.find(id);
+    if (it != group_of_.end()) groups_[it->second]->cancel(id);
+  }
+
+  void trace(engine::StepObserver observer) override {
+    for (const auto& group : groups_) {
+      group->call([&](engine::Engine& engine) { engine.trace(observer); });
+    }
+  }
+
+  void clear_prefix_cache() override {
+    for (const auto& group : groups_) {
+      group->call([](engine::Engine& engine) { engine.clear_prefix_cache(); });
+    }
+  }
+
+  engine::EngineStats engine_stats() override {
+    engine::EngineStats total;
+    for (const auto& group : groups_) {
+      total.merge(group->call([](engine::Engine& engine) { return engine.stats(); }));
+    }
+    return total;
+  }
+
+  base::Result<std::vector<RankReport>> rank_reports() override {
+    std::vector<RankReport> out;
+    for (size_t g = 0; g < groups_.size(); ++g) {
+      GroupExecutor& executor = groups_[g]->executor();
+      FF_ASSIGN(const std::vector<RankStats> stats, executor.stats());
+      const std::vector<RankMemory>& memory = executor.memory();
+      for (size_t r = 0; r < stats.size(); ++r) {
+        // A group's ranks are numbered inside it; its replicas follow those of earlier groups.
+        const int rank = static_cast<int>(r);
+        const int shards = mesh_.config().tp * mesh_.lockstep();
+        out.push_back(
+            {.replica = static_cast<int>(g) * mesh_.lockstep() + rank % shards / mesh_.config().tp,
+             .at = {.stage = rank / shards, .shard = rank % mesh_.config().tp},
+             .memory = memory[r],
+             .stats = stats[r]});
+      }
+    }
+    return out;
+  }
+
+  const engine::ExecutorLimits& limits() const override { return limits_; }
+
+ private:
+  mesh::Mesh mesh_;
+  engine::ExecutorLimits limits_;
+  std::atomic<int64_t> next_id_ = 0;
+  std::mutex mutex_;
+  std::unordered_map<engine::SequenceId, size_t> group_of_;
+  std::vector<std::unique_ptr<Group>> groups_;
+};
+
+RankConfig rank_config(const ClusterConfig& config, const mesh::Mesh& mesh,
+                       const engine::ExecutorLimits& limits, int group) {
+  RankConfig out{.model = config.model,
+                 .dummy_weights = config.dummy_weights,
+                 .dummy_seed = config.dummy_seed,
+                 .group = group_config(mesh),
+                 .backend = config.backend,
+                 .isa = config.isa,
+                 .threads = config.cpus_per_device,
+                 .cpus = {},
+                 .limits = limits};
+  out.limits.replicas = mesh.lockstep();
+  // Ranks are pinned where every one can have cores of its own.
+  const std::vector<int> cpus = usable_cpus();
+  const auto per_group = static_cast<size_t>(mesh.group_size() * config.cpus_per_device);
+  if (per_group * static_cast<size_t>(mesh.groups()) <= cpus.size()) {
+    const auto begin = cpus.begin() + static_cast<std::ptrdiff_t>(per_group) * group;
+    out.cpus.assign(begin, begin + static_cast<std::ptrdiff_t>(per_group));
+  }
+  return out;
+}
+
+}  // namespace
+
+base::Result<std::unique_ptr<Cluster>> Cluster::start(const ClusterConfig& config,
+                                                      const Progress& progress) {
+  FF_ASSIGN(const model::ModelSource source,
+            model::open_model(config.model, config.dummy_weights, config.dummy_seed));
+  FF_ASSIGN(const mesh::Mesh mesh, mesh::create_or_suggest(config.scheme, source.spec.divisors()));
+  FF_ASSIGN(const std::unique_ptr<backend::Ops> ops, backend::make_ops(config.backend, config.isa));
+  FF_ASSIGN(const engine::ExecutorLimits limits, plan_limits(config, source.spec, *ops));
+  auto cluster = std::make_unique<LocalCluster>(mesh, limits);
+  // All groups load at once.
+  std::vector<std::future<base::Result<std::unique_ptr<GroupExecutor>>>> starting;
+  for (int g = 0; g < mesh.groups(); ++g) {
+    starting.push_back(std::async(std::launch::async, [&, g] {
+      return start_group(rank_config(config, mesh, limits, g), config.ranks, progress);
+    }));
+  }
+  base::Status status;
+  for (auto& future : starting) {
+    auto executor = future.get();
+    if (!executor.ok()) {
+      status = executor.error();
+    } else if (status.ok()) {
+      cluster->add_group(std::move(executor).value(), config.scheduler);
+    }
+  }
+  FF_TRY(status);
+  return std::unique_ptr<Cluster>(std::move(cluster));
+}
+
+}  // namespace fourfold::runtime
