@@ -95,7 +95,7 @@ base::Result<engine::ExecutorLimits> plan_limits(const ClusterConfig& config,
   const int64_t budget = config.kv_bytes > 0
                              ? config.kv_bytes
                              : available_memory_bytes() / 4 / config.scheme.devices();
-  const int64_t affordable = budget / block_bytes;
+  const int64_t affordable = config.kv_blocks > 0 ? config.kv_blocks : budget / block_bytes;
   if (affordable < per_sequence) {
     return base::fail(
         "a KV cache of {} bytes a device holds {} blocks of {} positions, but one sequence of {} "

@@ -1,0 +1,110 @@
+// Every legal scheme of up to 8 ranks gives the bits of one device, under configurations that
+// perturb everything a layout could lean on. Ranks are threads here; process_schemes_test.cc has
+// processes.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <functional>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "tests/support/answers.h"
+
+namespace fourfold::tests {
+namespace {
+
+/// One way to disturb a run, and the proof from its counters that it was disturbed.
+struct Perturbation {
+  std::string name;
+  std::function<void(runtime::ClusterConfig&)> apply;
+  std::function<void(const engine::SchedulerStats&)> happened;
+  bool reverse_admission = false;
+};
+
+std::vector<Perturbation> perturbations() {
+  using Config = runtime::ClusterConfig;
+  using Stats = engine::SchedulerStats;
+  const auto hits = [](const Stats& s) { EXPECT_GT(s.hit_tokens, 0); };
+  const auto no_hits = [](const Stats& s) { EXPECT_EQ(s.hit_tokens, 0); };
+  const auto preempted = [](const Stats& s) { EXPECT_GT(s.preemptions, 0); };
+  const auto ran_ahead = [](const Stats& s) { EXPECT_GT(s.lookahead_rows, 0); };
+  const auto waited = [](const Stats& s) { EXPECT_EQ(s.lookahead_rows, 0); };
+  return {
+      {"block_size_1", [](Config& c) { c.block_size = 1; }, ran_ahead},
+      {"one_token_chunks",
+       [](Config& c) {
+         c.scheduler.chunk_tokens = 1;
+         c.depth = c.scheme.pp + 1;
+       },
+       [](const Stats& s) { EXPECT_GE(s.max_prompt_chunks, 2); }},
+      {"preempt_every_5", [](Config& c) { c.scheduler.preempt_every_k = 5; }, preempted},
+      {"small_pool", [](Config& c) { c.kv_blocks = 12; }, preempted},
+      {"prefix_cache_off", [](Config& c) { c.scheduler.prefix_cache = false; }, no_hits},
+      {"one_at_a_time", [](Config& c) { c.max_running = 1; }, hits, true},
+      {"batch_of_16",
+       [](Config& c) {
+         c.max_running = 16;
+         c.block_size = 16;
+       },
+       ran_ahead, true},
+      {"no_lookahead_depth_1",
+       [](Config& c) {
+         c.scheduler.lookahead = 0;
+         c.depth = 1;
+       },
+       waited},
+      {"deep_lookahead",
+       [](Config& c) {
+         c.depth = c.scheme.pp + 2;
+         c.scheduler.lookahead = c.depth;
+       },
+       ran_ahead},
+      {"two_threads", [](Config& c) { c.cpus_per_device = 2; }, ran_ahead},
+  };
+}
+
+const std::vector<verify::RequestAnswer>& one_device() {
+  static const std::vector<verify::RequestAnswer> kAnswers = [] {
+    auto cluster = runtime::Cluster::start(thread_config({}), [](const std::string&) {});
+    std::vector<size_t> order(8);
+    std::iota(order.begin(), order.end(), 0);
+    return answers_of(*cluster.value(), eight_requests(), order).requests;
+  }();
+  return kAnswers;
+}
+
+class SchemeMatrix : public testing::TestWithParam<mesh::ParallelConfig> {};
+
+TEST_P(SchemeMatrix, IsBitEqualToOneDeviceUnderEveryPerturbation) {
+  for (const Perturbation& perturbation : perturbations()) {
+    SCOPED_TRACE(perturbation.name);
+    runtime::ClusterConfig config = thread_config(GetParam());
+    perturbation.apply(config);
+    auto cluster = runtime::Cluster::start(config, [](const std::string&) {});
+    ASSERT_TRUE(cluster.ok()) << cluster.error().message;
+    std::vector<size_t> order(8);
+    std::iota(order.begin(), order.end(), 0);
+    if (perturbation.reverse_admission) std::reverse(order.begin(), order.end());
+    const Answers answers = answers_of(**cluster, eight_requests(), order);
+    const verify::AnswerVerdict verdict = verify::compare(one_device(), answers.requests);
+    EXPECT_TRUE(verdict.equal) << (verdict.first_difference ? verdict.first_difference->describe()
+                                                            : std::string("tokens"));
+    // 8 requests x at least 24 computed positions x (8 layers + embedding), and their logits.
+    EXPECT_GE(verdict.compared_hashes, 8 * 24 * 9);
+    // With a replica per request nothing is left to disturb.
+    if (GetParam().dp < 8) perturbation.happened(answers.stats);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Tiny, SchemeMatrix, testing::ValuesIn(legal_schemes(8)),
+                         [](const auto& test) { return mesh::scheme_name(test.param); });
+
+TEST(SchemeMatrixTest, CoversEveryLegalScheme) {
+  // tp in 1, 2, 4, 8 and pp * dp up to 8 / tp: 20 + 8 + 3 + 1.
+  EXPECT_EQ(legal_schemes(8).size(), 32U);
+}
+
+}  // namespace
+}  // namespace fourfold::tests

@@ -1,0 +1,91 @@
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/philox.h"
+#include "load/workload.h"
+#include "mesh/mesh.h"
+#include "runtime/cluster.h"
+#include "verify/answers.h"
+
+namespace fourfold::tests {
+
+/// Every legal scheme of `tiny` with at most `devices` ranks.
+inline std::vector<mesh::ParallelConfig> legal_schemes(int devices) {
+  const mesh::ModelDivisors tiny{
+      .layers = 8, .heads = 8, .kv_heads = 4, .intermediate_granules = 11};
+  std::vector<mesh::ParallelConfig> out;
+  for (int n = 1; n <= devices; ++n) {
+    for (const mesh::ParallelConfig& scheme : mesh::schemes(n, tiny)) {
+      if (mesh::Mesh::create(scheme, tiny).ok()) out.push_back(scheme);
+    }
+  }
+  return out;
+}
+
+/// Eight requests of 24 tokens, half greedy and half with a seed, whose prompts of 13 to 20 tokens
+/// share their first 12.
+inline std::vector<engine::Request> eight_requests() {
+  std::vector<engine::Request> requests = load::make_requests(
+      {.input_len = 20, .output_len = 24, .requests = 8, .vocab = 1019, .seed = 7});
+  for (size_t i = 0; i < requests.size(); ++i) {
+    requests[i].prompt.resize(20 - i);
+    std::copy_n(requests[0].prompt.begin(), 12, requests[i].prompt.begin());
+    if (i % 2 == 1) {
+      requests[i].sampling = {.temperature = 1.0F, .top_k = 50, .top_p = 0.9F, .seed = 100 + i};
+    }
+  }
+  return requests;
+}
+
+/// A small cluster of `tiny` with ranks as threads.
+inline runtime::ClusterConfig thread_config(const mesh::ParallelConfig& scheme) {
+  runtime::ClusterConfig config;
+  config.model = "tiny";
+  config.scheme = scheme;
+  config.ranks = runtime::RankMode::kThreads;
+  config.block_size = 4;
+  config.max_positions = 44;
+  config.max_running = 8;
+  config.scheduler.max_step_tokens = 64;
+  return config;
+}
+
+struct Answers {
+  std::vector<verify::RequestAnswer> requests;
+  engine::SchedulerStats stats;
+};
+
+/// Runs the requests in `order` (indices; all are outstanding at once) and collects their answers.
+inline Answers answers_of(runtime::Cluster& cluster, const std::vector<engine::Request>& requests,
+                          const std::vector<size_t>& order) {
+  auto recorder = std::make_shared<verify::AnswerRecorder>(requests.size());
+  cluster.trace([recorder](const engine::StepRecord& record) { recorder->observe(record); });
+  std::vector<engine::Request> ordered;
+  for (const size_t i : order) ordered.push_back(requests[i]);
+  size_t next = 0;
+  const load::Submit submit = [&](const engine::Request& request, auto sink) {
+    const size_t index = order[next++];
+    engine::Request tagged = request;
+    tagged.id = cluster.next_id();
+    recorder->assign(tagged.id, index);
+    return cluster.submit(std::move(tagged), [=](const engine::SequenceEvent& event, int64_t now) {
+      if (event.token) recorder->add_token(index, event.token->token);
+      sink({.tokens = event.token ? 1 : 0,
+            .finished = event.finish.has_value(),
+            .failure = event.failure,
+            .now_ns = now});
+    });
+  };
+  const auto logs = load::run_closed_loop(ordered, static_cast<int>(ordered.size()),
+                                          base::SteadyClock(), submit, nullptr);
+  EXPECT_TRUE(logs.ok()) << (logs.ok() ? "" : logs.error().message);
+  cluster.trace(nullptr);
+  return {recorder->take(), cluster.engine_stats().scheduler};
+}
+
+}  // namespace fourfold::tests
