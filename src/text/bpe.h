@@ -26,6 +26,9 @@ class Bpe {
   /// or the unknown token where the model has them, else nothing.
   void encode(std::string_view word, MergeScratch* scratch, std::vector<int32_t>* ids) const;
 
+  /// The id of one of the model's tokens.
+  std::optional<int32_t> find(std::string_view piece) const { return ids_.find(piece); }
+
   /// The model's tokens; added tokens are not among them.
   const std::vector<std::pair<std::string, int32_t>>& pieces() const { return pieces_; }
 
@@ -37,7 +40,6 @@ class Bpe {
   static uint64_t pair_of(int32_t left, int32_t right) {
     return static_cast<uint64_t>(left) << 32 | static_cast<uint32_t>(right);
   }
-  std::optional<int32_t> find(std::string_view piece) const { return ids_.find(piece); }
   base::Status read_vocabulary(const JsonNode& json);
   base::Status read_merges(const JsonNode& json);
   base::Status read_options(const JsonNode& json);

@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "files/printable.h"
 #include "text/pattern.h"
+#include "text/unicode_tables.h"
 #include "text/utf8.h"
 
 namespace fourfold::text {
@@ -36,16 +37,40 @@ int combining_class(utf8proc_int32_t code_point) {
   return utf8proc_get_property(code_point)->combining_class;
 }
 
-// The parts of utf8proc_map, apart from its sorting of combining marks, which takes quadratic time
-// and so would let one request stop a server.
+// Sorts, composes if asked to, and appends decomposed code points, which it clears. These are the
+// parts of utf8proc_map apart from its sorting of combining marks, which takes quadratic time and
+// so would let one request stop a server.
+void append_normalized(std::vector<utf8proc_int32_t>* points, utf8proc_option_t options,
+                       std::string* out) {
+  for (auto begin = points->begin(); begin != points->end();) {
+    const auto end =
+        std::find_if(begin, points->end(), [](auto point) { return combining_class(point) == 0; });
+    std::stable_sort(begin, end,
+                     [](auto a, auto b) { return combining_class(a) < combining_class(b); });
+    begin = end == points->end() ? end : end + 1;
+  }
+  const auto count = utf8proc_normalize_utf32(
+      points->data(), static_cast<utf8proc_ssize_t>(points->size()), options);
+  CHECK(count >= 0, "utf8proc: {}", utf8proc_errmsg(count));
+  points->resize(static_cast<size_t>(count));
+  for (const auto point : *points) append_code_point(static_cast<char32_t>(point), out);
+  points->clear();
+}
+
 std::string unicode_form(std::string_view text, bool compose, bool compatibility) {
   if (is_ascii(text)) return std::string(text);
   const auto options = static_cast<utf8proc_option_t>(
       UTF8PROC_STABLE | (compose ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE) |
       (compatibility ? UTF8PROC_COMPAT : 0));
+  std::string out;
+  out.reserve(text.size());
   std::vector<utf8proc_int32_t> points;
-  points.reserve(text.size());
   each_code_point(text, [&](char32_t code_point) {
+    if (unknown_to_normal_forms(code_point)) {
+      append_normalized(&points, options, &out);
+      append_code_point(code_point, &out);
+      return;
+    }
     std::array<utf8proc_int32_t, 32> parts;  // U+FDFA, the longest, has 18.
     const auto count =
         utf8proc_decompose_char(static_cast<utf8proc_int32_t>(code_point), parts.data(),
@@ -54,19 +79,7 @@ std::string unicode_form(std::string_view text, bool compose, bool compatibility
           "U+{:04X} decomposes into {} code points", static_cast<uint32_t>(code_point), count);
     points.insert(points.end(), parts.begin(), parts.begin() + count);
   });
-  for (auto begin = points.begin(); begin != points.end();) {
-    const auto end = std::find_if(begin, points.end(), [](auto p) { return !combining_class(p); });
-    std::ranges::stable_sort(begin, end, {}, combining_class);
-    begin = end == points.end() ? end : end + 1;
-  }
-  const auto count = utf8proc_normalize_utf32(
-      points.data(), static_cast<utf8proc_ssize_t>(points.size()), options);
-  CHECK(count >= 0, "utf8proc: {}", utf8proc_errmsg(count));
-  std::string out;
-  out.reserve(text.size());
-  for (utf8proc_ssize_t i = 0; i < count; ++i) {
-    append_code_point(static_cast<char32_t>(points[static_cast<size_t>(i)]), &out);
-  }
+  append_normalized(&points, options, &out);
   return out;
 }
 

@@ -17,7 +17,8 @@ class Normalizer {
   /// Changes nothing.
   Normalizer() = default;
 
-  /// Sequence, NFC, NFD, NFKC, NFKD, Lowercase, Prepend, Replace. Others are an error.
+  /// Sequence, NFC, NFD, NFKC, NFKD, Lowercase, Prepend, Replace. Others are an error. Lowercase is
+  /// that of Unicode 15.
   static base::Result<Normalizer> create(const JsonNode& json);
 
   /// Rewrites `text`, valid UTF-8. An error if it would grow beyond `kMaxTextBytes`.

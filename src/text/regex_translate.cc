@@ -7,7 +7,7 @@
 
 #include "files/printable.h"
 #include "text/regex.h"
-#include "text/unicode_additions.h"
+#include "text/unicode_tables.h"
 
 namespace fourfold::text {
 namespace {

@@ -1,5 +1,4 @@
 #include <exception>
-#include <map>
 #include <memory>
 
 #include "base/check.h"
@@ -129,22 +128,22 @@ Result<std::optional<int32_t>> named_token(const JsonNode& config, const char* k
 }
 
 Result<Vocabulary> make_vocabulary(const Bpe& bpe, const std::vector<AddedToken>& added,
-                                   const PieceDecoder& decoder) {
+                                   const Normalizer& normalizer, const PieceDecoder& decoder) {
   Vocabulary vocabulary;
-  std::map<std::string, bool> special;
-  for (const AddedToken& token : added) special[token.content] = token.special;
-  for (const auto& [piece, id] : bpe.pieces()) {
-    const auto it = special.find(piece);
-    FF_TRY(vocabulary.add(id, piece, decoder.bytes(piece), it != special.end() && it->second));
-  }
   for (const AddedToken& token : added) {
-    const std::optional<int32_t> known = vocabulary.find(token.content);
-    if (!known) {
-      FF_TRY(vocabulary.add(token.id, token.content, decoder.bytes(token.content), token.special));
-    } else if (*known != token.id) {
+    const std::optional<int32_t> known = bpe.find(token.content);
+    if (known && *known != token.id) {
       return fail("the added token '{}' has the id {}, but the vocabulary has it as {}",
                   printable(token.content), token.id, *known);
     }
+    // What the decoder undoes is what the normalizer did.
+    std::string content = token.content;
+    if (token.normalized) FF_TRY(normalizer.apply(&content));
+    FF_TRY(vocabulary.add(token.id, token.content, decoder.bytes(content), token.special));
+  }
+  for (const auto& [piece, id] : bpe.pieces()) {
+    if (vocabulary.find(piece)) continue;  // Added above.
+    FF_TRY(vocabulary.add(id, piece, decoder.bytes(piece), /*special=*/false));
   }
   vocabulary.text_start = decoder.text_start();
   return vocabulary;
@@ -174,7 +173,7 @@ Result<Tokenizer> load(std::string_view tokenizer_json, std::string_view tokeniz
   FF_ASSIGN(const JsonNode model, root.at("model"));
   FF_ASSIGN(Bpe bpe, Bpe::create(model));
   FF_ASSIGN(const std::vector<AddedToken> added, read_added_tokens(root, config));
-  FF_ASSIGN(Vocabulary vocabulary, make_vocabulary(bpe, added, decoder));
+  FF_ASSIGN(Vocabulary vocabulary, make_vocabulary(bpe, added, normalizer, decoder));
   if (root.has("post_processor")) {
     FF_ASSIGN(const JsonNode node, root.at("post_processor"));
     FF_TRY(add_post_processor(node, &vocabulary));

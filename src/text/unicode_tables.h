@@ -19,4 +19,9 @@ struct UnicodeRange {
 /// both.)
 std::span<const UnicodeRange> unicode_additions();
 
+/// Whether the normal forms of the Hugging Face tokenizers, whose tables are those of Unicode 9, do
+/// not know a code point that decomposes or combines in newer versions: it stays as it is and marks
+/// are not moved across it. Made by comparing with utf8proc over all code points.
+bool unknown_to_normal_forms(char32_t code_point);
+
 }  // namespace fourfold::text
