@@ -8,7 +8,7 @@ JOBS := $(shell nproc)
 .PHONY: help build verify test bench format lint
 
 help: ## list these commands
-	@sed -n 's/^\([a-z]*\):.*## /make \1:/p' $(MAKEFILE_LIST) | column -t -s :
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s%s\n", $$1, $$2}' Makefile
 
 build: ## set up and build build/release/fourfold
 	tools/setup.sh
@@ -35,4 +35,4 @@ format: ## format every source file in place
 
 lint: ## check format and clang-tidy's allow-list (needs a configured build/release)
 	$(SOURCES) | xargs clang-format --dry-run -Werror
-	run-clang-tidy -quiet -p build/release -j $(JOBS) -extra-arg=-w '/src/.*(?<!_test)\.cc$$'
+	run-clang-tidy-19 -quiet -p build/release -j $(JOBS) -extra-arg=-w '/src/.*(?<!_test)\.cc$$'

@@ -142,7 +142,7 @@ std::vector<Confined> confined_things() {
   return {
       {"a device macro", std::regex(R"(\b(__CUDA\w*|USE_CUDA\w*)\b)"), cuda},
       {"a device header", std::regex(R"(#\s*include\s*[<"](cuda|cublas|nccl|nvml)\w*[./])"), cuda},
-      {"mpi.h", std::regex(R"(#\s*include\s*[<"]mpi\.h[>"])"), {"comm/mpi"}},
+      {"mpi.h", std::regex(R"(#\s*include\s*[<"]mpi\.h[>"])"), {"comm/mpi/"}},
   };
 }
 
@@ -343,7 +343,7 @@ TEST(Confinement, OfDevicesAndMpiIsChecked) {
   EXPECT_EQ(listed(check_confined({"engine/a.cc", "#include <cuda_runtime.h>\n"})),
             "engine/a.cc:1: a device header is allowed only in backend/cuda/, comm/nccl/");
   EXPECT_EQ(listed(check_confined({"comm/local/a.cc", "\n#include <mpi.h>\n"})),
-            "comm/local/a.cc:2: mpi.h is allowed only in comm/mpi");
+            "comm/local/a.cc:2: mpi.h is allowed only in comm/mpi/");
   EXPECT_EQ(listed(check_confined({"comm/mpi/a.cc", "#include <mpi.h>\n"})), "");
   EXPECT_EQ(listed(check_confined({"backend/cuda/a.cu", "#include <cuda_runtime.h>\n"})), "");
 }

@@ -6,7 +6,8 @@
 
 namespace fourfold::base {
 namespace {
-thread_local std::string check_context;  // NOLINT: one word of context per thread, for messages only
+// A word of context for each thread, for messages only.
+thread_local std::string check_context;
 }  // namespace
 
 void set_check_context(std::string context) { check_context = std::move(context); }

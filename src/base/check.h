@@ -18,8 +18,8 @@ void set_check_context(std::string context);
 
 /// A bug if false: stays on in release. The message (a format string and its arguments) gives the
 /// values that clash.
-#define CHECK(condition, ...)                                                               \
-  do {                                                                                      \
-    if (!(condition)) [[unlikely]]                                                          \
+#define CHECK(condition, ...)                                                                   \
+  do {                                                                                          \
+    if (!(condition)) [[unlikely]]                                                              \
       ::fourfold::base::check_failed(__FILE__, __LINE__, #condition, fmt::format(__VA_ARGS__)); \
   } while (false)

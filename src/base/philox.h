@@ -5,8 +5,8 @@
 
 namespace fourfold::base {
 
-/// Philox4x32-10, the counter-based generator of Salmon et al., "Parallel random numbers: as easy as
-/// 1, 2, 3" (SC 2011). A draw depends on (key, counter) alone, so it needs no state and does not
+/// Philox4x32-10, the counter-based generator of Salmon et al., "Parallel random numbers: as easy
+/// as 1, 2, 3" (SC 2011). A draw depends on (key, counter) alone, so it needs no state and does not
 /// care which rank, batch or step asks for it.
 constexpr std::array<uint32_t, 4> philox(uint64_t key, std::array<uint32_t, 4> counter) {
   uint32_t k0 = static_cast<uint32_t>(key);

@@ -26,7 +26,7 @@ template <typename... Args>
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}   // NOLINT: implicit
+  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}      // NOLINT: implicit
   Result(Error error) : state_(std::in_place_index<1>, std::move(error)) {}  // NOLINT: implicit
 
   bool ok() const { return state_.index() == 0; }
@@ -86,16 +86,18 @@ using Status = Result<void>;
 #define FF_CONCAT(a, b) FF_CONCAT_INNER(a, b)
 
 /// Returns the error of `expression` (a Status) from the calling function, if it has one.
-#define FF_TRY(expression)                                        \
-  do {                                                            \
-    auto ff_status = (expression);                                \
+#define FF_TRY(expression)                                                  \
+  do {                                                                      \
+    const auto& ff_status = (expression);                                   \
     if (!ff_status.ok()) return ::fourfold::base::Error(ff_status.error()); \
   } while (false)
 
 /// `FF_ASSIGN(auto x, f())`: x = the value of f(), or returns its error from the calling function.
 #define FF_ASSIGN(declaration, expression) \
   FF_ASSIGN_INNER(FF_CONCAT(ff_result_, __LINE__), declaration, expression)
-#define FF_ASSIGN_INNER(temporary, declaration, expression)                \
-  auto temporary = (expression);                                           \
+// NOLINTBEGIN(bugprone-macro-parentheses): a declaration and the name of a variable.
+#define FF_ASSIGN_INNER(temporary, declaration, expression)               \
+  auto temporary = (expression);                                          \
   if (!temporary.ok()) return ::fourfold::base::Error(temporary.error()); \
   declaration = std::move(temporary).value()
+// NOLINTEND(bugprone-macro-parentheses)

@@ -4,7 +4,8 @@
 
 namespace fourfold::base {
 
-/// The release, for example "0.1.0", and the commit the program was built from ("-dirty" if changed).
+/// The release, for example "0.1.0", and the commit the program was built from ("-dirty" if
+/// changed).
 std::string_view version();
 std::string_view commit();
 
