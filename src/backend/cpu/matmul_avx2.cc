@@ -5,6 +5,8 @@
 namespace fourfold::backend {
 namespace {
 
+constexpr int64_t kFewRows = 2;  // with 3 tiles
+constexpr int64_t kRows = 6;     // with 1 tile
 constexpr int64_t kPanelBlocks =
     16;  // 512 columns of 3 tiles are 48 KiB: they stay in L2 for all rows
 
@@ -40,36 +42,33 @@ void multiply(const float* x, int64_t x_stride, const uint16_t* w, int64_t tile_
   }
 }
 
-/// T tiles times all rows, R rows at a time.
-template <int R, int T>
-void multiply_rows(const MatmulTask& task, int64_t first_tile, int64_t block, int64_t blocks) {
-  const auto* x = static_cast<const float*>(task.x) + 32 * block;
-  const uint16_t* w = task.w + first_tile * task.tile_stride + 512 * block;
-  float* out = task.out + 16 * first_tile;
-  int64_t row = 0;
-  for (; row + R <= task.rows; row += R) {
-    multiply<R, T>(x + row * task.x_stride, task.x_stride, w, task.tile_stride, blocks,
-                   out + row * task.out_stride, task.out_stride, block == 0);
-  }
-  for (; row < task.rows; ++row) {
-    multiply<1, T>(x + row * task.x_stride, task.x_stride, w, task.tile_stride, blocks,
-                   out + row * task.out_stride, task.out_stride, block == 0);
-  }
-}
+using Multiply = void (*)(const float*, int64_t, const uint16_t*, int64_t, int64_t, float*, int64_t,
+                          bool);
+
+// One row has 6 chains of additions in 3 tiles, six rows 12 in one tile; 16 registers hold no more.
+constexpr Multiply kThreeTiles[kFewRows] = {multiply<1, 3>, multiply<2, 3>};
+constexpr Multiply kOneTile[kRows] = {multiply<1, 1>, multiply<2, 1>, multiply<3, 1>,
+                                      multiply<4, 1>, multiply<5, 1>, multiply<6, 1>};
 
 void run(const MatmulTask& task) {
-  // One row has 6 chains of additions in 3 tiles; more rows have 8 in one tile, and 16 registers
-  // hold no more.
-  const bool one_row = task.rows == 1;
-  const int64_t panel = one_row ? task.blocks : kPanelBlocks;
+  const bool together = task.tiles == 3 && task.rows <= kFewRows;
+  const int64_t tiles = together ? 3 : 1;
+  // Groups of nearly equal size: a last group of one row would have too few chains of additions.
+  const int64_t groups = (task.rows + kRows - 1) / kRows;
+  const int64_t group = (task.rows + groups - 1) / groups;
+  // Rows that fit one group stream the weights straight through.
+  const int64_t panel = groups == 1 ? task.blocks : kPanelBlocks;
   for (int64_t block = 0; block < task.blocks; block += panel) {
     const int64_t blocks = block + panel < task.blocks ? panel : task.blocks - block;
-    if (one_row && task.tiles == 3) {
-      multiply_rows<1, 3>(task, 0, block, blocks);
-      continue;
-    }
-    for (int64_t tile = 0; tile < task.tiles; ++tile) {
-      multiply_rows<4, 1>(task, tile, block, blocks);
+    for (int64_t tile = 0; tile < task.tiles; tile += tiles) {
+      for (int64_t row = 0; row < task.rows; row += group) {
+        const int64_t rows = row + group < task.rows ? group : task.rows - row;
+        const Multiply multiply_rows = (together ? kThreeTiles : kOneTile)[rows - 1];
+        multiply_rows(static_cast<const float*>(task.x) + row * task.x_stride + 32 * block,
+                      task.x_stride, task.w + tile * task.tile_stride + 512 * block,
+                      task.tile_stride, blocks, task.out + row * task.out_stride + 16 * tile,
+                      task.out_stride, block == 0);
+      }
     }
   }
 }
