@@ -10,11 +10,12 @@
 #include <vector>
 
 #include "base/philox.h"
+#include "comm/shared/group_memory.h"
 
 namespace fourfold::comm {
 namespace {
 
-constexpr int64_t kRegionBytes = int64_t{1} << 20;  // where shared memory cuts an array
+constexpr int64_t kRegionBytes = GroupMemory::kRegionBytes;  // where shared memory cuts an array
 
 /// Floats of rank `rank` with exponents between -20 and 19: sums depend on their order.
 std::vector<float> values_of(uint64_t seed, int rank, int64_t n) {

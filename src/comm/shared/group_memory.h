@@ -22,8 +22,8 @@ namespace fourfold::comm {
 /// however it ended, so is the memory. Pages that nobody touched take none.
 class GroupMemory {
  public:
-  /// Payload of one region.
-  static constexpr int64_t kRegionBytes = int64_t{1} << 20;
+  /// Payload of one region; longer arrays go piece by piece.
+  static constexpr int64_t kRegionBytes = int64_t{256} << 10;
   /// Messages of one rank that may be unread, and the size of each.
   static constexpr int kSlots = 32;
   static constexpr int64_t kSlotBytes = int64_t{64} << 20;

@@ -19,9 +19,8 @@ class alignas(64) Signal {
   /// Sets the abort bit for good and wakes everybody.
   void abort();
 
-  /// Waits until the value is not `seen` any more; returns the new one. Spins for some
-  /// microseconds, then yields its core, then sleeps: ranks may outnumber cores, and a rank may
-  /// wait long.
+  /// Waits until the value is not `seen` any more; returns the new one. Yields its core for a
+  /// while, then sleeps: ranks may outnumber cores, and a rank may wait long.
   uint32_t wait_change(uint32_t seen);
 
  private:
