@@ -107,6 +107,12 @@ void Engine::commit_step() {
   stats_.plan_s += base::seconds_between(end_ns, clock_.now_ns());
 }
 
+void Engine::trace(StepObserver observer) {
+  CHECK(outstanding_ == 0, "{} steps are outstanding", outstanding_);
+  observer_ = std::move(observer);
+  for (Scheduler& scheduler : schedulers_) scheduler.set_trace(observer_ != nullptr);
+}
+
 void Engine::clear_prefix_cache() {
   for (Scheduler& scheduler : schedulers_) scheduler.clear_prefix_cache();
 }

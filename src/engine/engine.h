@@ -49,7 +49,9 @@ class Engine {
   /// False when run_once() would do nothing.
   bool has_work() const;
 
-  void set_observer(StepObserver observer) { observer_ = std::move(observer); }
+  /// Tells `observer` of every step from now on, which are traced (StepBatch::trace); null: no more.
+  /// Only while no step is outstanding.
+  void trace(StepObserver observer);
   void clear_prefix_cache();
   EngineStats stats() const;
   /// The executor's failure; empty while it works.

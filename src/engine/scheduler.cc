@@ -99,7 +99,7 @@ std::optional<StepBatch> Scheduler::plan(StepId step) {
   }
   Draft draft;
   draft.batch.step = step;
-  draft.batch.trace = options_.trace;
+  draft.batch.trace = trace_;
   draft.batch.chunks.reserve(running_.size());
   draft.batch.tokens.reserve(running_.size());
   draft.chunks.reserve(running_.size());
@@ -291,7 +291,7 @@ void Scheduler::accept(Sequence& sequence, const std::vector<SampledToken>& samp
   if (std::find(sequence.stop_tokens.begin(), sequence.stop_tokens.end(), token) !=
       sequence.stop_tokens.end()) {
     end(sequence, sampled[0], FinishReason::kStop);
-  } else if (sequence.length() == sequence.max_tokens) {
+  } else if (std::cmp_equal(sequence.tokens.size(), sequence.max_tokens)) {
     end(sequence, sampled[0], FinishReason::kLength);
   } else {
     events_.push_back({.id = sequence.id, .token = sampled[0], .finish = {}, .failure = {}});

@@ -28,7 +28,6 @@ struct SchedulerOptions {
   /// result is waited for.
   int32_t lookahead = 1;
   bool prefix_cache = true;
-  bool trace = false;  ///< StepBatch::trace of every step
 
   int32_t preempt_every_k = 0;         ///< tests: preempt the youngest sequence every k plans
   BlockHash block_hash = &hash_block;  ///< tests: collisions
@@ -83,6 +82,8 @@ class Scheduler {
   bool has_events() const { return !events_.empty(); }
   ReplicaLoad load(std::span<const TokenId> prompt) const;
   void clear_prefix_cache() { cache_.clear_prefixes(); }
+  /// StepBatch::trace of every step from now on.
+  void set_trace(bool trace) { trace_ = trace; }
   SchedulerStats stats() const;
   SchedulerSnapshot snapshot() const;
 
@@ -123,6 +124,7 @@ class Scheduler {
   std::vector<SequenceEvent> events_;
   SchedulerStats stats_;
   int64_t plans_ = 0;
+  bool trace_ = false;
 };
 
 }  // namespace fourfold::engine
