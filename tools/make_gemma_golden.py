@@ -3,10 +3,11 @@
 
   make_gemma_golden.py GEMMA.gguf WORK tests/golden/gemma-270m [logits|llamacpp]
 
-`logits`: the weights dequantised by the `gguf` package run through transformers' Gemma3ForCausalLM in
-fp32. `llamacpp`: greedy tokens of llama.cpp (PyPI `xllamacpp`, prebuilt) with their margins, from two of its
-kernel sets, checked against transformers' own up to the first narrow margin. The file comes from tools/fetch_gemma.sh,
-WORK from `train_tiny.py text` (the long prompt is Genesis 1). Formats: tests/golden/README.md.
+`logits`: the weights dequantised by the `gguf` package run through transformers' Gemma3ForCausalLM
+in fp32. `llamacpp`: greedy tokens of llama.cpp (PyPI `xllamacpp`, prebuilt) with their margins,
+from two of its kernel sets, checked against transformers' own up to the first narrow margin. The
+GGUF file comes from tools/fetch_gemma.sh, WORK from `train_tiny.py text` (the long prompt is
+Genesis 1). Formats: tests/golden/README.md.
 
 Needs gguf, torch, transformers, safetensors, sentencepiece; `llamacpp` also xllamacpp.
 """
@@ -40,11 +41,18 @@ GREEDY_TOKENS = 48
 NARROW = 0.3  # nats: llama.cpp quantises activations, so a narrower decision may fall otherwise
 STRIDE = 64
 TENSORS = {
-    "attn_norm": "input_layernorm", "post_attention_norm": "post_attention_layernorm",
-    "ffn_norm": "pre_feedforward_layernorm", "post_ffw_norm": "post_feedforward_layernorm",
-    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj", "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
+    "attn_norm": "input_layernorm",
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
 
@@ -66,20 +74,27 @@ def load(path: Path, round_to_bf16: bool) -> Gemma3ForCausalLM:
     layers = value("block_count")
     vocabulary = len(reader.fields["tokenizer.ggml.tokens"].data)
     config = Gemma3TextConfig(
-        vocab_size=vocabulary, hidden_size=value("embedding_length"),
-        intermediate_size=value("feed_forward_length"), num_hidden_layers=layers,
+        vocab_size=vocabulary,
+        hidden_size=value("embedding_length"),
+        intermediate_size=value("feed_forward_length"),
+        num_hidden_layers=layers,
         num_attention_heads=value("attention.head_count"),
         num_key_value_heads=value("attention.head_count_kv"),
-        head_dim=value("attention.key_length"), query_pre_attn_scalar=value("attention.key_length"),
+        head_dim=value("attention.key_length"),
+        query_pre_attn_scalar=value("attention.key_length"),
         rms_norm_eps=value("attention.layer_norm_rms_epsilon"),
         max_position_embeddings=value("context_length"),
         sliding_window=value("attention.sliding_window"),
         # Not in the file: of six layers the last is global, the others turn at base 10,000.
-        layer_types=["full_attention" if i % 6 == 5 else "sliding_attention" for i in range(layers)],
+        layer_types=[
+            "full_attention" if i % 6 == 5 else "sliding_attention" for i in range(layers)
+        ],
         rope_parameters={
             "full_attention": {"rope_type": "default", "rope_theta": value("rope.freq_base")},
-            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}},
-        hidden_activation="gelu_pytorch_tanh", tie_word_embeddings=True,
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+        hidden_activation="gelu_pytorch_tanh",
+        tie_word_embeddings=True,
     )
     config._attn_implementation = "eager"
     state = {}
@@ -130,8 +145,10 @@ def make_logits(path: Path, prompts: list[list[int]], out: Path) -> None:
             if rounded:
                 exact = torch.from_numpy(tensors[f"logits_{i}"])
                 error = ((logits[::STRIDE] - exact) ** 2).sum() / (exact**2).sum()
-                print(f"prompt {i}: {len(prompt)} tokens, best id {best.indices[0].item()}, "
-                      f"logsumexp {tensors[f'logsumexp_{i}'][0]:.4f}, NMSE of bf16 weights {error:.2e}")
+                print(
+                    f"prompt {i}: {len(prompt)} tokens, best id {best.indices[0].item()}, "
+                    f"NMSE of bf16 weights {error:.2e}"
+                )
             elif len(prompt) > 512:
                 window = model.config.sliding_window
                 model.config.sliding_window = 2 * LONG_TOKENS
@@ -154,22 +171,39 @@ def llamacpp_runs(path: Path, prompts: list[list[int]], repack: bool) -> list[di
     server = xllamacpp.Server(params)
 
     def post(endpoint: str, body: dict) -> dict:
-        request = urllib.request.Request(server.listening_address + endpoint, json.dumps(body).encode(),
-                                         {"Content-Type": "application/json"})
+        request = urllib.request.Request(
+            server.listening_address + endpoint,
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
         return json.load(urllib.request.urlopen(request))
 
     runs = []
     for text, prompt in zip(PROMPTS, prompts):
         assert post("/tokenize", {"content": text, "add_special": True})["tokens"] == prompt
-        answer = post("/completion", {"prompt": prompt, "n_predict": GREEDY_TOKENS, "temperature": 0,
-                                      "top_k": 1, "n_probs": 2, "cache_prompt": False,
-                                      "return_tokens": True})
+        answer = post(
+            "/completion",
+            {
+                "prompt": prompt,
+                "n_predict": GREEDY_TOKENS,
+                "temperature": 0,
+                "top_k": 1,
+                "n_probs": 2,
+                "cache_prompt": False,
+                "return_tokens": True,
+            },
+        )
         steps = answer["completion_probabilities"]
         top = [s["top_logprobs"] for s in steps]
         assert answer["tokens"] == [s["id"] for s in steps] == [t[0]["id"] for t in top]
         assert len(steps) == GREEDY_TOKENS
-        runs.append({"text": answer["content"], "token_ids": answer["tokens"],
-                     "margins": [round(t[0]["logprob"] - t[1]["logprob"], 4) for t in top]})
+        runs.append(
+            {
+                "text": answer["content"],
+                "token_ids": answer["tokens"],
+                "margins": [round(t[0]["logprob"] - t[1]["logprob"], 4) for t in top],
+            }
+        )
     return runs
 
 
@@ -180,27 +214,49 @@ def make_llamacpp(path: Path, prompts: list[list[int]], out: Path) -> None:
     layouts = [llamacpp_runs(path, prompts, repack) for repack in (True, False)]
     runs = []
     for text, prompt, packed, plain in zip(PROMPTS, prompts, *layouts):
-        decided = (a == b and min(m, n) >= NARROW for a, b, m, n in zip(
-            packed["token_ids"], plain["token_ids"], packed["margins"], plain["margins"]))
+        decided = (
+            a == b and min(m, n) >= NARROW
+            for a, b, m, n in zip(
+                packed["token_ids"], plain["token_ids"], packed["margins"], plain["margins"]
+            )
+        )
         sure = next((i for i, d in enumerate(decided) if not d), GREEDY_TOKENS)
-        equal = next((i for i, (a, b) in enumerate(zip(packed["token_ids"], greedy(model, prompt)))
-                      if a != b), GREEDY_TOKENS)
+        equal = next(
+            (
+                i
+                for i, (a, b) in enumerate(zip(packed["token_ids"], greedy(model, prompt)))
+                if a != b
+            ),
+            GREEDY_TOKENS,
+        )
         print(f"{text!r}: {packed['text']!r}; {sure} sure tokens, {equal} equal to transformers'")
         assert equal >= sure
-        runs.append({"prompt": text, "prompt_ids": prompt, **packed, "sure_tokens": sure,
-                     "not_repacked": plain})
-    features = [f for f in xllamacpp.get_system_info().split() if f in
-                ("AVX2", "AVX512", "AVX512_BF16", "REPACK", "LLAMAFILE", "FMA")]
+        runs.append(
+            {
+                "prompt": text,
+                "prompt_ids": prompt,
+                **packed,
+                "sure_tokens": sure,
+                "not_repacked": plain,
+            }
+        )
+    features = [
+        f
+        for f in xllamacpp.get_system_info().split()
+        if f in ("AVX2", "AVX512", "AVX512_BF16", "REPACK", "LLAMAFILE", "FMA")
+    ]
     record = {
-        "model": path.name, "sha256": SHA256,
+        "model": path.name,
+        "sha256": SHA256,
         "engine": f"llama.cpp in xllamacpp {xllamacpp.__version__} (PyPI, prebuilt CPU wheel: "
-                  f"{' '.join(features)}), 2 threads",
-        "request": "POST /completion with prompt = prompt_ids, n_predict 48, temperature 0, top_k 1, "
-                   "n_probs 2, cache_prompt false",
+        f"{' '.join(features)}), 2 threads",
+        "request": "POST /completion with prompt = prompt_ids, n_predict 48, temperature 0, "
+        "top_k 1, n_probs 2, cache_prompt false",
         "margins": "log-probability of the token minus that of the second best, at each position",
-        "not_repacked": "the same with no_extra_bufts: other kernels, which round activations otherwise",
-        "sure_tokens": f"positions before the first where the two differ or a margin of either is below "
-                       f"{NARROW}; compare up to there",
+        "not_repacked": "the same with no_extra_bufts: other kernels, which round activations "
+        "otherwise",
+        "sure_tokens": "positions before the first where the two differ or a margin of either is "
+        f"below {NARROW}; compare up to there",
         "made_by": "tools/make_gemma_golden.py",
         "runs": runs,
     }
@@ -210,8 +266,9 @@ def make_llamacpp(path: Path, prompts: list[list[int]], out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("gguf", type=Path)
     parser.add_argument("work", type=Path)
     parser.add_argument("out", type=Path)

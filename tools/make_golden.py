@@ -3,9 +3,10 @@
 
   make_golden.py tests/golden [NAME ...] [--tiny models/tiny]
 
-Each folder is a Hugging Face checkpoint with bf16 weights drawn from a seed, plus golden.safetensors
-(layout: tests/golden/README.md). `tiny` holds only the golden file, for the model in --tiny. The
-oracle is transformers in fp32 with its plain attention, without a KV cache, on the saved folder.
+Each folder is a Hugging Face checkpoint with bf16 weights drawn from a seed, plus
+golden.safetensors (layout: tests/golden/README.md). `tiny` holds only the golden file, for the
+model in --tiny. The oracle is transformers in fp32 with its plain attention, without a KV cache,
+on the saved folder.
 
 Greedy answers are compared token for token, so a seed is taken only if no step is a near-tie, and
 every peculiarity of an architecture (window, rope scaling, norms) is shown to change the logits:
@@ -30,9 +31,16 @@ SHORT_TOKENS = 40
 MIN_MARGIN = 2e-3  # logits; fp32 implementations differ by about 1e-5
 
 COMMON = dict(
-    bos_token_id=1, eos_token_id=2, max_position_embeddings=512, rms_norm_eps=1e-6,
-    hidden_act="silu", attention_bias=False, attention_dropout=0.0, torch_dtype="bfloat16",
-    tie_word_embeddings=False, rope_theta=10000.0,
+    bos_token_id=1,
+    eos_token_id=2,
+    max_position_embeddings=512,
+    rms_norm_eps=1e-6,
+    hidden_act="silu",
+    attention_bias=False,
+    attention_dropout=0.0,
+    torch_dtype="bfloat16",
+    tie_word_embeddings=False,
+    rope_theta=10000.0,
 )
 LLAMA = dict(COMMON, architectures=["LlamaForCausalLM"], model_type="llama", mlp_bias=False)
 
@@ -40,46 +48,111 @@ LLAMA = dict(COMMON, architectures=["LlamaForCausalLM"], model_type="llama", mlp
 #          changes of which each must change the logits of the long prompt)
 FAMILIES = {
     "llama2": (
-        dict(LLAMA, hidden_size=64, intermediate_size=72, num_hidden_layers=3,
-             num_attention_heads=4, num_key_value_heads=4, vocab_size=261, rms_norm_eps=1e-5),
+        dict(
+            LLAMA,
+            hidden_size=64,
+            intermediate_size=72,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            vocab_size=261,
+            rms_norm_eps=1e-5,
+        ),
         (5, 24, 160),
         [dict(rope_theta=20000.0), dict(rms_norm_eps=1e-3)],
     ),
     "llama3": (
-        dict(LLAMA, hidden_size=64, intermediate_size=96, num_hidden_layers=3, head_dim=16,
-             num_attention_heads=8, num_key_value_heads=2, vocab_size=129, rms_norm_eps=1e-5,
-             tie_word_embeddings=True, rope_theta=500000.0,
-             rope_scaling=dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0,
-                               high_freq_factor=4.0, original_max_position_embeddings=64)),
+        dict(
+            LLAMA,
+            hidden_size=64,
+            intermediate_size=96,
+            num_hidden_layers=3,
+            head_dim=16,
+            num_attention_heads=8,
+            num_key_value_heads=2,
+            vocab_size=129,
+            rms_norm_eps=1e-5,
+            tie_word_embeddings=True,
+            rope_theta=500000.0,
+            rope_scaling=dict(
+                rope_type="llama3",
+                factor=8.0,
+                low_freq_factor=1.0,
+                high_freq_factor=4.0,
+                original_max_position_embeddings=64,
+            ),
+        ),
         (7, 31, 203),
         [dict(rope_scaling=None), dict(rope_theta=10000.0)],
     ),
     "mistral": (
-        dict(COMMON, architectures=["MistralForCausalLM"], model_type="mistral", hidden_size=32,
-             intermediate_size=160, num_hidden_layers=4, head_dim=16, num_attention_heads=4,
-             num_key_value_heads=2, vocab_size=261, sliding_window=24, rms_norm_eps=1e-5),
+        dict(
+            COMMON,
+            architectures=["MistralForCausalLM"],
+            model_type="mistral",
+            hidden_size=32,
+            intermediate_size=160,
+            num_hidden_layers=4,
+            head_dim=16,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            vocab_size=261,
+            sliding_window=24,
+            rms_norm_eps=1e-5,
+        ),
         (6, 33, 177),
         [dict(sliding_window=None), dict(sliding_window=25), dict(rope_theta=20000.0)],
     ),
     "gemma3": (
-        dict(COMMON, architectures=["Gemma3ForCausalLM"], model_type="gemma3_text", hidden_size=32,
-             intermediate_size=96, num_hidden_layers=6, head_dim=16, num_attention_heads=4,
-             num_key_value_heads=1, vocab_size=261, sliding_window=24, tie_word_embeddings=True,
-             layer_types=["sliding_attention", "sliding_attention", "full_attention"] * 2,
-             query_pre_attn_scalar=24, hidden_activation="gelu_pytorch_tanh",
-             rope_theta=1000000.0, rope_local_base_freq=10000.0, rope_scaling=None,
-             attn_logit_softcapping=None, final_logit_softcapping=None),
+        dict(
+            COMMON,
+            architectures=["Gemma3ForCausalLM"],
+            model_type="gemma3_text",
+            hidden_size=32,
+            intermediate_size=96,
+            num_hidden_layers=6,
+            head_dim=16,
+            num_attention_heads=4,
+            num_key_value_heads=1,
+            vocab_size=261,
+            sliding_window=24,
+            tie_word_embeddings=True,
+            layer_types=["sliding_attention", "sliding_attention", "full_attention"] * 2,
+            query_pre_attn_scalar=24,
+            hidden_activation="gelu_pytorch_tanh",
+            rope_theta=1000000.0,
+            rope_local_base_freq=10000.0,
+            rope_scaling=None,
+            attn_logit_softcapping=None,
+            final_logit_softcapping=None,
+        ),
         (4, 29, 190),
-        [dict(sliding_window=25), dict(query_pre_attn_scalar=16), dict(rope_theta=10000.0),
-         dict(rope_local_base_freq=20000.0), dict(layer_types=["sliding_attention"] * 6)],
+        [
+            dict(sliding_window=25),
+            dict(query_pre_attn_scalar=16),
+            dict(rope_theta=10000.0),
+            dict(rope_local_base_freq=20000.0),
+            dict(layer_types=["sliding_attention"] * 6),
+        ],
     ),
     # Several shards, and the configuration as transformers 5 writes it (rope_parameters, dtype).
     "sharded": (
-        {k: v for k, v in dict(
-            LLAMA, hidden_size=64, intermediate_size=96, num_hidden_layers=3, head_dim=16,
-            num_attention_heads=4, num_key_value_heads=2, vocab_size=261, dtype="bfloat16",
-            rope_parameters=dict(rope_type="default", rope_theta=10000.0)).items()
-         if k not in ("rope_theta", "torch_dtype")},
+        {
+            k: v
+            for k, v in dict(
+                LLAMA,
+                hidden_size=64,
+                intermediate_size=96,
+                num_hidden_layers=3,
+                head_dim=16,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                vocab_size=261,
+                dtype="bfloat16",
+                rope_parameters=dict(rope_type="default", rope_theta=10000.0),
+            ).items()
+            if k not in ("rope_theta", "torch_dtype")
+        },
         (9, 152),
         [],
     ),
@@ -108,7 +181,8 @@ def load(folder: Path, config: dict | None = None):
         config = dict(config)
         loaded = AutoConfig.for_model(config.pop("model_type"), **config)
     return AutoModelForCausalLM.from_pretrained(
-        folder, config=loaded, dtype=torch.float32, attn_implementation="eager").eval()
+        folder, config=loaded, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
 
 
 def draw_weights(model, seed: int) -> None:
@@ -126,6 +200,8 @@ def draw_weights(model, seed: int) -> None:
             value = 0.12 * noise
         elif "embed_tokens" in name or "lm_head" in name:
             value = 0.3 * noise
+        elif gemma:  # its norms on q, k and branches take the scale out again
+            value = 0.17 * noise
         elif "q_proj" in name or "k_proj" in name:
             value = 0.12 * noise  # larger ones make attention so sharp that bf16 rounding decides
         else:
@@ -145,7 +221,7 @@ def greedy(model, prompt: list[int]) -> tuple[list[int], list[float]]:
         best = logits_of(model, ids)[-1].topk(2)
         ids.append(best.indices[0].item())
         margins.append((best.values[0] - best.values[1]).item())
-    return ids[len(prompt):], margins
+    return ids[len(prompt) :], margins
 
 
 def golden(model, prompts: list[list[int]]) -> dict[str, np.ndarray]:
@@ -179,8 +255,10 @@ def write_golden(folder: Path, tensors: dict, metadata: dict | None = None) -> N
     margin = smallest_margin(tensors)
     spread = np.mean([v.std() for k, v in tensors.items() if k.startswith("logits_")])
     distinct = [len(set(v)) for k, v in tensors.items() if k.startswith("greedy_")]
-    print(f"{folder}: logits std {spread:.2f}, smallest margin {margin:.4f}, distinct greedy "
-          f"tokens {distinct}, {sum(f.stat().st_size for f in folder.iterdir())} bytes")
+    print(
+        f"{folder}: logits std {spread:.2f}, smallest margin {margin:.4f}, distinct greedy "
+        f"tokens {distinct}, {sum(f.stat().st_size for f in folder.iterdir())} bytes"
+    )
 
 
 def make_family(folder: Path, name: str) -> None:
@@ -193,7 +271,8 @@ def make_family(folder: Path, name: str) -> None:
         model.float()
         draw_weights(model, seed)
         model.to(torch.bfloat16).save_pretrained(
-            folder, max_shard_size="100KB" if name == "sharded" else "1GB")
+            folder, max_shard_size="100KB" if name == "sharded" else "1GB"
+        )
         (folder / "generation_config.json").unlink(missing_ok=True)
         write_config(folder, config)
         for file in folder.iterdir():
@@ -234,8 +313,9 @@ def make_tiny(folder: Path, source: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("names", nargs="*", help="default: all")
     parser.add_argument("--tiny", type=Path, default=Path("models/tiny"))

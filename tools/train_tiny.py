@@ -142,10 +142,10 @@ def train(work: Path, args: argparse.Namespace) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(args.seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # Of the attention kernels only the plain one has a deterministic backward pass.
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    torch.backends.cuda.enable_flash_sdp(False)
-    torch.backends.cuda.enable_mem_efficient_sdp(False)
+    if device == "cuda":  # there only the plain attention has a deterministic backward pass
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        torch.backends.cuda.enable_flash_sdp(False)
+        torch.backends.cuda.enable_mem_efficient_sdp(False)
     random = np.random.default_rng(args.seed)
     train_ids = torch.from_numpy(np.load(work / "train.npy").astype(np.int64)).to(device)
     valid_ids = torch.from_numpy(np.load(work / "valid.npy").astype(np.int64)).to(device)
@@ -167,9 +167,12 @@ def train(work: Path, args: argparse.Namespace) -> None:
     decayed = [p for p in model.parameters() if p.dim() > 1]
     plain = [p for p in model.parameters() if p.dim() <= 1]
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": args.weight_decay},
-         {"params": plain, "weight_decay": 0.0}],
-        lr=args.learning_rate, betas=(0.9, 0.98),
+        [
+            {"params": decayed, "weight_decay": args.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ],
+        lr=args.learning_rate,
+        betas=(0.9, 0.98),
     )
 
     def loss_of(ids, labels):
@@ -192,7 +195,9 @@ def train(work: Path, args: argparse.Namespace) -> None:
     for step in range(args.steps):
         progress = step / args.steps
         warmup = min(1.0, (step + 1) / 100)
-        rate = args.learning_rate * warmup * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+        rate = (
+            args.learning_rate * warmup * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+        )
         for group in optimizer.param_groups:
             group["lr"] = rate
         # Mixed lengths train every position; half of the windows begin at a chapter, as a
@@ -201,7 +206,9 @@ def train(work: Path, args: argparse.Namespace) -> None:
         rows = args.tokens_per_step // length
         at = random.integers(0, len(train_ids) - length - 1, rows)
         chapter = starts[random.integers(0, len(starts), rows)]
-        at = np.where(np.arange(rows) % 2 == 0, at, np.minimum(chapter, len(train_ids) - length - 1))
+        at = np.where(
+            np.arange(rows) % 2 == 0, at, np.minimum(chapter, len(train_ids) - length - 1)
+        )
         window = torch.from_numpy(at).to(device)[:, None] + torch.arange(length + 1, device=device)
         ids = train_ids[window]
         loss = loss_of(ids[:, :-1], ids[:, 1:])
@@ -213,20 +220,29 @@ def train(work: Path, args: argparse.Namespace) -> None:
         if step % 100 == 99 or last:
             valid = validate()
             seconds = time.perf_counter() - began
-            print(f"step {step + 1} train {loss.item():.4f} valid {valid:.4f} {seconds:.0f} s",
-                  flush=True)
+            print(
+                f"step {step + 1} train {loss.item():.4f} valid {valid:.4f} {seconds:.0f} s",
+                flush=True,
+            )
             if valid < best:
                 best = valid
                 state = {k: v.detach().float().cpu() for k, v in model.state_dict().items()}
         if last:
             break
     torch.save(state, args.checkpoint)
-    record = dict(valid_loss=round(best, 4), last_train_loss=round(loss.item(), 4),
-                  steps=step + 1, tokens_per_step=args.tokens_per_step,
-                  learning_rate=args.learning_rate, weight_decay=args.weight_decay,
-                  dropout=args.dropout, seed=args.seed, seconds=round(time.perf_counter() - began, 1),
-                  device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
-                  torch=torch.__version__)
+    record = dict(
+        valid_loss=round(best, 4),
+        last_train_loss=round(loss.item(), 4),
+        steps=step + 1,
+        tokens_per_step=args.tokens_per_step,
+        learning_rate=args.learning_rate,
+        weight_decay=args.weight_decay,
+        dropout=args.dropout,
+        seed=args.seed,
+        seconds=round(time.perf_counter() - began, 1),
+        device=torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        torch=torch.__version__,
+    )
     Path(args.checkpoint).with_suffix(".json").write_text(json.dumps(record) + "\n")
     print(json.dumps(record))
 
@@ -242,22 +258,51 @@ def export(work: Path, out: Path, args: argparse.Namespace) -> None:
     (out / "model.safetensors").chmod(0o644)
     # The published layout of Llama configurations, which every reader knows.
     written = json.loads((out / "config.json").read_text())
-    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **MODEL,
-              "attention_dropout": 0.0, "initializer_range": 0.05, "pretraining_tp": 1,
-              "rope_scaling": None, "torch_dtype": "bfloat16",
-              "transformers_version": written["transformers_version"], "use_cache": True}
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        **MODEL,
+        "attention_dropout": 0.0,
+        "initializer_range": 0.05,
+        "pretraining_tp": 1,
+        "rope_scaling": None,
+        "torch_dtype": "bfloat16",
+        "transformers_version": written["transformers_version"],
+        "use_cache": True,
+    }
     dump(out / "config.json", config)
-    dump(out / "generation_config.json",
-         {"bos_token_id": MODEL["bos_token_id"], "eos_token_id": MODEL["eos_token_id"],
-          "do_sample": True, "temperature": 0.7, "top_p": 0.9,
-          "transformers_version": written["transformers_version"]})
-    dump(out / "tokenizer_config.json",
-         {"added_tokens_decoder": {
-             str(i): {"content": token, "lstrip": False, "normalized": False, "rstrip": False,
-                      "single_word": False, "special": True}
-             for i, token in ((MODEL["bos_token_id"], BOS), (MODEL["eos_token_id"], EOS))},
-          "bos_token": BOS, "eos_token": EOS, "clean_up_tokenization_spaces": False,
-          "model_max_length": MAX_POSITIONS, "tokenizer_class": "PreTrainedTokenizerFast"})
+    dump(
+        out / "generation_config.json",
+        {
+            "bos_token_id": MODEL["bos_token_id"],
+            "eos_token_id": MODEL["eos_token_id"],
+            "do_sample": True,
+            "temperature": 0.7,
+            "top_p": 0.9,
+            "transformers_version": written["transformers_version"],
+        },
+    )
+    dump(
+        out / "tokenizer_config.json",
+        {
+            "added_tokens_decoder": {
+                str(i): {
+                    "content": token,
+                    "lstrip": False,
+                    "normalized": False,
+                    "rstrip": False,
+                    "single_word": False,
+                    "special": True,
+                }
+                for i, token in ((MODEL["bos_token_id"], BOS), (MODEL["eos_token_id"], EOS))
+            },
+            "bos_token": BOS,
+            "eos_token": EOS,
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": MAX_POSITIONS,
+            "tokenizer_class": "PreTrainedTokenizerFast",
+        },
+    )
     (out / "tokenizer.json").write_bytes((work / "tokenizer.json").read_bytes())
 
     size = sum(f.stat().st_size for f in out.iterdir())
@@ -268,8 +313,13 @@ def export(work: Path, out: Path, args: argparse.Namespace) -> None:
     for prompt in ("In the beginning", "And the LORD said unto Moses,", "Blessed are"):
         ids = tokenizer(prompt, return_tensors="pt").input_ids
         assert ids[0, 0] == MODEL["bos_token_id"]
-        made = loaded.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=48,
-                               do_sample=False, pad_token_id=MODEL["eos_token_id"])
+        made = loaded.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=48,
+            do_sample=False,
+            pad_token_id=MODEL["eos_token_id"],
+        )
         print(repr(tokenizer.decode(made[0], skip_special_tokens=True)))
     print(f"{out}: {size} bytes")
 
@@ -279,8 +329,9 @@ def dump(path: Path, value: dict) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("step", choices=("text", "tokenize", "train", "export"))
     parser.add_argument("work", type=Path)
     parser.add_argument("out", type=Path, nargs="?")
@@ -290,8 +341,12 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=4e-3)
     parser.add_argument("--weight-decay", type=float, default=0.5)
     parser.add_argument("--dropout", type=float, default=0.1)
-    parser.add_argument("--max-seconds", type=float, default=math.inf,
-                        help="stop early; the weights then depend on the machine's speed")
+    parser.add_argument(
+        "--max-seconds",
+        type=float,
+        default=math.inf,
+        help="stop early; the weights then depend on the machine's speed",
+    )
     parser.add_argument("--checkpoint", help="default WORK/tiny.pt")
     args = parser.parse_args()
     args.checkpoint = args.checkpoint or str(args.work / "tiny.pt")
@@ -300,8 +355,11 @@ def main() -> None:
             parser.error("export needs OUT")
         export(args.work, args.out, args)
     else:
-        {"text": lambda: text(args.work), "tokenize": lambda: tokenize(args.work),
-         "train": lambda: train(args.work, args)}[args.step]()
+        {
+            "text": lambda: text(args.work),
+            "tokenize": lambda: tokenize(args.work),
+            "train": lambda: train(args.work, args),
+        }[args.step]()
 
 
 if __name__ == "__main__":
