@@ -1,0 +1,111 @@
+#include "engine/engine.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+
+#include "engine/simulated_executor_test.h"
+
+namespace fourfold::engine {
+namespace {
+
+using testing::HasSubstr;
+
+SimulatedExecutor::Options toy(int32_t replicas = 1) {
+  return {.limits = {.replicas = replicas,
+                     .stages = 1,
+                     .depth = 2,
+                     .slots = 8,
+                     .max_step_tokens = 32,
+                     .block_size = 4,
+                     .blocks = 64,
+                     .max_positions = 64},
+          .vocab = 50};
+}
+
+Request request(int64_t id, int32_t max_new_tokens) {
+  Request out;
+  out.id = SequenceId(id);
+  out.prompt = {1, 2, static_cast<TokenId>(id)};
+  out.max_new_tokens = max_new_tokens;
+  return out;
+}
+
+TEST(Engine, KeepsAsManyStepsOutstandingAsTheExecutorTakes) {
+  SimulatedExecutor executor(toy());
+  const base::ManualClock clock;
+  Engine engine(executor, {.lookahead = 1}, clock);
+  ASSERT_TRUE(engine.add(request(1, 8)).ok());
+  EXPECT_EQ(engine.run_once().size(), 1U);
+  EXPECT_EQ(executor.submitted(), 2) << "one came back, one is under way";
+  engine.run_once();
+  EXPECT_EQ(executor.submitted(), 3);
+}
+
+TEST(Engine, HasWorkUntilTheLastEventIsOut) {
+  SimulatedExecutor executor(toy());
+  const base::ManualClock clock;
+  Engine engine(executor, {}, clock);
+  EXPECT_FALSE(engine.has_work());
+  EXPECT_TRUE(engine.run_once().empty());
+  ASSERT_TRUE(engine.add(request(1, 1)).ok());
+  EXPECT_TRUE(engine.has_work());
+  engine.cancel(SequenceId(1));
+  EXPECT_TRUE(engine.has_work());
+  EXPECT_EQ(engine.run_once().at(0).finish, FinishReason::kCancelled);
+  EXPECT_FALSE(engine.has_work());
+  EXPECT_EQ(executor.submitted(), 0);
+}
+
+TEST(Engine, StepsIdleReplicasWithZeroRows) {
+  SimulatedExecutor executor(toy(/*replicas=*/2));
+  const base::ManualClock clock;
+  Engine engine(executor, {}, clock);
+  ASSERT_TRUE(engine.add(request(1, 4)).ok());
+  while (engine.has_work()) engine.run_once();
+  EXPECT_EQ(executor.zero_row_batches(), executor.submitted());
+}
+
+TEST(Engine, SpreadsRequestsOverReplicas) {
+  SimulatedExecutor executor(toy(/*replicas=*/2));
+  const base::ManualClock clock;
+  Engine engine(executor, {}, clock);
+  std::map<SequenceId, int32_t> replica_of;
+  engine.trace([&](const StepRecord& record) {
+    for (const ChunkRecord& chunk : record.chunks) replica_of[chunk.sequence] = record.replica;
+  });
+  ASSERT_TRUE(engine.add(request(1, 4)).ok());
+  ASSERT_TRUE(engine.add(request(2, 4)).ok());
+  while (engine.has_work()) engine.run_once();
+  EXPECT_NE(replica_of.at(SequenceId(1)), replica_of.at(SequenceId(2)));
+}
+
+TEST(Engine, EndsEverySequenceOnceWhenAStepFails) {
+  SimulatedExecutor::Options options = toy();
+  options.limits.slots = 1;
+  options.fail_at_step = 2;
+  SimulatedExecutor executor(options);
+  const base::ManualClock clock;
+  Engine engine(executor, {}, clock);
+  for (int64_t id : {1, 2, 3}) ASSERT_TRUE(engine.add(request(id, 20)).ok());
+  std::map<SequenceId, int> failed;
+  int tokens = 0;
+  while (engine.has_work()) {
+    for (const SequenceEvent& event : engine.run_once()) {
+      if (event.token) ++tokens;
+      if (event.finish != FinishReason::kFailed) continue;
+      ++failed[event.id];
+      EXPECT_THAT(event.failure, HasSubstr("rank 1"));
+    }
+  }
+  EXPECT_EQ(tokens, 2);
+  EXPECT_EQ(failed.size(), 3U);
+  for (const auto& [id, times] : failed) EXPECT_EQ(times, 1) << id.value;
+  const base::Status status = engine.add(request(4, 1));
+  ASSERT_FALSE(status.ok());
+  EXPECT_THAT(status.error().message, HasSubstr("rank 1 (stage 1, shard 0) was killed"));
+}
+
+}  // namespace
+}  // namespace fourfold::engine
