@@ -8,8 +8,8 @@
 
 namespace fourfold::backend {
 
-/// Output tiles of 16 columns that one matmul task covers at most, and its rows at most.
-inline constexpr int64_t kMaxTaskTiles = 3;
+/// The most output tiles of 16 columns and rows of one matmul task.
+inline constexpr int64_t kMaxTaskTiles = 12;
 inline constexpr int64_t kMaxTaskRows = 128;
 
 /// One slice of K of some rows times some tiles: out[row][tile * 16 + lane].
@@ -19,15 +19,15 @@ struct MatmulTask {
   int64_t rows;         ///< a multiple of the kernel's row_multiple
   const uint16_t* w;    ///< the slice in the first tile: [blocks][16][16][2]
   int64_t tile_stride;  ///< elements from tile to tile
-  int64_t tiles;        ///< at most the kernel's tiles
-  int64_t blocks;       ///< of 32 columns; at least one
-  float* out;           ///< [rows][out_stride]
+  int64_t tiles;
+  int64_t blocks;  ///< of 32 columns; at least one
+  float* out;      ///< [rows][out_stride]
   int64_t out_stride;
 };
 
 struct MatmulKernel {
   void (*run)(const MatmulTask& task);
-  int64_t tiles;         ///< that it is quickest with; at most kMaxTaskTiles
+  int64_t tiles;         ///< it computes at once; divides kMaxTaskTiles
   int64_t row_multiple;  ///< rows it computes at once whether needed or not
   bool f32_rows;         ///< x is f32 (exactly bf16 values), else bf16
 };

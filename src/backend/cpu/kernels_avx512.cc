@@ -1,4 +1,5 @@
-// GCC 12 warns inside its own header: _mm512_undefined_ps() is `__m512 y = y` there (GCC bug 105593).
+// GCC 12 warns inside its own header: _mm512_undefined_ps() is `__m512 y = y` there (GCC bug
+// 105593).
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 

@@ -63,20 +63,32 @@ struct Product {
   int64_t rows;
   int64_t padded_rows;
   View out;
+  int64_t task_tiles;
 
   int64_t row_chunks() const { return base::ceil_div(rows, kMaxTaskRows); }
-  int64_t tile_groups() const { return base::ceil_div(w.tiles(), kernel.tiles); }
+  int64_t tile_groups() const { return base::ceil_div(w.tiles(), task_tiles); }
   const void* x_at(int64_t row, int64_t column) const {
     const int64_t element = row * (w.padded_columns() + kRowGap) + column;
     return static_cast<const std::byte*>(x) + element * (kernel.f32_rows ? 4 : 2);
   }
 };
 
-/// The sums of every slice of one task, joined, to the output. parts: [slices][rows][48].
+/// Tiles of a task. Few rows stream the weights, and small tasks share them out evenly. Many rows
+/// are read again from L3 by every task, so tasks are wide, as long as every thread gets some.
+int64_t choose_task_tiles(const MatmulKernel& kernel, int64_t tiles, int64_t rows, int threads) {
+  constexpr int64_t kFewRows = 32;
+  constexpr int64_t kTasksPerThread = 4;
+  if (rows <= kFewRows) return kernel.tiles;
+  const int64_t row_chunks = base::ceil_div(rows, kMaxTaskRows);
+  const int64_t share = tiles * row_chunks / (threads * kTasksPerThread);
+  return std::clamp(share / kernel.tiles * kernel.tiles, kernel.tiles, kMaxTaskTiles);
+}
+
+/// The sums of every slice of one task, joined, to the output. parts: [slices][rows][192].
 void run_task(const Product& p, int64_t index, float* parts) {
   const int64_t first_row = index % p.row_chunks() * kMaxTaskRows;
-  const int64_t first_tile = index / p.row_chunks() * p.kernel.tiles;
-  const int64_t tiles = std::min(p.kernel.tiles, p.w.tiles() - first_tile);
+  const int64_t first_tile = index / p.row_chunks() * p.task_tiles;
+  const int64_t tiles = std::min(p.task_tiles, p.w.tiles() - first_tile);
   const int64_t computed = std::min(kMaxTaskRows, p.padded_rows - first_row);
   const int64_t slices = std::ssize(p.w.slice_end_blocks());
   int64_t block = 0;
@@ -130,9 +142,10 @@ void multiply(const MatmulKernel& kernel, ThreadPool& pool, Arena& arena, View x
     pad_rows(pool, x, w, padded_rows, &padded.bf16()->bits);
   }
   const View parts = arena.allocate(DType::kF32, {pool.threads(), kPartElements});
-  const Product product{kernel, w, padded.data, x.rows(), padded_rows, out};
+  const int64_t task_tiles = choose_task_tiles(kernel, w.tiles(), x.rows(), pool.threads());
+  const Product product{kernel, w, padded.data, x.rows(), padded_rows, out, task_tiles};
   const int64_t task_work =
-      kernel.tiles * kTile * std::min(x.rows(), kMaxTaskRows) * w.padded_columns();
+      task_tiles * kTile * std::min(x.rows(), kMaxTaskRows) * w.padded_columns();
   pool.parallel_for(product.row_chunks() * product.tile_groups(), row_grain(task_work / 16),
                     [&](int64_t begin, int64_t end, int thread) {
                       for (int64_t task = begin; task < end; ++task) {

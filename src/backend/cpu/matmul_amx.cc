@@ -6,8 +6,10 @@ namespace fourfold::backend {
 namespace {
 
 constexpr int64_t kTileRows = 16;
-constexpr int64_t kPanelBlocks =
-    16;  // 512 columns of 2 tiles are 32 KiB: they stay in L1 for all rows
+constexpr int64_t kTiles = 2;
+// 512 columns: those of 32 rows (32 KiB) stay in L1, those of 12 tiles (192 KiB) in L2 for all
+// rows.
+constexpr int64_t kPanelBlocks = 16;
 
 /// LDTILECFG's operand (Intel SDM, volume 1, "Intel AMX"). Every tile is 16 rows of 64 bytes.
 struct alignas(64) TileConfig {
@@ -58,33 +60,32 @@ void multiply(const uint16_t* x, int64_t x_stride, const uint16_t* w, int64_t ti
   if constexpr (R > 1 && T > 1) _tile_stored(3, sum(1, 1), out_bytes);
 }
 
-template <int T>
-void run_tiles(const MatmulTask& task) {
+void run(const MatmulTask& task) {
   const auto* x = static_cast<const uint16_t*>(task.x);
-  const int64_t panel = task.rows <= 2 * kTileRows ? task.blocks : kPanelBlocks;
+  constexpr int64_t kRows = 2 * kTileRows;
+  // Rows that fit one group stream the weights straight through.
+  const int64_t panel = task.rows <= kRows ? task.blocks : kPanelBlocks;
+  _tile_loadconfig(&kTileConfig);
   for (int64_t block = 0; block < task.blocks; block += panel) {
     const int64_t blocks = block + panel < task.blocks ? panel : task.blocks - block;
-    for (int64_t row = 0; row < task.rows; row += 2 * kTileRows) {
-      const auto multiply_rows = task.rows - row >= 2 * kTileRows ? multiply<2, T> : multiply<1, T>;
-      multiply_rows(x + row * task.x_stride + 32 * block, task.x_stride, task.w + 512 * block,
-                    task.tile_stride, blocks, task.out + row * task.out_stride, task.out_stride,
-                    block == 0);
+    for (int64_t row = 0; row < task.rows; row += kRows) {
+      const bool two_rows = row + kRows <= task.rows;
+      for (int64_t tile = 0; tile < task.tiles; tile += kTiles) {
+        const bool two_tiles = tile + kTiles <= task.tiles;
+        const auto multiply_tiles = two_rows ? (two_tiles ? multiply<2, 2> : multiply<2, 1>)
+                                             : (two_tiles ? multiply<1, 2> : multiply<1, 1>);
+        multiply_tiles(x + row * task.x_stride + 32 * block, task.x_stride,
+                       task.w + tile * task.tile_stride + 512 * block, task.tile_stride, blocks,
+                       task.out + row * task.out_stride + 16 * tile, task.out_stride, block == 0);
+      }
     }
-  }
-}
-
-void run(const MatmulTask& task) {
-  _tile_loadconfig(&kTileConfig);
-  if (task.tiles == 1) {
-    run_tiles<1>(task);
-  } else {
-    run_tiles<2>(task);
   }
   _tile_release();
 }
 
 }  // namespace
 
-const MatmulKernel kMatmulAmx = {.run = run, .tiles = 2, .row_multiple = 16, .f32_rows = false};
+const MatmulKernel kMatmulAmx = {
+    .run = run, .tiles = kTiles, .row_multiple = 16, .f32_rows = false};
 
 }  // namespace fourfold::backend

@@ -5,10 +5,11 @@
 namespace fourfold::backend {
 namespace {
 
-constexpr int64_t kFewRows = 2;  // with 3 tiles
-constexpr int64_t kRows = 6;     // with 1 tile
-constexpr int64_t kPanelBlocks =
-    16;  // 512 columns of 3 tiles are 48 KiB: they stay in L2 for all rows
+constexpr int64_t kFewRows = 2;  // with 3 tiles: 6 chains of additions each
+constexpr int64_t kTiles = 3;
+constexpr int64_t kRows = 6;  // with 1 tile: 12 chains, and 16 registers hold no more
+// 512 columns: those of 6 rows stay in L1, those of 12 tiles (192 KiB) in L2 for all rows.
+constexpr int64_t kPanelBlocks = 16;
 
 /// R rows times T tiles over some blocks. A tile is two vectors of 8 columns; a 32-bit lane of the
 /// weights holds an even k in its lower and an odd k in its upper half, and bf16 is the upper half
@@ -45,14 +46,12 @@ void multiply(const float* x, int64_t x_stride, const uint16_t* w, int64_t tile_
 using Multiply = void (*)(const float*, int64_t, const uint16_t*, int64_t, int64_t, float*, int64_t,
                           bool);
 
-// One row has 6 chains of additions in 3 tiles, six rows 12 in one tile; 16 registers hold no more.
-constexpr Multiply kThreeTiles[kFewRows] = {multiply<1, 3>, multiply<2, 3>};
+constexpr Multiply kAllTiles[kFewRows] = {multiply<1, 3>, multiply<2, 3>};
 constexpr Multiply kOneTile[kRows] = {multiply<1, 1>, multiply<2, 1>, multiply<3, 1>,
                                       multiply<4, 1>, multiply<5, 1>, multiply<6, 1>};
 
 void run(const MatmulTask& task) {
-  const bool together = task.tiles == 3 && task.rows <= kFewRows;
-  const int64_t tiles = together ? 3 : 1;
+  const auto* x = static_cast<const float*>(task.x);
   // Groups of nearly equal size: a last group of one row would have too few chains of additions.
   const int64_t groups = (task.rows + kRows - 1) / kRows;
   const int64_t group = (task.rows + groups - 1) / groups;
@@ -60,21 +59,23 @@ void run(const MatmulTask& task) {
   const int64_t panel = groups == 1 ? task.blocks : kPanelBlocks;
   for (int64_t block = 0; block < task.blocks; block += panel) {
     const int64_t blocks = block + panel < task.blocks ? panel : task.blocks - block;
-    for (int64_t tile = 0; tile < task.tiles; tile += tiles) {
-      for (int64_t row = 0; row < task.rows; row += group) {
-        const int64_t rows = row + group < task.rows ? group : task.rows - row;
-        const Multiply multiply_rows = (together ? kThreeTiles : kOneTile)[rows - 1];
-        multiply_rows(static_cast<const float*>(task.x) + row * task.x_stride + 32 * block,
-                      task.x_stride, task.w + tile * task.tile_stride + 512 * block,
-                      task.tile_stride, blocks, task.out + row * task.out_stride + 16 * tile,
-                      task.out_stride, block == 0);
-      }
+    for (int64_t row = 0; row < task.rows; row += group) {
+      const int64_t rows = row + group < task.rows ? group : task.rows - row;
+      int64_t tile = 0;
+      const auto advance = [&](const Multiply multiply_rows, int64_t tiles) {
+        multiply_rows(x + row * task.x_stride + 32 * block, task.x_stride,
+                      task.w + tile * task.tile_stride + 512 * block, task.tile_stride, blocks,
+                      task.out + row * task.out_stride + 16 * tile, task.out_stride, block == 0);
+        tile += tiles;
+      };
+      while (rows <= kFewRows && tile + kTiles <= task.tiles) advance(kAllTiles[rows - 1], kTiles);
+      while (tile < task.tiles) advance(kOneTile[rows - 1], 1);
     }
   }
 }
 
 }  // namespace
 
-const MatmulKernel kMatmulAvx2 = {.run = run, .tiles = 3, .row_multiple = 1, .f32_rows = true};
+const MatmulKernel kMatmulAvx2 = {.run = run, .tiles = kTiles, .row_multiple = 1, .f32_rows = true};
 
 }  // namespace fourfold::backend
