@@ -331,18 +331,23 @@ RankConfig rank_config(const ClusterConfig& config, const mesh::Mesh& mesh,
 }  // namespace
 
 base::Result<std::unique_ptr<Cluster>> Cluster::start(const ClusterConfig& config,
-                                                      const Progress& progress) {
+                                                      const StartProgress& progress) {
   FF_ASSIGN(const model::ModelSource source,
             model::open_model(config.model, config.dummy_weights, config.dummy_seed));
   FF_ASSIGN(const mesh::Mesh mesh, mesh::create_or_suggest(config.scheme, source.spec.divisors()));
   FF_ASSIGN(const std::unique_ptr<backend::Ops> ops, backend::make_ops(config.backend, config.isa));
   FF_ASSIGN(const engine::ExecutorLimits limits, plan_limits(config, source.spec, *ops));
   auto cluster = std::make_unique<LocalCluster>(mesh, limits);
+  std::mutex progress_mutex;
+  const StartProgress serialised = [&](const std::string& line) {
+    const std::lock_guard lock(progress_mutex);
+    progress(line);
+  };
   // All groups load at once.
   std::vector<std::future<base::Result<std::unique_ptr<GroupExecutor>>>> starting;
   for (int g = 0; g < mesh.groups(); ++g) {
     starting.push_back(std::async(std::launch::async, [&, g] {
-      return start_group(rank_config(config, mesh, limits, g), config.ranks, progress);
+      return start_group(rank_config(config, mesh, limits, g), config.ranks, serialised);
     }));
   }
   base::Status status;

@@ -13,11 +13,10 @@
 #include "engine/executor.h"
 #include "mesh/mesh.h"
 #include "model/source.h"
+#include "runtime/group_executor.h"
 #include "runtime/worker.h"
 
 namespace fourfold::runtime {
-
-enum class RankMode { kProcesses, kThreads };
 
 /// A model served by one scheme on this machine.
 struct ClusterConfig {
@@ -29,6 +28,7 @@ struct ClusterConfig {
   std::string isa;          ///< empty: the strongest here
   int cpus_per_device = 1;  ///< threads of one rank
   RankMode ranks = RankMode::kProcesses;
+  std::string program;  ///< the fourfold that rank processes run; empty: this program
 
   int32_t block_size = 16;
   int64_t kv_bytes = 0;   ///< per device; 0: what max_running sequences need, within a quarter of
@@ -65,12 +65,9 @@ using EventSink = std::function<void(const engine::SequenceEvent& event, int64_t
 /// Thread-safe.
 class Cluster {
  public:
-  /// A word about what is going on, for a progress line.
-  using Progress = std::function<void(const std::string&)>;
-
   /// Starts every group and waits until all ranks have loaded.
   static base::Result<std::unique_ptr<Cluster>> start(const ClusterConfig& config,
-                                                      const Progress& progress);
+                                                      const StartProgress& progress);
   virtual ~Cluster() = default;
 
   /// An id that no request of this cluster has.

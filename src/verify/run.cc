@@ -21,7 +21,7 @@ namespace {
 constexpr int32_t kAnswerRequests = 8;
 constexpr int32_t kAnswerInput = 20;
 constexpr int32_t kAnswerOutput = 24;
-constexpr int32_t kTokensBeforeMeasuring = 4;
+constexpr int32_t kWarmUpTokens = 4;
 
 struct Subject {
   const VerifyOptions& options;
@@ -216,23 +216,21 @@ class Session {
   base::Status send(engine::SequenceId id, engine::Request request,
                     std::function<void(const load::Arrival&)> sink,
                     std::function<void(engine::TokenId)> on_token) {
-    auto id = cluster_->submit(request, [sink = std::move(sink), on_token = std::move(on_token)](
-                                            const engine::SequenceEvent& event, int64_t now_ns) {
-      if (on_token) {
-        for (const engine::SampledToken& token : event.tokens) on_token(token.token);
-      }
-      sink({.tokens = static_cast<int32_t>(event.tokens.size()),
-            .finished = event.finish.has_value(),
-            .failure = event.failure,
-            .now_ns = now_ns});
-    });
-    if (!id.ok()) return id.error();
-    return {};
+    request.id = id;
+    return cluster_->submit(std::move(request),
+                            [sink = std::move(sink), on_token = std::move(on_token)](
+                                const engine::SequenceEvent& event, int64_t now_ns) {
+                              if (on_token && event.token) on_token(event.token->token);
+                              sink({.tokens = event.token ? 1 : 0,
+                                    .finished = event.finish.has_value(),
+                                    .failure = event.failure,
+                                    .now_ns = now_ns});
+                            });
   }
 
   /// Touches every weight and buffer once, so that page faults are not measured.
   base::Status warm_up(engine::Request request) {
-    request.max_new_tokens = std::min(request.max_new_tokens, kTokensBeforeMeasuring);
+    request.max_new_tokens = std::min(request.max_new_tokens, kWarmUpTokens);
     const std::vector<engine::Request> requests(static_cast<size_t>(result_.scheme.dp), request);
     const load::Submit submit = [this](const engine::Request& r, auto sink) {
       return send(cluster_->next_id(), r, std::move(sink), nullptr);
