@@ -217,12 +217,14 @@ base::Result<Mesh> Mesh::create(const ParallelConfig& config, const ModelDivisor
   return Mesh(resolved, std::max(1, resolved.ep * resolved.etp / resolved.tp));
 }
 
-Coordinates Mesh::coordinates(int rank) const {
-  CHECK(rank >= 0 && rank < world_size(), "rank {} of {}", rank, world_size());
-  return {.stage = rank / config_.tp / config_.dp,
-          .replica = rank / config_.tp % config_.dp,
-          .shard = rank % config_.tp};
+Coordinates coordinates(const ParallelConfig& config, int rank) {
+  CHECK(rank >= 0 && rank < config.devices(), "rank {} of {}", rank, config.devices());
+  return {.stage = rank / config.tp / config.dp,
+          .replica = rank / config.tp % config.dp,
+          .shard = rank % config.tp};
 }
+
+Coordinates Mesh::coordinates(int rank) const { return mesh::coordinates(config_, rank); }
 
 ExpertCoordinates Mesh::expert_coordinates(int rank) const {
   CHECK(rank >= 0 && rank < world_size(), "rank {} of {}", rank, world_size());

@@ -57,6 +57,9 @@ struct Coordinates {
   bool operator==(const Coordinates&) const = default;
 };
 
+/// Where `rank` stands in a world of config.devices() ranks.
+Coordinates coordinates(const ParallelConfig& config, int rank);
+
 /// Where it stands in the expert view of its stage: replica of the expert block, expert shard, and
 /// shard inside each expert (innermost).
 struct ExpertCoordinates {
