@@ -1,0 +1,409 @@
+#include "runtime/launch/process_group.h"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <condition_variable>
+#include <csignal>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "runtime/control/channel.h"
+#include "runtime/launch/child_process.h"
+#include "runtime/launch/interrupt.h"
+#include "runtime/launch/rank_command.h"
+#include "runtime/launch/run_dir.h"
+#include "runtime/launch/step_collector.h"
+
+namespace fourfold::runtime {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+using std::chrono::steady_clock;
+
+constexpr milliseconds kTick(100);    // between looks at the child and at heartbeats
+constexpr seconds kConnectLimit(60);  // until every rank has said Hello
+constexpr seconds kPingInterval(1);
+constexpr seconds kSilenceLimit(3);          // a process that answers no Ping is stopped or hung
+constexpr seconds kSendLimit(3);             // the same for one that takes no message
+constexpr milliseconds kExitLimit(300);      // for the exit of a child whose channel is closed
+constexpr milliseconds kShutdownLimit(700);  // for an orderly end, before ranks are killed
+
+/// A rank as the front sees it.
+struct Peer {
+  std::unique_ptr<Channel> channel;  // null until it has said Hello
+  pid_t pid = -1;
+  bool closed = false;
+  std::optional<steady_clock::time_point> unanswered_ping;
+};
+
+class ProcessExecutor final : public GroupExecutor {
+ public:
+  ProcessExecutor(const RankConfig& config, RunDir run_dir, Listener listener, std::string secret,
+                  ChildProcess child)
+      : config_(config),
+        run_dir_(std::move(run_dir)),
+        secret_(std::move(secret)),
+        child_(std::move(child)),
+        peers_(static_cast<size_t>(config.group.devices())),
+        listener_(std::move(listener)),
+        wake_(eventfd(0, EFD_CLOEXEC)),
+        collector_(config.group),
+        memory_(peers_.size()),
+        stats_(peers_.size()),
+        monitor_([this] { monitor(); }) {}
+  ~ProcessExecutor() override;
+  ProcessExecutor(const ProcessExecutor&) = delete;
+  ProcessExecutor& operator=(const ProcessExecutor&) = delete;
+
+  /// Waits until all ranks have loaded.
+  base::Status wait_loaded(const StartProgress& progress);
+
+  const engine::ExecutorLimits& limits() const override { return config_.limits; }
+  const std::vector<RankMemory>& memory() const override { return memory_; }
+  void submit(std::vector<engine::StepBatch> batches) override;
+  engine::StepResult wait() override;
+  base::Result<std::vector<RankStats>> stats() override;
+
+ private:
+  void monitor();
+  base::Status monitor_once();
+  base::Status greet_strangers();
+  base::Status welcome(std::unique_ptr<Channel> channel, const Message& hello);
+  base::Status drain(size_t rank);
+  base::Status handle(size_t rank, Message message);
+  base::Status check_child();
+  base::Status check_heartbeats();
+  base::Error death_of(size_t rank);
+
+  void broadcast(const Message& message);
+  bool wait_closed(milliseconds limit);
+  void kill_all();
+  std::string describe(size_t rank) const;
+
+  const RankConfig config_;
+  const RunDir run_dir_;
+  const std::string secret_;
+  ChildProcess child_;  // the one rank, or the mpirun of all
+
+  // The monitor's own, until it has ended. Others only send on channels, once all ranks are loaded.
+  std::vector<Peer> peers_;
+  std::vector<std::unique_ptr<Channel>> strangers_;  // have not said Hello
+  Listener listener_;
+  const UniqueFd wake_;  // readable: the monitor shall end
+  const steady_clock::time_point started_ = steady_clock::now();
+  steady_clock::time_point pinged_ = started_;
+
+  std::mutex mutex_;  // guards what follows
+  std::condition_variable changed_;
+  StepCollector collector_;
+  std::vector<RankMemory> memory_;
+  std::vector<std::optional<RankStats>> stats_;
+  size_t connected_ = 0;
+  size_t loaded_ = 0;
+
+  std::thread monitor_;
+};
+
+// --- the front's side ---
+
+base::Status ProcessExecutor::wait_loaded(const StartProgress& progress) {
+  std::unique_lock lock(mutex_);
+  std::pair<size_t, size_t> told;
+  while (loaded_ < peers_.size() && !collector_.failure()) {
+    if (const std::pair now(connected_, loaded_); now != told) {
+      told = now;
+      lock.unlock();
+      progress(now.first < peers_.size()
+                   ? fmt::format("{} of {} ranks started", now.first, peers_.size())
+                   : fmt::format("{} of {} ranks loaded", now.second, peers_.size()));
+      lock.lock();
+      continue;
+    }
+    changed_.wait(lock);
+  }
+  if (collector_.failure()) return base::fail("{}", *collector_.failure());
+  return {};
+}
+
+void ProcessExecutor::submit(std::vector<engine::StepBatch> batches) {
+  {
+    const std::lock_guard lock(mutex_);
+    CHECK(std::ssize(batches) == config_.group.dp && collector_.outstanding() < limits().depth,
+          "{} batches for {} replicas, {} steps outstanding of {}", batches.size(),
+          config_.group.dp, collector_.outstanding(), limits().depth);
+    collector_.expect(batches[0].step);
+  }
+  broadcast(Step{std::move(batches)});
+}
+
+engine::StepResult ProcessExecutor::wait() {
+  std::unique_lock lock(mutex_);
+  CHECK(collector_.outstanding() > 0, "no step is outstanding");
+  changed_.wait(lock, [this] { return collector_.ready(); });
+  return collector_.take();
+}
+
+base::Result<std::vector<RankStats>> ProcessExecutor::stats() {
+  {
+    const std::lock_guard lock(mutex_);
+    for (std::optional<RankStats>& stats : stats_) stats.reset();
+  }
+  broadcast(StatsRequest{});
+  std::unique_lock lock(mutex_);
+  const auto complete = [this] {
+    return std::all_of(stats_.begin(), stats_.end(), [](const auto& stats) { return !!stats; });
+  };
+  changed_.wait(lock, [&] { return complete() || collector_.failure(); });
+  if (!complete()) return base::fail("{}", *collector_.failure());
+  std::vector<RankStats> out;
+  for (std::optional<RankStats>& stats : stats_) out.push_back(std::move(*stats));
+  return out;
+}
+
+void ProcessExecutor::broadcast(const Message& message) {
+  const std::vector<std::byte> frame = encode_frame(message);
+  for (Peer& peer : peers_) {
+    // Whoever takes no message is dead or stopped, and the monitor says so.
+    static_cast<void>(peer.channel->send_frame(frame));
+  }
+}
+
+ProcessExecutor::~ProcessExecutor() {
+  const uint64_t one = 1;
+  CHECK(write(wake_.get(), &one, sizeof one) == sizeof one, "eventfd");
+  monitor_.join();
+  if (!collector_.failure()) {
+    broadcast(Shutdown{});
+    if (wait_closed(kShutdownLimit)) child_.wait_exit(kExitLimit);
+  }
+  kill_all();
+}
+
+/// Waits until no rank is alive, as far as its channel tells; true if so.
+bool ProcessExecutor::wait_closed(milliseconds limit) {
+  const auto deadline = steady_clock::now() + limit;
+  for (Peer& peer : peers_) {
+    while (peer.channel && !peer.closed) {
+      const auto rest = std::chrono::ceil<milliseconds>(deadline - steady_clock::now());
+      pollfd fd{.fd = peer.channel->fd(), .events = POLLIN, .revents = 0};
+      if (rest.count() <= 0 || poll(&fd, 1, static_cast<int>(rest.count())) == 0) return false;
+      peer.closed = !peer.channel->try_receive().ok();
+    }
+  }
+  return true;
+}
+
+void ProcessExecutor::kill_all() {
+  // A rank whose channel is open is alive, so its pid is still its own.
+  for (const Peer& peer : peers_) {
+    if (peer.channel && !peer.closed) kill(peer.pid, SIGKILL);
+  }
+  child_.kill();
+  wait_closed(kExitLimit);
+}
+
+std::string ProcessExecutor::describe(size_t rank) const {
+  std::string text = describe_rank(config_.group, static_cast<int>(rank));
+  if (peers_[rank].pid < 0) return text;
+  text.insert(text.size() - 1, fmt::format(", pid {}", peers_[rank].pid));
+  return text;
+}
+
+// --- the monitor: hears everything that ranks say, and their ends ---
+
+void ProcessExecutor::monitor() {
+  base::Status status;
+  while (status.ok()) {
+    pollfd wake{.fd = wake_.get(), .events = POLLIN, .revents = 0};
+    if (poll(&wake, 1, 0) == 1) return;
+    status = monitor_once();
+  }
+  kill_all();
+  const std::lock_guard lock(mutex_);
+  collector_.fail(status.error().message);
+  changed_.notify_all();
+}
+
+base::Status ProcessExecutor::monitor_once() {
+  std::vector<pollfd> fds;
+  const auto watch = [&fds](int fd) { fds.push_back({.fd = fd, .events = POLLIN, .revents = 0}); };
+  for (const Peer& peer : peers_) watch(peer.channel ? peer.channel->fd() : -1);
+  watch(wake_.get());
+  watch(interrupt_fd());
+  watch(listener_.fd());
+  for (const auto& stranger : strangers_) watch(stranger->fd());
+  poll(fds.data(), fds.size(), static_cast<int>(kTick.count()));
+  if (interrupted()) return base::fail("{}", kInterrupted);
+  for (size_t r = 0; r < peers_.size(); ++r) {
+    if (fds[r].revents != 0) FF_TRY(drain(r));
+  }
+  // Only now, when everybody has been heard who may have given a reason.
+  for (size_t r = 0; r < peers_.size(); ++r) {
+    if (peers_[r].closed) return death_of(r);
+  }
+  FF_TRY(greet_strangers());
+  FF_TRY(check_child());
+  return check_heartbeats();
+}
+
+base::Status ProcessExecutor::greet_strangers() {
+  while (true) {
+    FF_ASSIGN(std::unique_ptr<Channel> channel, listener_.accept());
+    if (!channel) break;
+    strangers_.push_back(std::move(channel));
+  }
+  for (std::unique_ptr<Channel>& stranger : strangers_) {
+    base::Result<std::optional<Message>> message = stranger->try_receive();
+    if (!message.ok()) {
+      stranger.reset();
+    } else if (message->has_value()) {
+      FF_TRY(welcome(std::move(stranger), **message));
+    }
+  }
+  std::erase(strangers_, nullptr);
+  return {};
+}
+
+base::Status ProcessExecutor::welcome(std::unique_ptr<Channel> channel, const Message& message) {
+  const auto* hello = std::get_if<Hello>(&message);
+  if (hello == nullptr || hello->secret != secret_) return {};  // none of ours
+  if (hello->rank < 0 || hello->rank >= std::ssize(peers_) ||
+      peers_[static_cast<size_t>(hello->rank)].channel) {
+    return base::fail("a process says that it is rank {} of {}, which it cannot be", hello->rank,
+                      peers_.size());
+  }
+  Peer& peer = peers_[static_cast<size_t>(hello->rank)];
+  FF_ASSIGN(peer.pid, channel->peer_pid());
+  FF_TRY(channel->limit_send(kSendLimit));
+  FF_TRY(channel->send(Config{config_}));
+  peer.channel = std::move(channel);
+  const std::lock_guard lock(mutex_);
+  ++connected_;
+  changed_.notify_all();
+  return {};
+}
+
+base::Status ProcessExecutor::drain(size_t rank) {
+  while (true) {
+    base::Result<std::optional<Message>> message = peers_[rank].channel->try_receive();
+    if (!message.ok()) {
+      if (message.error().message != kChannelClosed) {
+        return base::fail("{}: {}", describe(rank), message.error().message);
+      }
+      peers_[rank].closed = true;
+      return {};
+    }
+    if (!message->has_value()) return {};
+    FF_TRY(handle(rank, std::move(**message)));
+  }
+}
+
+base::Status ProcessExecutor::handle(size_t rank, Message message) {
+  if (const auto* failure = std::get_if<Failure>(&message)) {
+    return base::fail("{}: {}", describe(rank), failure->text);
+  }
+  const std::lock_guard lock(mutex_);
+  if (auto* report = std::get_if<Report>(&message)) {
+    FF_TRY(collector_.add(static_cast<int>(rank), std::move(report->report)));
+  } else if (auto* stats = std::get_if<Stats>(&message)) {
+    stats_[rank] = std::move(stats->stats);
+  } else if (const auto* ready = std::get_if<Ready>(&message)) {
+    memory_[rank] = ready->memory;
+    ++loaded_;
+  } else if (std::holds_alternative<Pong>(message)) {
+    peers_[rank].unanswered_ping.reset();
+  } else {
+    return base::fail("{} sent a message of type {}", describe(rank), message.index());
+  }
+  changed_.notify_all();
+  return {};
+}
+
+base::Status ProcessExecutor::check_child() {
+  const bool all_connected =
+      std::all_of(peers_.begin(), peers_.end(), [](const Peer& peer) { return !!peer.channel; });
+  if (const std::optional<int> status = child_.wait_exit(milliseconds(0))) {
+    return base::fail("{} {}{}", peers_.size() == 1 ? describe(0) : "mpirun",
+                      describe_exit(*status), last_words(RunDir::output(run_dir_.path())));
+  }
+  if (!all_connected && steady_clock::now() - started_ > kConnectLimit) {
+    return base::fail("not all of {} ranks have started within {} s{}", peers_.size(),
+                      kConnectLimit.count(), last_words(RunDir::output(run_dir_.path())));
+  }
+  return {};
+}
+
+base::Status ProcessExecutor::check_heartbeats() {
+  const auto now = steady_clock::now();
+  const bool ping_now = now - pinged_ > kPingInterval;
+  if (ping_now) pinged_ = now;
+  for (size_t r = 0; r < peers_.size(); ++r) {
+    Peer& peer = peers_[r];
+    if (!peer.channel) continue;
+    if (peer.unanswered_ping && now - *peer.unanswered_ping > kSilenceLimit) {
+      return base::fail("{} has not answered for {} s: it is stopped or hung", describe(r),
+                        kSilenceLimit.count());
+    }
+    if (ping_now && !peer.unanswered_ping) {
+      peer.unanswered_ping = now;
+      static_cast<void>(peer.channel->send(Ping{}));
+    }
+  }
+  return {};
+}
+
+/// Why a rank's channel was closed. mpirun lets the other ranks live for a second more, so the
+/// first channel that closes is that of the first dead.
+base::Error ProcessExecutor::death_of(size_t rank) {
+  const bool own_child = peers_.size() == 1;
+  const std::optional<int> status = child_.wait_exit(own_child ? kExitLimit : milliseconds(0));
+  const std::string words = last_words(RunDir::output(run_dir_.path()));
+  if (status) {
+    return base::fail("{} {}{}", own_child ? describe(rank) : "mpirun", describe_exit(*status),
+                      words);
+  }
+  if (words.empty()) {
+    return base::fail("{} ended without a word, as a process does that gets SIGKILL",
+                      describe(rank));
+  }
+  return base::fail("{} ended{}", describe(rank), words);
+}
+
+base::Result<std::string> make_secret() {
+  std::array<unsigned char, 16> bytes{};
+  if (getrandom(bytes.data(), bytes.size(), 0) != std::ssize(bytes)) {
+    return base::fail("no random numbers for the control channel's secret");
+  }
+  std::string secret;
+  for (const unsigned char byte : bytes) secret += fmt::format("{:02x}", byte);
+  return secret;
+}
+
+}  // namespace
+
+base::Result<std::unique_ptr<GroupExecutor>> start_process_group(const RankConfig& config,
+                                                                 const StartProgress& progress,
+                                                                 const std::string& program) {
+  FF_ASSIGN(RunDir run_dir, RunDir::create());
+  FF_ASSIGN(Listener listener, Listener::create(RunDir::control_socket(run_dir.path())));
+  FF_ASSIGN(std::string secret, make_secret());
+  FF_ASSIGN(const ChildProcess::Options command,
+            rank_command(config, program, run_dir.path(), secret));
+  FF_ASSIGN(ChildProcess child, ChildProcess::spawn(command));
+  auto group = std::make_unique<ProcessExecutor>(config, std::move(run_dir), std::move(listener),
+                                                 std::move(secret), std::move(child));
+  FF_TRY(group->wait_loaded(progress));
+  return std::unique_ptr<GroupExecutor>(std::move(group));
+}
+
+}  // namespace fourfold::runtime

@@ -1,0 +1,94 @@
+#include "runtime/launch/rank_command.h"
+
+#include <algorithm>
+#include <fstream>
+#include <optional>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "runtime/launch/run_dir.h"
+#include "runtime/launch/worker_main.h"
+
+namespace fourfold::runtime {
+namespace {
+
+constexpr int64_t kTailBytes = 16384;
+constexpr size_t kTailLines = 6;
+
+std::vector<std::string> mpirun_args(const std::string& mpirun, const RankConfig& config,
+                                     const std::filesystem::path& run_dir) {
+  const std::string ranks = std::to_string(config.group.devices());
+  std::vector<std::string> args = {
+      mpirun, "-n", ranks,
+      // This machine alone, whatever batch system we are in; ranks pin themselves.
+      "--host", "localhost:" + ranks, "--oversubscribe", "--bind-to", "none",
+      // No listening sockets in ranks.
+      "--mca", "pml", "ob1", "--mca", "btl", "self,vader",
+      // Nothing outside the run directory.
+      "--mca", "orte_tmpdir_base", run_dir.string(), "--mca", "btl_vader_backing_directory",
+      run_dir.string()};
+  // Unpinned ranks outnumber the cores.
+  if (config.cpus.empty()) args.insert(args.end(), {"--mca", "mpi_yield_when_idle", "1"});
+  return args;
+}
+
+/// What Open MPI writes around the words of a rank: rules, stack traces and their stars.
+bool is_wrapping(std::string_view line) {
+  return line.find_first_not_of("- \t\r") == std::string_view::npos ||
+         line.find("***") != std::string_view::npos || line.find("] [") != std::string_view::npos;
+}
+
+bool is_rule(std::string_view line) {
+  return line.size() > 20 && line.find_first_not_of('-') == std::string_view::npos;
+}
+
+}  // namespace
+
+base::Result<ChildProcess::Options> rank_command(const RankConfig& config,
+                                                 const std::string& program,
+                                                 const std::filesystem::path& run_dir,
+                                                 const std::string& secret) {
+  std::string self = program;
+  if (self.empty()) {
+    std::error_code error;
+    self = std::filesystem::read_symlink("/proc/self/exe", error);
+    if (error) return base::fail("cannot find this program's file: {}", error.message());
+  }
+  ChildProcess::Options options{.args = {},
+                                .environment = {std::string(kSecretVariable) + "=" + secret},
+                                .output = RunDir::output(run_dir)};
+  if (config.group.devices() > 1) {
+    const std::optional<std::filesystem::path> mpirun = find_in_path("mpirun");
+    if (!mpirun) {
+      return base::fail("mpirun not found in PATH: install openmpi-bin, or use --ranks threads");
+    }
+    options.args = mpirun_args(mpirun->string(), config, run_dir);
+    options.environment.insert(options.environment.end(),
+                               {"OMPI_ALLOW_RUN_AS_ROOT=1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"});
+  }
+  for (std::string& arg : worker_args(self, run_dir, config.group.devices())) {
+    options.args.push_back(std::move(arg));
+  }
+  return options;
+}
+
+std::string last_words(const std::filesystem::path& output) {
+  std::ifstream file(output, std::ios::binary | std::ios::ate);
+  if (!file) return {};
+  file.seekg(std::max<int64_t>(0, static_cast<int64_t>(file.tellg()) - kTailBytes));
+  std::vector<std::string> words;
+  std::vector<std::string> of_mpirun;
+  bool in_mpirun_block = false;
+  for (std::string line; std::getline(file, line);) {
+    if (is_rule(line)) in_mpirun_block = !in_mpirun_block;
+    if (!is_wrapping(line)) (in_mpirun_block ? of_mpirun : words).push_back(line);
+  }
+  if (words.empty()) words = std::move(of_mpirun);
+  const size_t first = words.size() - std::min(words.size(), kTailLines);
+  std::string out = words.empty() ? "" : ":";
+  for (size_t i = first; i < words.size(); ++i) out += "\n    " + words[i];
+  return out;
+}
+
+}  // namespace fourfold::runtime

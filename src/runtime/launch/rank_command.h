@@ -1,0 +1,23 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "base/result.h"
+#include "runtime/launch/child_process.h"
+#include "runtime/worker.h"
+
+namespace fourfold::runtime {
+
+/// The command that starts all ranks of a group on this machine as processes of `program` (empty:
+/// this program): the one rank itself, or mpirun. Errors: there is no mpirun.
+base::Result<ChildProcess::Options> rank_command(const RankConfig& config,
+                                                 const std::string& program,
+                                                 const std::filesystem::path& run_dir,
+                                                 const std::string& secret);
+
+/// The end of what ranks wrote, for a failure's text: ":" and a few indented lines, without what
+/// mpirun and its stack traces wrap around them. Empty if they wrote nothing.
+std::string last_words(const std::filesystem::path& output);
+
+}  // namespace fourfold::runtime

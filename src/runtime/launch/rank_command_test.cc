@@ -1,0 +1,173 @@
+#include "runtime/launch/rank_command.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include <csignal>
+#include <cstdlib>
+#include <fstream>
+
+#include "files/scratch_folder.h"
+#include "runtime/launch/run_dir.h"
+
+namespace fourfold::runtime {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+using testing::Contains;
+using testing::HasSubstr;
+
+/// Sets an environment variable until the end of the scope.
+class ScopedVariable {
+ public:
+  ScopedVariable(const char* name, const std::string& value) : name_(name), old_(getenv(name)) {
+    setenv(name, value.c_str(), 1);
+  }
+  ~ScopedVariable() { setenv(name_, old_.c_str(), 1); }
+
+ private:
+  const char* name_;
+  std::string old_;
+};
+
+TEST(RunDir, IsPrivateAndGoneWithAllItHolds) {
+  std::filesystem::path path;
+  {
+    const base::Result<RunDir> dir = RunDir::create();
+    ASSERT_TRUE(dir.ok()) << dir.error().message;
+    path = dir->path();
+    struct stat info {};
+    ASSERT_EQ(stat(path.c_str(), &info), 0);
+    EXPECT_EQ(info.st_mode & 0777, 0700U);
+    std::filesystem::create_directories(path / "session" / "deep");
+    std::ofstream(path / "session" / "deep" / "file") << "x";
+  }
+  EXPECT_FALSE(std::filesystem::exists(path));
+}
+
+TEST(RunDir, RemoveLeavesWhatIsNoRunDirectory) {
+  const files::ScratchFolder folder;
+  const std::filesystem::path other = folder.path() / "models";
+  std::filesystem::create_directory(other);
+  RunDir::remove(other);
+  EXPECT_TRUE(std::filesystem::exists(other));
+
+  const std::filesystem::path open = folder.path() / "fourfold-abcdef";
+  std::filesystem::create_directory(open);
+  std::filesystem::permissions(open, std::filesystem::perms::all);
+  RunDir::remove(open);
+  EXPECT_TRUE(std::filesystem::exists(open));
+
+  std::filesystem::permissions(open, std::filesystem::perms::owner_all);
+  std::filesystem::create_directory_symlink(open, folder.path() / "fourfold-ghijkl");
+  RunDir::remove(folder.path() / "fourfold-ghijkl");
+  EXPECT_TRUE(std::filesystem::exists(open));
+  RunDir::remove(open);
+  EXPECT_FALSE(std::filesystem::exists(open));
+}
+
+TEST(ChildProcess, GivesTheExitAndTheOutput) {
+  const files::ScratchFolder folder;
+  base::Result<ChildProcess> child =
+      ChildProcess::spawn({.args = {"/bin/sh", "-c", "echo $WORD; cat; echo bad >&2; exit 3"},
+                           .environment = {"WORD=good"},
+                           .output = folder.path() / "output"});
+  ASSERT_TRUE(child.ok()) << child.error().message;
+  const std::optional<int> status = child->wait_exit(seconds(20));
+  ASSERT_TRUE(status);
+  EXPECT_EQ(describe_exit(*status), "exited with status 3");
+  EXPECT_EQ(last_words(folder.path() / "output"), ":\n    good\n    bad");
+  EXPECT_EQ(child->wait_exit(milliseconds(0)), status);
+}
+
+TEST(ChildProcess, KillsItsWholeProcessGroup) {
+  const files::ScratchFolder folder;
+  base::Result<ChildProcess> child =
+      ChildProcess::spawn({.args = {"/bin/sh", "-c", "sleep 1000 & sleep 1000"},
+                           .environment = {},
+                           .output = folder.path() / "output"});
+  ASSERT_TRUE(child.ok());
+  EXPECT_EQ(child->wait_exit(milliseconds(0)), std::nullopt);
+  child->kill();
+  const std::optional<int> status = child->wait_exit(milliseconds(0));
+  ASSERT_TRUE(status);
+  EXPECT_EQ(describe_exit(*status), "was killed by SIGKILL");
+}
+
+TEST(ChildProcess, SaysWhatCannotBeStarted) {
+  const files::ScratchFolder folder;
+  const base::Result<ChildProcess> child = ChildProcess::spawn(
+      {.args = {"/nowhere/fourfold"}, .environment = {}, .output = folder.path() / "output"});
+  ASSERT_FALSE(child.ok());
+  EXPECT_THAT(child.error().message, HasSubstr("/nowhere/fourfold"));
+}
+
+TEST(DescribeExit, ReadsAShellsCodes) {
+  EXPECT_EQ(describe_exit(W_EXITCODE(137, 0)), "was killed by SIGKILL");
+  EXPECT_EQ(describe_exit(W_EXITCODE(0, SIGSEGV)), "was killed by SIGSEGV");
+  EXPECT_EQ(describe_exit(W_EXITCODE(1, 0)), "exited with status 1");
+  EXPECT_EQ(describe_exit(W_EXITCODE(255, 0)), "exited with status 255");
+}
+
+TEST(LastWords, AreThoseOfTheRankWithoutMpirunsWrapping) {
+  const files::ScratchFolder folder;
+  const auto words = [&](std::string_view text) {
+    return last_words(folder.write("output", text));
+  };
+  EXPECT_EQ(words(""), "");
+  EXPECT_EQ(last_words(folder.path() / "missing"), "");
+  EXPECT_EQ(words("a.cc:3: CHECK(x) failed: 3 rows\n"
+                  "[host:12] *** Process received signal ***\n"
+                  "[host:12] Signal: Aborted (6)\n"
+                  "[host:12] [ 0] /lib/libc.so.6(+0x1)[0x7f]\n"
+                  "[host:12] *** End of error message ***\n"
+                  "--------------------------------------------------------------------------\n"
+                  "Primary job terminated normally, but 1 process returned\n"
+                  "--------------------------------------------------------------------------\n"),
+            ":\n    a.cc:3: CHECK(x) failed: 3 rows\n    [host:12] Signal: Aborted (6)");
+  // If mpirun alone spoke, it is heard.
+  EXPECT_EQ(words("--------------------------------------------------------------------------\n"
+                  "No such file\n"
+                  "--------------------------------------------------------------------------\n"),
+            ":\n    No such file");
+  EXPECT_EQ(words("1\n2\n3\n4\n5\n6\n7\n8\n"), ":\n    3\n    4\n    5\n    6\n    7\n    8");
+}
+
+TEST(RankCommand, StartsOneRankWithoutMpirunAndSeveralByIt) {
+  RankConfig config;
+  const base::Result<ChildProcess::Options> one =
+      rank_command(config, "/bin/fourfold", "/run", "s");
+  ASSERT_TRUE(one.ok());
+  EXPECT_THAT(one->args, testing::ElementsAre("/bin/fourfold", "worker", "/run", "1"));
+  EXPECT_THAT(one->environment, Contains("FOURFOLD_CONTROL_SECRET=s"));
+
+  config.group = {.pp = 2, .tp = 2};
+  const base::Result<ChildProcess::Options> four =
+      rank_command(config, "/bin/fourfold", "/run", "s");
+  ASSERT_TRUE(four.ok()) << four.error().message;
+  EXPECT_THAT(four->args[0], HasSubstr("mpirun"));
+  EXPECT_THAT(four->args, testing::IsSupersetOf({"-n", "4", "mpi_yield_when_idle"}));
+  EXPECT_EQ(four->args.back(), "4");
+  config.cpus = {0, 1, 2, 3};
+  EXPECT_THAT(rank_command(config, "/bin/fourfold", "/run", "s")->args,
+              testing::Not(Contains("mpi_yield_when_idle")));
+}
+
+TEST(RankCommand, SaysWhatToDoWhereThereIsNoMpirun) {
+  const files::ScratchFolder empty;
+  const ScopedVariable path("PATH", empty.path());
+  RankConfig config;
+  EXPECT_TRUE(rank_command(config, "/bin/fourfold", "/run", "s").ok());
+  config.group.tp = 2;
+  const base::Result<ChildProcess::Options> command =
+      rank_command(config, "/bin/fourfold", "/run", "s");
+  ASSERT_FALSE(command.ok());
+  EXPECT_EQ(command.error().message,
+            "mpirun not found in PATH: install openmpi-bin, or use --ranks threads");
+}
+
+}  // namespace
+}  // namespace fourfold::runtime

@@ -1,0 +1,205 @@
+#include "runtime/launch/thread_group.h"
+
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <exception>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <utility>
+#include <variant>
+
+#include "comm/local/local_world.h"
+#include "runtime/launch/interrupt.h"
+#include "runtime/launch/step_collector.h"
+
+namespace fourfold::runtime {
+namespace {
+
+/// How often the front looks whether the program was interrupted while it waits.
+constexpr std::chrono::milliseconds kInterruptTick(50);
+
+struct StatsTask {};
+using StepTask = std::shared_ptr<const std::vector<engine::StepBatch>>;
+using Task = std::variant<StepTask, StatsTask>;
+
+class ThreadExecutor final : public GroupExecutor {
+ public:
+  ThreadExecutor(const RankConfig& config, WorkerFactory factory)
+      : config_(config),
+        factory_(std::move(factory)),
+        world_(config.group.devices()),
+        collector_(config.group),
+        ranks_(static_cast<size_t>(config.group.devices())),
+        memory_(ranks_.size()) {
+    for (size_t r = 0; r < ranks_.size(); ++r) {
+      ranks_[r].thread = std::thread([this, r] { run_rank(static_cast<int>(r)); });
+    }
+  }
+
+  ~ThreadExecutor() override {
+    fail("the group was shut down");
+    for (Rank& rank : ranks_) rank.thread.join();
+  }
+  ThreadExecutor(const ThreadExecutor&) = delete;
+  ThreadExecutor& operator=(const ThreadExecutor&) = delete;
+
+  base::Status wait_loaded(const StartProgress& progress) {
+    std::unique_lock lock(mutex_);
+    size_t told = 0;
+    wait_until(lock, [&] {
+      if (told != loaded_) progress(fmt::format("{} of {} ranks loaded", loaded_, ranks_.size()));
+      told = loaded_;
+      return loaded_ == ranks_.size();
+    });
+    if (collector_.failure()) return base::fail("{}", *collector_.failure());
+    return {};
+  }
+
+  const engine::ExecutorLimits& limits() const override { return config_.limits; }
+  const std::vector<RankMemory>& memory() const override { return memory_; }
+
+  void submit(std::vector<engine::StepBatch> batches) override {
+    const std::lock_guard lock(mutex_);
+    CHECK(std::ssize(batches) == config_.group.dp && collector_.outstanding() < limits().depth,
+          "{} batches for {} replicas, {} steps outstanding of {}", batches.size(),
+          config_.group.dp, collector_.outstanding(), limits().depth);
+    collector_.expect(batches[0].step);
+    give(std::make_shared<const std::vector<engine::StepBatch>>(std::move(batches)));
+  }
+
+  engine::StepResult wait() override {
+    std::unique_lock lock(mutex_);
+    CHECK(collector_.outstanding() > 0, "no step is outstanding");
+    wait_until(lock, [this] { return collector_.ready(); });
+    return collector_.take();
+  }
+
+  base::Result<std::vector<RankStats>> stats() override {
+    std::unique_lock lock(mutex_);
+    for (Rank& rank : ranks_) rank.stats.reset();
+    give(StatsTask{});
+    wait_until(lock, [this] {
+      return std::all_of(ranks_.begin(), ranks_.end(), [](const Rank& r) { return !!r.stats; });
+    });
+    std::vector<RankStats> out;
+    for (Rank& rank : ranks_) {
+      if (!rank.stats) return base::fail("{}", *collector_.failure());
+      out.push_back(std::move(*rank.stats));
+    }
+    return out;
+  }
+
+ private:
+  struct Rank {
+    std::deque<Task> tasks;
+    std::optional<RankStats> stats;
+    std::thread thread;
+  };
+
+  /// Under the mutex: every rank gets `task`.
+  void give(const Task& task) {
+    for (Rank& rank : ranks_) rank.tasks.push_back(task);
+    work_.notify_all();
+  }
+
+  /// Waits for the front's sake until `done` or the group has failed. An interrupt fails it.
+  template <typename Done>
+  void wait_until(std::unique_lock<std::mutex>& lock, Done done) {
+    while (!done() && !collector_.failure()) {
+      done_.wait_for(lock, kInterruptTick);
+      if (interrupted()) fail_locked(kInterrupted);
+    }
+  }
+
+  void fail(const std::string& reason) {
+    const std::lock_guard lock(mutex_);
+    fail_locked(reason);
+  }
+
+  void fail_locked(const std::string& reason) {
+    if (collector_.failure()) return;
+    collector_.fail(reason);
+    world_.abort(reason);
+    work_.notify_all();
+    done_.notify_all();
+  }
+
+  /// The next thing to do for a rank; nothing once the group has failed.
+  std::optional<Task> next_task(Rank& rank) {
+    std::unique_lock lock(mutex_);
+    work_.wait(lock, [&] { return !rank.tasks.empty() || collector_.failure(); });
+    if (collector_.failure()) return std::nullopt;
+    Task task = std::move(rank.tasks.front());
+    rank.tasks.pop_front();
+    return task;
+  }
+
+  void run_rank(int rank) {
+    // Whatever a worker or a library below it throws ends the group, not the process. Of the ranks
+    // that an abort unwinds only the first has a reason of its own.
+    try {
+      const base::Status status = serve_rank(rank);
+      if (!status.ok()) fail(describe(rank, status.error().message));
+    } catch (const comm::CommAborted& aborted) {
+      fail(describe(rank, aborted.reason));
+    } catch (const std::exception& error) {
+      fail(describe(rank, error.what()));
+    }
+  }
+
+  base::Status serve_rank(int rank) {
+    const auto index = static_cast<size_t>(rank);
+    FF_ASSIGN(const std::unique_ptr<Worker> worker, factory_(config_, world_.communicator(rank)));
+    {
+      const std::lock_guard lock(mutex_);
+      memory_[index] = worker->memory();
+      ++loaded_;
+      done_.notify_all();
+    }
+    while (const std::optional<Task> task = next_task(ranks_[index])) {
+      if (const auto* step = std::get_if<StepTask>(&*task)) {
+        StageReport report = worker->run(**step);
+        if (!worker->reports()) continue;
+        const std::lock_guard lock(mutex_);
+        FF_TRY(collector_.add(rank, std::move(report)));
+      } else {
+        RankStats stats = worker->stats();
+        const std::lock_guard lock(mutex_);
+        ranks_[index].stats = std::move(stats);
+      }
+      done_.notify_all();
+    }
+    return {};
+  }
+
+  std::string describe(int rank, std::string_view what) const {
+    return fmt::format("{}: {}", describe_rank(config_.group, rank), what);
+  }
+
+  RankConfig config_;
+  WorkerFactory factory_;
+  comm::LocalWorld world_;
+
+  std::mutex mutex_;  // guards what follows
+  std::condition_variable work_;
+  std::condition_variable done_;
+  StepCollector collector_;
+  std::vector<Rank> ranks_;
+  std::vector<RankMemory> memory_;
+  size_t loaded_ = 0;
+};
+
+}  // namespace
+
+base::Result<std::unique_ptr<GroupExecutor>> start_thread_group(const RankConfig& config,
+                                                                const StartProgress& progress,
+                                                                const WorkerFactory& factory) {
+  auto group = std::make_unique<ThreadExecutor>(config, factory);
+  FF_TRY(group->wait_loaded(progress));
+  return std::unique_ptr<GroupExecutor>(std::move(group));
+}
+
+}  // namespace fourfold::runtime

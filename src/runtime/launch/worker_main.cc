@@ -1,0 +1,190 @@
+#include "runtime/launch/worker_main.h"
+
+#include <unistd.h>
+
+#include <charconv>
+#include <condition_variable>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <utility>
+#include <variant>
+
+#include "backend/ops.h"
+#include "comm/local/local_world.h"
+#include "comm/mpi/mpi_runtime.h"
+#include "runtime/control/channel.h"
+#include "runtime/launch/run_dir.h"
+#include "runtime/worker.h"
+
+namespace fourfold::runtime {
+namespace {
+
+/// The front's messages in their order, read by a thread of its own so that a Ping is answered and
+/// the end of the front is seen even while a step runs. A rank that waits here is asleep: it takes
+/// no core from the ranks that work.
+class Inbox {
+ public:
+  Inbox(Channel& channel, const std::filesystem::path& run_dir)
+      : channel_(channel), run_dir_(run_dir), reader_([this] { read(); }) {}
+  /// After Shutdown, which is the last message.
+  ~Inbox() { reader_.join(); }
+  Inbox(const Inbox&) = delete;
+  Inbox& operator=(const Inbox&) = delete;
+
+  Message next() {
+    std::unique_lock lock(mutex_);
+    arrived_.wait(lock, [this] { return !messages_.empty(); });
+    Message message = std::move(messages_.front());
+    messages_.pop_front();
+    return message;
+  }
+
+ private:
+  void read() {
+    for (bool more = true; more;) {
+      base::Result<Message> message = channel_.receive();
+      if (!message.ok()) leave(message.error());
+      if (std::holds_alternative<Ping>(*message)) {
+        // An error shows at the next receive.
+        static_cast<void>(channel_.send(Pong{}));
+        continue;
+      }
+      more = !std::holds_alternative<Shutdown>(*message);
+      const std::lock_guard lock(mutex_);
+      messages_.push_back(std::move(message).value());
+      arrived_.notify_one();
+    }
+  }
+
+  /// Without the front there is nobody to work for, and the other thread may be deep in a step.
+  [[noreturn]] void leave(const base::Error& error) {
+    if (error.message != kChannelClosed) fmt::print(stderr, "{}\n", error.message);
+    RunDir::remove(run_dir_);
+    _exit(1);
+  }
+
+  Channel& channel_;
+  std::filesystem::path run_dir_;
+  std::mutex mutex_;
+  std::condition_variable arrived_;
+  std::deque<Message> messages_;
+  std::thread reader_;
+};
+
+/// What the rank does with its messages once its shard is there.
+base::Status serve(Worker& worker, const RankConfig& config, Channel& channel, Inbox& inbox) {
+  while (true) {
+    const Message message = inbox.next();
+    if (const auto* step = std::get_if<Step>(&message)) {
+      if (std::ssize(step->batches) != config.group.dp) {
+        return base::fail("a step has {} batches, expected {}", step->batches.size(),
+                          config.group.dp);
+      }
+      StageReport report = worker.run(step->batches);
+      if (worker.reports()) FF_TRY(channel.send(Report{std::move(report)}));
+    } else if (std::holds_alternative<StatsRequest>(message)) {
+      FF_TRY(channel.send(Stats{worker.stats()}));
+    } else if (std::holds_alternative<Shutdown>(message)) {
+      return {};
+    } else {
+      return base::fail("the front sent a message of type {}", message.index());
+    }
+  }
+}
+
+base::Status run_rank(int rank, int ranks, Channel& channel, Inbox& inbox) {
+  const Message first = inbox.next();
+  const auto* message = std::get_if<Config>(&first);
+  if (message == nullptr) return base::fail("the front sent no configuration");
+  const RankConfig& config = message->config;
+  if (config.group.devices() != ranks) {
+    return base::fail("{} ranks were started for a group of {}", ranks, config.group.devices());
+  }
+  FF_ASSIGN(std::shared_ptr<const backend::Ops> ops, backend::make_ops(config.backend, config.isa));
+  std::unique_ptr<comm::MpiRuntime> mpi;
+  std::unique_ptr<comm::Communicator> group;
+  if (ranks == 1) {
+    group = comm::make_single(mesh::Axis::kControl);
+  } else {
+    FF_ASSIGN(mpi, comm::MpiRuntime::start({}));
+    if (mpi->rank() != rank || mpi->size() != ranks) {
+      return base::fail("MPI says rank {} of {}, expected rank {} of {}", mpi->rank(), mpi->size(),
+                        rank, ranks);
+    }
+    group = mpi->world();
+  }
+  FF_ASSIGN(const std::unique_ptr<Worker> worker,
+            Worker::create(config, std::move(ops), std::move(group)));
+  FF_TRY(channel.send(Ready{worker->memory()}));
+  return serve(*worker, config, channel, inbox);
+}
+
+/// A rank alone cannot go on, and the others wait for it in a collective: it ends without ceremony,
+/// and mpirun ends them.
+[[noreturn]] void give_up(Channel& channel, std::string_view why) {
+  static_cast<void>(channel.send(Failure{std::string(why)}));
+  _exit(1);
+}
+
+std::optional<int> parse_int(const char* text) {
+  int value = 0;
+  if (text == nullptr) return std::nullopt;
+  const char* end = text + std::strlen(text);
+  const auto [rest, error] = std::from_chars(text, end, value);
+  if (error != std::errc() || rest != end) return std::nullopt;
+  return value;
+}
+
+/// As mpirun and its like tell every process that they start.
+std::optional<int> rank_from_environment() {
+  for (const char* name : {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"}) {
+    if (const std::optional<int> rank = parse_int(std::getenv(name))) return rank;
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::vector<std::string> worker_args(const std::string& program,
+                                     const std::filesystem::path& run_dir, int ranks) {
+  return {program, "worker", run_dir.string(), std::to_string(ranks)};
+}
+
+int worker_main(int argc, char** argv) {
+  const std::optional<int> ranks = argc == 3 ? parse_int(argv[2]) : std::nullopt;
+  const std::optional<int> rank = ranks == 1 ? 0 : rank_from_environment();
+  if (!ranks || !rank) {
+    fmt::print(stderr, "fourfold worker: a rank of a group; fourfold starts it itself\n");
+    return 2;
+  }
+  const std::filesystem::path run_dir = argv[1];
+  base::Result<std::unique_ptr<Channel>> channel =
+      Channel::connect(RunDir::control_socket(run_dir));
+  if (!channel.ok()) {
+    // The front has ended before this rank began.
+    RunDir::remove(run_dir);
+    return 1;
+  }
+  const char* secret = std::getenv(kSecretVariable);
+  const base::Status hello = (*channel)->send(Hello{*rank, secret == nullptr ? "" : secret});
+  if (!hello.ok()) return 1;
+  Inbox inbox(**channel, run_dir);
+  try {
+    const base::Status status = run_rank(*rank, *ranks, **channel, inbox);
+    if (!status.ok()) give_up(**channel, status.error().message);
+  } catch (const comm::CommAborted& aborted) {
+    give_up(**channel, aborted.reason);
+  } catch (const std::exception& error) {
+    give_up(**channel, error.what());
+  }
+  return 0;
+}
+
+}  // namespace fourfold::runtime
