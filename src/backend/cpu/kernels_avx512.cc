@@ -1,7 +1,6 @@
 // GCC 12 warns inside its own header: _mm512_undefined_ps() is `__m512 y = y` there (GCC bug
 // 105593).
 #pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 
 #include <immintrin.h>
 
