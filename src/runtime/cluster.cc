@@ -331,7 +331,8 @@ RankConfig rank_config(const ClusterConfig& config, const mesh::Mesh& mesh,
 }  // namespace
 
 base::Result<std::unique_ptr<Cluster>> Cluster::start(const ClusterConfig& config,
-                                                      const StartProgress& progress) {
+                                                      const StartProgress& progress,
+                                                      const std::string& program) {
   FF_ASSIGN(const model::ModelSource source,
             model::open_model(config.model, config.dummy_weights, config.dummy_seed));
   FF_ASSIGN(const mesh::Mesh mesh, mesh::create_or_suggest(config.scheme, source.spec.divisors()));
@@ -347,7 +348,7 @@ base::Result<std::unique_ptr<Cluster>> Cluster::start(const ClusterConfig& confi
   std::vector<std::future<base::Result<std::unique_ptr<GroupExecutor>>>> starting;
   for (int g = 0; g < mesh.groups(); ++g) {
     starting.push_back(std::async(std::launch::async, [&, g] {
-      return start_group(rank_config(config, mesh, limits, g), config.ranks, serialised);
+      return start_group(rank_config(config, mesh, limits, g), config.ranks, serialised, program);
     }));
   }
   base::Status status;

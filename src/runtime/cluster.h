@@ -65,9 +65,10 @@ using EventSink = std::function<void(const engine::SequenceEvent& event, int64_t
 /// Thread-safe.
 class Cluster {
  public:
-  /// Starts every group and waits until all ranks have loaded.
+  /// Starts every group and waits until all ranks have loaded. `program` as in start_group.
   static base::Result<std::unique_ptr<Cluster>> start(const ClusterConfig& config,
-                                                      const StartProgress& progress);
+                                                      const StartProgress& progress,
+                                                      const std::string& program = {});
   virtual ~Cluster() = default;
 
   /// An id that no request of this cluster has.

@@ -88,4 +88,29 @@ inline Answers answers_of(runtime::Cluster& cluster, const std::vector<engine::R
   return {recorder->take(), cluster.engine_stats().scheduler};
 }
 
+/// The same on one group, driven by an engine in the calling thread.
+inline std::vector<verify::RequestAnswer> answers_of(engine::Executor& executor,
+                                                     const std::vector<engine::Request>& requests) {
+  const base::SteadyClock clock;
+  engine::Engine engine(executor, {}, clock);
+  verify::AnswerRecorder recorder(requests.size());
+  engine.trace([&](const engine::StepRecord& record) { recorder.observe(record); });
+  for (size_t i = 0; i < requests.size(); ++i) {
+    engine::Request tagged = requests[i];
+    tagged.id = engine::SequenceId(static_cast<int64_t>(i));
+    recorder.assign(tagged.id, i);
+    const base::Status added = engine.add(std::move(tagged));
+    EXPECT_TRUE(added.ok()) << added.error().message;
+  }
+  while (engine.has_work()) {
+    for (const engine::SequenceEvent& event : engine.run_once()) {
+      if (event.token) {
+        recorder.add_token(static_cast<size_t>(event.id.value), event.token->token);
+      }
+      EXPECT_EQ(event.failure, "");
+    }
+  }
+  return recorder.take();
+}
+
 }  // namespace fourfold::tests

@@ -1,0 +1,84 @@
+// A rank holds, reads and computes its share of a model and no more.
+
+#include <gtest/gtest.h>
+
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "base/sizes.h"
+#include "tests/support/answers.h"
+
+namespace fourfold::tests {
+namespace {
+
+constexpr int64_t kHidden = 128;
+constexpr int64_t kHeadDim = 16;
+constexpr int64_t kVocab = 1021;
+constexpr int64_t kGranules = 11;  // of 32 columns: intermediate size 352
+
+/// Parameters of one layer's matrices that one of `tp` shards may hold. What does not divide is
+/// rounded up; key heads are held by several shards where tp exceeds them.
+int64_t layer_share(int tp) {
+  const int64_t heads = 8 / tp;
+  const int64_t kv_heads = std::max(1, 4 / tp);
+  const int64_t width = base::ceil_div(kGranules, tp) * 32;
+  return kHidden * (2 * heads * kHeadDim + 2 * kv_heads * kHeadDim + 3 * width);
+}
+
+int64_t vocab_share(int tp) { return base::ceil_div(kVocab, tp) * kHidden; }
+
+class Share : public testing::TestWithParam<mesh::ParallelConfig> {};
+
+TEST_P(Share, OfBytesAndFlopsIsTheRanksOwn) {
+  const mesh::ParallelConfig scheme = GetParam();
+  auto cluster = runtime::Cluster::start(thread_config(scheme), [](const std::string&) {});
+  ASSERT_TRUE(cluster.ok()) << cluster.error().message;
+  std::vector<size_t> order(8);
+  std::iota(order.begin(), order.end(), 0);
+  answers_of(**cluster, eight_requests(), order);
+  const auto reports = (*cluster)->rank_reports();
+  ASSERT_TRUE(reports.ok());
+  ASSERT_EQ(static_cast<int>(reports->size()), scheme.devices());
+
+  const int most_layers = static_cast<int>(base::ceil_div(8, scheme.pp));
+  for (const runtime::RankReport& r : *reports) {
+    SCOPED_TRACE(fmt::format("stage {} shard {}", r.at.stage, r.at.shard));
+    const bool has_vocab = r.at.stage == 0 || r.at.stage == scheme.pp - 1;
+    const int64_t matrices =
+        most_layers * layer_share(scheme.tp) + (has_vocab ? vocab_share(scheme.tp) : 0);
+    // bf16, rows padded to 16 and reduction slices to 32 columns; norms are replicated in fp32.
+    const int64_t norms = (2 * most_layers + 1) * kHidden * 4;
+    const int64_t padding = most_layers * 2 * kHidden * 2 * 32 * (8 / scheme.tp) + 16 * kHidden * 2;
+    EXPECT_LE(r.memory.weight_bytes, 2 * matrices + norms + padding);
+    EXPECT_LE(r.memory.file_bytes_read, 2 * matrices + norms);
+    EXPECT_GT(r.memory.file_bytes_read, 0);
+    EXPECT_LE(r.stats.ops.matmul_flops, 2 * r.stats.rows * matrices);
+    EXPECT_GT(r.stats.ops.matmul_flops, 0);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Tiny, Share, testing::ValuesIn(legal_schemes(8)),
+                         [](const auto& test) { return mesh::scheme_name(test.param); });
+
+TEST(ShareTest, PeakMemoryOfAProcessIsItsShardAndItsCacheAndLittleMore) {
+  runtime::ClusterConfig config;
+  config.model = "llama-1b";
+  config.dummy_weights = true;
+  config.scheme = {.pp = 1, .dp = 1, .tp = 2};
+  config.max_positions = 64;
+  config.max_running = 4;
+  auto cluster = runtime::Cluster::start(
+      config, [](const std::string&) {}, FOURFOLD_BINARY);
+  ASSERT_TRUE(cluster.ok()) << cluster.error().message;
+  const auto reports = (*cluster)->rank_reports();
+  ASSERT_TRUE(reports.ok());
+  constexpr int64_t kAllowance = int64_t{256} << 20;
+  for (const runtime::RankReport& r : *reports) {
+    EXPECT_GE(r.memory.weight_bytes, int64_t{1000} << 20);
+    EXPECT_LE(r.stats.peak_rss_bytes, r.memory.weight_bytes + r.memory.kv_bytes + kAllowance);
+  }
+}
+
+}  // namespace
+}  // namespace fourfold::tests
