@@ -14,12 +14,15 @@ inline float tree(const float* const* parts, int64_t i) {
   }
 }
 
+// `out` may be one of the parts, which would keep the compiler from using vectors; but an element
+// depends on the same element of the parts only.
 template <int kParts>
 void sum(const float* const* parts, float* out, int64_t n) {
   const float* local[kParts];
   for (int p = 0; p < kParts; ++p) local[p] = parts[p];
-    // Each element depends on the same element of the parts only, so `out` may be one of them.
+#if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC ivdep
+#endif
   for (int64_t i = 0; i < n; ++i) out[i] = tree<kParts>(local, i);
 }
 

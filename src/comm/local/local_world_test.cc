@@ -1,6 +1,5 @@
 #include "comm/local/local_world.h"
 
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -14,8 +13,6 @@
 
 namespace fourfold::comm {
 namespace {
-
-using ::testing::HasSubstr;
 
 /// Plays every rank of `world` in a thread of its own.
 void run_ranks(LocalWorld& world, int size, const std::function<void(Communicator&)>& play) {
