@@ -99,7 +99,7 @@ std::string lowercase(std::string_view text) {
 
 base::Error too_long(size_t bytes) {
   return fail("the tokenizer's normalizer makes a text of {} bytes; at most {} are supported",
-              bytes, kMaxTextBytes);
+              bytes, kMaxRewrittenBytes);
 }
 
 Status replace(const Regex& pattern, std::string_view content, std::string* text) {
@@ -112,7 +112,7 @@ Status replace(const Regex& pattern, std::string_view content, std::string* text
     const auto begin = static_cast<size_t>(match.begin);
     out.append(*text, at, begin - at).append(content);
     at = static_cast<size_t>(match.end);
-    if (out.size() > static_cast<size_t>(kMaxTextBytes)) return too_long(out.size());
+    if (out.size() > static_cast<size_t>(kMaxRewrittenBytes)) return too_long(out.size());
   }
   out.append(*text, at);
   *text = std::move(out);
@@ -166,7 +166,7 @@ Status Normalizer::apply(std::string* text) const {
       const auto& [pattern, content] = std::get<Replace>(step);
       FF_TRY(replace(pattern, content, text));
     }
-    if (text->size() > static_cast<size_t>(kMaxTextBytes)) return too_long(text->size());
+    if (text->size() > static_cast<size_t>(kMaxRewrittenBytes)) return too_long(text->size());
   }
   return {};
 }

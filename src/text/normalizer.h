@@ -21,7 +21,7 @@ class Normalizer {
   /// that of Unicode 15.
   static base::Result<Normalizer> create(const JsonNode& json);
 
-  /// Rewrites `text`, valid UTF-8. An error if it would grow beyond `kMaxTextBytes`.
+  /// Rewrites `text`, valid UTF-8. An error if it would grow beyond `kMaxRewrittenBytes`.
   base::Status apply(std::string* text) const;
 
  private:

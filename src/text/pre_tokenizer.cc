@@ -30,9 +30,9 @@ Status rewrite_words(Words* words, Rewrite&& rewrite) {
     rewrite(words->at(range), range, &out);
     range.begin = begin;
     range.end = static_cast<int64_t>(out.size());
-    if (range.end > kMaxTextBytes) {
+    if (range.end > kMaxRewrittenBytes) {
       return fail("the tokenizer's pre-tokenizer makes a text of more than {} bytes",
-                  kMaxTextBytes);
+                  kMaxRewrittenBytes);
     }
   }
   words->text = std::move(out);

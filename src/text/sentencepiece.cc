@@ -145,15 +145,17 @@ void SentencePieceEncoder::add_symbols(std::string_view text, MergeScratch* scra
   }
 }
 
-// An unused piece is given as the two pieces that it was made of.
+// An unused piece is given as the two pieces that it was made of; a single character that is unused
+// is unknown.
 void SentencePieceEncoder::append_piece(std::string_view piece, int32_t id, const Halves& halves,
                                         std::vector<int32_t>* ids) const {
-  const auto it = is(id, SentencePieceVocab::kUnused) ? halves.find(piece) : halves.end();
+  const bool unused = is(id, SentencePieceVocab::kUnused);
+  const auto it = unused ? halves.find(piece) : halves.end();
   if (it != halves.end()) {
     for (const std::string_view half : {it->second.first, it->second.second}) {
       append_piece(half, pieces_.find(half).value_or(-1), halves, ids);
     }
-  } else if (id >= 0) {
+  } else if (id >= 0 && !unused) {
     ids->push_back(id);
   } else if (byte_ids_) {
     for (const char byte : piece) ids->push_back((*byte_ids_)[static_cast<uint8_t>(byte)]);

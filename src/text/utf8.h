@@ -6,8 +6,11 @@
 
 namespace fourfold::text {
 
-/// Bounds a text, and what a tokenizer's rewritings can make of it.
-inline constexpr int64_t kMaxTextBytes = int64_t{256} << 20;
+/// The longest text that is tokenized: far more than any context window takes. Tokenizing needs up
+/// to 40 times as much memory.
+inline constexpr int64_t kMaxTextBytes = int64_t{16} << 20;
+/// The longest text that a tokenizer's rewritings may make of it.
+inline constexpr int64_t kMaxRewrittenBytes = 4 * kMaxTextBytes;
 
 /// What stands at the start of some bytes.
 struct Utf8Step {
