@@ -326,6 +326,34 @@ TEST_F(ScarceBlocks, LetAPreemptedSequenceGoOnWhereItWas) {
   EXPECT_EQ(events[0].token->token, 50);
 }
 
+TEST_F(ScarceBlocks, GoToThePreemptedBeforeThoseThatWait) {
+  Bench bench(scarce(), {.lookahead = 0, .prefix_cache = false});
+  bench.add(request(kA, 2, 4));
+  bench.add(request(kB, 1, 6));
+  bench.add(request(kC, 3, 1));
+  for (int i = 0; i < 4; ++i) {
+    bench.step();
+    bench.commit();
+  }
+  EXPECT_EQ(bench.scheduler.stats().preemptions, 1);
+  EXPECT_EQ(bench.step().tokens[0], 200) << "B came before C";
+}
+
+TEST(Scheduler, AdmitsOnlyWhileEveryRunningSequenceCanGrowByABlock) {
+  ExecutorLimits limits = roomy();
+  limits.blocks = 3;
+  Bench bench(limits, {.lookahead = 0});
+  bench.add(request(kA, 4, 4));
+  bench.add(request(kB, 5, 4));
+  EXPECT_THAT(chunk_sizes(bench.step()), ElementsAre(4)) << "B would take both free blocks";
+  for (int i = 0; i < 3; ++i) {
+    bench.commit();
+    EXPECT_EQ(bench.step().chunks.size(), 1U);
+  }
+  bench.commit();
+  EXPECT_THAT(chunk_sizes(bench.step()), ElementsAre(5));
+}
+
 TEST(Scheduler, PreemptsEveryKPlansButNeverTheOldest) {
   Bench bench(roomy(), {.lookahead = 0, .preempt_every_k = 1});
   bench.add(request(kA, 2, 3));
