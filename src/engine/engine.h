@@ -49,8 +49,8 @@ class Engine {
   /// False when run_once() would do nothing.
   bool has_work() const;
 
-  /// Tells `observer` of every step from now on, which are traced (StepBatch::trace); null: no more.
-  /// Only while no step is outstanding.
+  /// Tells `observer` of every step from now on, which are traced (StepBatch::trace); null: no
+  /// more. Only while no step is outstanding.
   void trace(StepObserver observer);
   void clear_prefix_cache();
   EngineStats stats() const;
