@@ -186,7 +186,7 @@ void matmul(benchmark::State& state, Isa isa) {
   const Ops& ops = *made.value();
   Weights& weights = weights_of(ops, size);
   const auto stream = ops.make_stream(threads, {});
-  Arena arena(ops.allocate(ops.scratch_bytes(*stream, {.rows = rows, .columns = size}) +
+  Arena arena(ops.allocate(ops.scratch_bytes(threads, {.rows = rows, .columns = size}) +
                            rows * size * 6 + 128)
                   .value());
   const View x = arena.allocate(ops.activation_dtype(), {rows, size});

@@ -45,8 +45,8 @@ class ForwardingOps : public backend::Ops {
                                                std::span<const int> cpus) const override {
     return real_->make_stream(threads, cpus);
   }
-  int64_t scratch_bytes(backend::Stream& s, const Limits& limits) const override {
-    return real_->scratch_bytes(s, limits);
+  int64_t scratch_bytes(int threads, const Limits& limits) const override {
+    return real_->scratch_bytes(threads, limits);
   }
   int64_t matrix_bytes(const MatrixShape& shape) const override {
     return real_->matrix_bytes(shape);

@@ -122,8 +122,8 @@ class Ops {
     int64_t heads = 0;    ///< query heads of this rank
     int64_t head_dim = 0;
   };
-  /// Arena bytes that any one operator within `limits` takes for itself on `stream`.
-  virtual int64_t scratch_bytes(Stream& stream, const Limits& limits) const = 0;
+  /// Arena bytes that any one operator within `limits` takes for itself on a stream of `threads`.
+  virtual int64_t scratch_bytes(int threads, const Limits& limits) const = 0;
 
   /// Bytes that load_matrix will take: exact, so that a plan can be made before anything is loaded.
   virtual int64_t matrix_bytes(const MatrixShape& shape) const = 0;

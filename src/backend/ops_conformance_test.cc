@@ -42,11 +42,11 @@ std::vector<MatmulSize> matmul_sizes() {
   for (const int64_t n : {1, 15, 16, 17, 47, 49, 96, 97}) sizes.push_back({5, n, 32, {32}});
   for (const int64_t k : {1, 2, 31, 33, 96, 777, 1056}) sizes.push_back({3, 20, k, {k}});
   sizes.push_back({7, 33, 8 * 64, slice_ends(8 * 64, 32)});
-  sizes.push_back({7, 33, 3 * 32, slice_ends(3 * 32, 32)});     // most slices are empty
-  sizes.push_back({2, 33, 5 * 80, slice_ends(5 * 80, 80)});     // head_dim 80
-  sizes.push_back({2, 33, 16 * 10, slice_ends(16 * 10, 16)});   // head_dim 16
+  sizes.push_back({7, 33, 3 * 32, slice_ends(3 * 32, 32)});    // most slices are empty
+  sizes.push_back({2, 33, 5 * 80, slice_ends(5 * 80, 80)});    // head_dim 80
+  sizes.push_back({2, 33, 16 * 10, slice_ends(16 * 10, 16)});  // head_dim 16
   sizes.push_back({20, 50, 256, slice_ends(1000, 32, 2, 4)});  // a rank of tp 4
-  sizes.push_back({20, 50, 0, {0, 0}});                         // a rank without columns
+  sizes.push_back({20, 50, 0, {0, 0}});                        // a rank without columns
   return sizes;
 }
 

@@ -111,7 +111,7 @@ struct Device {
   explicit Device(const std::string& name, int threads = 1, Ops::Limits limits = {})
       : ops(open(name)),
         stream(ops->make_stream(threads, {})),
-        arena(ops->allocate(ops->scratch_bytes(*stream, limits)).value()) {}
+        arena(ops->allocate(ops->scratch_bytes(threads, limits)).value()) {}
 
   std::unique_ptr<Ops> ops;
   std::unique_ptr<Stream> stream;

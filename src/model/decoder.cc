@@ -181,25 +181,28 @@ std::span<const float> Decoder::logits(backend::Stream& stream, tensor::Arena& a
   return out.f32_span();
 }
 
-int64_t Decoder::arena_bytes(const ModelSpec& spec, int tp, int64_t rows, int64_t sampled) {
+int64_t Decoder::arena_bytes(const ModelSpec& spec, const backend::Ops& ops, int tp, int threads,
+                             int64_t rows, int64_t sampled) {
   constexpr int64_t kF32 = size_of(DType::kF32);
   int64_t widest = 0;  // f32 values of one row in the widest layer
-  int64_t longest_k = spec.hidden;
+  backend::Ops::Limits limits{.rows = std::max(rows, sampled), .columns = spec.hidden};
   for (const LayerSpec& layer : spec.layers) {
     const AttentionSpec& a = layer.attention;
     const int64_t heads = a.heads / tp;
     const int64_t kv_heads = kv_head_range(a, tp, 0).size();
     const int64_t width = base::ceil_div(layer.mlp.intermediate, tp) + kGranule;
     widest = std::max({widest, (2 * heads + 2 * kv_heads) * a.head_dim, 3 * width});
-    longest_k = std::max({longest_k, heads * a.head_dim, width});
+    limits.columns = std::max({limits.columns, heads * a.head_dim, width});
+    limits.heads = std::max(limits.heads, heads);
+    limits.head_dim = std::max(limits.head_dim, a.head_dim);
   }
-  // Residual, normed input, partial sums, and operators' scratch (a packed copy of their input).
-  const int64_t layers = rows * (3 * spec.hidden + widest + longest_k) * kF32;
+  // Residual, normed input and partial sums; the head's copies of the logits.
+  const int64_t layers = rows * (2 * spec.hidden + widest) * kF32;
   const int64_t head =
       sampled * (2 * spec.hidden + (3 + tp) * vocab_shard_rows(spec, tp) + spec.vocab) * kF32;
-  constexpr int64_t kSlack = int64_t{4}
-                             << 20;  // alignment and scratch that does not grow with rows
-  return rows * spec.hidden * kF32 + std::max(layers, head) + kSlack;
+  constexpr int64_t kAlignment = int64_t{64} * 32;  // of the views that live at once
+  return rows * spec.hidden * kF32 + std::max(layers, head) + ops.scratch_bytes(threads, limits) +
+         kAlignment;
 }
 
 }  // namespace fourfold::model

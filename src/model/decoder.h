@@ -46,8 +46,10 @@ class Decoder {
   int first_layer() const { return first_layer_; }
   int end_layer() const { return end_layer_; }
 
-  /// Arena that a step of `rows` rows, `sampled` of them sampled, needs on any rank of the scheme.
-  static int64_t arena_bytes(const ModelSpec& spec, int tp, int64_t rows, int64_t sampled);
+  /// Arena that a step of `rows` rows, `sampled` of them sampled, needs on any rank of the scheme,
+  /// whose operators run on `threads` threads.
+  static int64_t arena_bytes(const ModelSpec& spec, const backend::Ops& ops, int tp, int threads,
+                             int64_t rows, int64_t sampled);
 
  private:
   Decoder(ModelSpec spec, const backend::Ops& ops, RankGroups& groups, Weights weights);

@@ -32,8 +32,8 @@ class OneSequence {
         groups_(mesh::Mesh::create({}, source_.spec.divisors()).value(),
                 comm::make_single(mesh::Axis::kControl)),
         stream_(ops_->make_stream(1, {})),
-        arena_(
-            ops_->allocate(Decoder::arena_bytes(source_.spec, 1, positions, positions)).value()) {
+        arena_(ops_->allocate(Decoder::arena_bytes(source_.spec, *ops_, 1, 1, positions, positions))
+                   .value()) {
     decoder_ = Decoder::create(source_, *ops_, groups_, positions).value();
     const int64_t blocks = base::ceil_div(positions, kBlockSize);
     for (const LayerSpec& layer : source_.spec.layers) {

@@ -118,7 +118,8 @@ std::vector<RankMemory> plan_memory(const ClusterConfig& config, const model::Mo
       memory.kv_bytes =
           limits.blocks * model::kv_block_bytes(spec, ops, config.scheme, at, config.block_size);
       memory.activation_bytes =
-          model::Decoder::arena_bytes(spec, config.scheme.tp, limits.max_step_tokens, limits.slots);
+          model::Decoder::arena_bytes(spec, ops, config.scheme.tp, config.cpus_per_device,
+                                      limits.max_step_tokens, limits.slots);
       out.push_back(memory);
     }
   }
@@ -320,7 +321,8 @@ RankConfig rank_config(const ClusterConfig& config, const mesh::Mesh& mesh,
   out.limits.replicas = mesh.lockstep();
   // Ranks are pinned where every one can have cores of its own.
   const std::vector<int> cpus = usable_cpus();
-  const auto per_group = static_cast<size_t>(mesh.group_size() * config.cpus_per_device);
+  const auto per_group =
+      static_cast<size_t>(mesh.group_size()) * static_cast<size_t>(config.cpus_per_device);
   if (per_group * static_cast<size_t>(mesh.groups()) <= cpus.size()) {
     const auto begin = cpus.begin() + static_cast<std::ptrdiff_t>(per_group) * group;
     out.cpus.assign(begin, begin + static_cast<std::ptrdiff_t>(per_group));

@@ -114,9 +114,9 @@ base::Status StageWorker::load(const model::ModelSource& source) {
   FF_ASSIGN(decoder_,
             model::Decoder::create(source, *ops_, *groups_, config_.limits.max_positions));
   FF_TRY(allocate_cache());
-  const int64_t arena_bytes =
-      model::Decoder::arena_bytes(decoder_->spec(), groups_->mesh().config().tp,
-                                  config_.limits.max_step_tokens, config_.limits.slots);
+  const int64_t arena_bytes = model::Decoder::arena_bytes(
+      decoder_->spec(), *ops_, groups_->mesh().config().tp, config_.threads,
+      config_.limits.max_step_tokens, config_.limits.slots);
   FF_ASSIGN(tensor::Buffer arena, ops_->allocate(arena_bytes));
   arena_ = tensor::Arena(std::move(arena));
 

@@ -42,8 +42,7 @@ CpuOps::CpuOps(Isa isa)
       rows_(isa == Isa::kAvx2 ? kRowKernelsAvx2 : kRowKernelsAvx512),
       matmul_(matmul_kernel(isa)) {}
 
-int64_t CpuOps::scratch_bytes(Stream& stream, const Limits& limits) const {
-  const int threads = pool_of(stream).threads();
+int64_t CpuOps::scratch_bytes(int threads, const Limits& limits) const {
   const int64_t attention = threads * tensor::size_of(DType::kF32) *
                             attention_scratch_floats(limits.heads, limits.head_dim);
   return std::max(attention, matmul_scratch_bytes(limits.rows, limits.columns, threads));

@@ -17,7 +17,7 @@ class CpuOps final : public HostOps {
   DType kv_dtype() const override { return DType::kBF16; }
   DType weight_dtype() const override { return DType::kBF16; }
 
-  int64_t scratch_bytes(Stream& stream, const Limits& limits) const override;
+  int64_t scratch_bytes(int threads, const Limits& limits) const override;
   int64_t matrix_bytes(const MatrixShape& shape) const override;
   base::Result<WeightPtr> load_matrix(const MatrixShape& shape,
                                       const RowReader& reader) const override;

@@ -131,8 +131,8 @@ float activate(Activation activation, float x) {
 
 }  // namespace
 
-int64_t ReferenceOps::scratch_bytes(Stream& stream, const Limits& limits) const {
-  return pool_of(stream).threads() *
+int64_t ReferenceOps::scratch_bytes(int threads, const Limits& limits) const {
+  return threads *
          base::round_up((kAttentionPiece + limits.head_dim) * tensor::size_of(DType::kF32), 64);
 }
 

@@ -118,7 +118,7 @@ base::Result<ModelSpec> from_gguf(const files::GgufFile& file) {
   if (spec.layers.size() == kLayersOf27B) {
     for (LayerSpec& layer : spec.layers) {
       layer.attention.scale = static_cast<float>(
-          1.0 / std::sqrt(static_cast<double>(spec.hidden / layer.attention.heads)));
+          std::sqrt(static_cast<double>(layer.attention.heads) / static_cast<double>(spec.hidden)));
     }
   }
   ParamNames names = gguf_names();
