@@ -102,11 +102,9 @@ void ChildProcess::kill() {
 }
 
 std::string describe_exit(int wait_status) {
-  constexpr int kSignalBase = 128;
-  const int code = WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : 0;
-  const int signal = WIFSIGNALED(wait_status) ? WTERMSIG(wait_status) : code - kSignalBase;
-  const char* name = signal > 0 ? sigabbrev_np(signal) : nullptr;
-  if (name == nullptr) return fmt::format("exited with status {}", code);
+  if (WIFEXITED(wait_status)) return fmt::format("exited with status {}", WEXITSTATUS(wait_status));
+  const char* name = sigabbrev_np(WTERMSIG(wait_status));
+  if (name == nullptr) return fmt::format("was killed by signal {}", WTERMSIG(wait_status));
   return fmt::format("was killed by SIG{}", name);
 }
 

@@ -45,8 +45,7 @@ class ChildProcess {
   std::optional<int> status_;
 };
 
-/// "was killed by SIGKILL" or "exited with status 3". A status above 128 is read as a shell and
-/// mpirun mean it: ended by signal status - 128.
+/// "was killed by SIGKILL" or "exited with status 3".
 std::string describe_exit(int wait_status);
 
 /// The path of an executable that the shell would find, or nothing.

@@ -10,6 +10,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <csignal>
+#include <filesystem>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -332,13 +333,14 @@ base::Status ProcessExecutor::handle(size_t rank, Message message) {
 base::Status ProcessExecutor::check_child() {
   const bool all_connected =
       std::all_of(peers_.begin(), peers_.end(), [](const Peer& peer) { return !!peer.channel; });
+  const std::filesystem::path output = RunDir::output(run_dir_.path());
   if (const std::optional<int> status = child_.wait_exit(milliseconds(0))) {
     return base::fail("{} {}{}", peers_.size() == 1 ? describe(0) : "mpirun",
-                      describe_exit(*status), last_words(RunDir::output(run_dir_.path())));
+                      describe_exit(*status), last_words(output, Speaker::kMpirunToo));
   }
   if (!all_connected && steady_clock::now() - started_ > kConnectLimit) {
     return base::fail("not all of {} ranks have started within {} s{}", peers_.size(),
-                      kConnectLimit.count(), last_words(RunDir::output(run_dir_.path())));
+                      kConnectLimit.count(), last_words(output, Speaker::kMpirunToo));
   }
   return {};
 }
@@ -366,12 +368,12 @@ base::Status ProcessExecutor::check_heartbeats() {
 /// first channel that closes is that of the first dead.
 base::Error ProcessExecutor::death_of(size_t rank) {
   const bool own_child = peers_.size() == 1;
-  const std::optional<int> status = child_.wait_exit(own_child ? kExitLimit : milliseconds(0));
-  const std::string words = last_words(RunDir::output(run_dir_.path()));
-  if (status) {
+  const std::filesystem::path output = RunDir::output(run_dir_.path());
+  if (const auto status = child_.wait_exit(own_child ? kExitLimit : milliseconds(0))) {
     return base::fail("{} {}{}", own_child ? describe(rank) : "mpirun", describe_exit(*status),
-                      words);
+                      last_words(output, Speaker::kMpirunToo));
   }
+  const std::string words = last_words(output, Speaker::kRanks);
   if (words.empty()) {
     return base::fail("{} ended without a word, as a process does that gets SIGKILL",
                       describe(rank));

@@ -33,14 +33,15 @@ std::vector<std::string> mpirun_args(const std::string& mpirun, const RankConfig
   return args;
 }
 
-/// What Open MPI writes around the words of a rank: rules, stack traces and their stars.
+/// mpirun puts its own words between two of these.
+bool is_rule(std::string_view line) {
+  return line.size() > 20 && line.find_first_not_of('-') == std::string_view::npos;
+}
+
+/// What Open MPI writes around words: rules, stack traces and their stars.
 bool is_wrapping(std::string_view line) {
   return line.find_first_not_of("- \t\r") == std::string_view::npos ||
          line.find("***") != std::string_view::npos || line.find("] [") != std::string_view::npos;
-}
-
-bool is_rule(std::string_view line) {
-  return line.size() > 20 && line.find_first_not_of('-') == std::string_view::npos;
 }
 
 }  // namespace
@@ -73,20 +74,19 @@ base::Result<ChildProcess::Options> rank_command(const RankConfig& config,
   return options;
 }
 
-std::string last_words(const std::filesystem::path& output) {
+std::string last_words(const std::filesystem::path& output, Speaker speaker) {
   std::ifstream file(output, std::ios::binary | std::ios::ate);
   if (!file) return {};
   file.seekg(std::max<int64_t>(0, static_cast<int64_t>(file.tellg()) - kTailBytes));
   std::vector<std::string> words;
-  std::vector<std::string> of_mpirun;
   bool in_mpirun_block = false;
   for (std::string line; std::getline(file, line);) {
     if (is_rule(line)) in_mpirun_block = !in_mpirun_block;
-    if (!is_wrapping(line)) (in_mpirun_block ? of_mpirun : words).push_back(line);
+    if (in_mpirun_block && speaker == Speaker::kRanks) continue;
+    if (!is_wrapping(line)) words.push_back(line);
   }
-  if (words.empty()) words = std::move(of_mpirun);
-  const size_t first = words.size() - std::min(words.size(), kTailLines);
   std::string out = words.empty() ? "" : ":";
+  const size_t first = words.size() - std::min(words.size(), kTailLines);
   for (size_t i = first; i < words.size(); ++i) out += "\n    " + words[i];
   return out;
 }

@@ -16,8 +16,9 @@ base::Result<ChildProcess::Options> rank_command(const RankConfig& config,
                                                  const std::filesystem::path& run_dir,
                                                  const std::string& secret);
 
-/// The end of what ranks wrote, for a failure's text: ":" and a few indented lines, without what
-/// mpirun and its stack traces wrap around them. Empty if they wrote nothing.
-std::string last_words(const std::filesystem::path& output);
+/// The end of what the ranks, or they and mpirun, wrote: for a failure's text ":" and a few
+/// indented lines, without rules and stack traces. Empty if they wrote nothing.
+enum class Speaker { kRanks, kMpirunToo };
+std::string last_words(const std::filesystem::path& output, Speaker speaker);
 
 }  // namespace fourfold::runtime

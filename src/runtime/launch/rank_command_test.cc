@@ -3,9 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 
-#include <csignal>
 #include <cstdlib>
 #include <fstream>
 
@@ -79,7 +77,7 @@ TEST(ChildProcess, GivesTheExitAndTheOutput) {
   const std::optional<int> status = child->wait_exit(seconds(20));
   ASSERT_TRUE(status);
   EXPECT_EQ(describe_exit(*status), "exited with status 3");
-  EXPECT_EQ(last_words(folder.path() / "output"), ":\n    good\n    bad");
+  EXPECT_EQ(last_words(folder.path() / "output", Speaker::kRanks), ":\n    good\n    bad");
   EXPECT_EQ(child->wait_exit(milliseconds(0)), status);
 }
 
@@ -105,35 +103,31 @@ TEST(ChildProcess, SaysWhatCannotBeStarted) {
   EXPECT_THAT(child.error().message, HasSubstr("/nowhere/fourfold"));
 }
 
-TEST(DescribeExit, ReadsAShellsCodes) {
-  EXPECT_EQ(describe_exit(W_EXITCODE(137, 0)), "was killed by SIGKILL");
-  EXPECT_EQ(describe_exit(W_EXITCODE(0, SIGSEGV)), "was killed by SIGSEGV");
-  EXPECT_EQ(describe_exit(W_EXITCODE(1, 0)), "exited with status 1");
-  EXPECT_EQ(describe_exit(W_EXITCODE(255, 0)), "exited with status 255");
+TEST(LastWords, AreThoseOfTheRanksWithoutWhatIsWrappedAroundThem) {
+  const files::ScratchFolder folder;
+  const std::filesystem::path output =
+      folder.write("output",
+                   "a.cc:3: CHECK(x) failed: 3 rows\n"
+                   "[host:12] *** Process received signal ***\n"
+                   "[host:12] Signal: Aborted (6)\n"
+                   "[host:12] [ 0] /lib/libc.so.6(+0x1)[0x7f]\n"
+                   "[host:12] *** End of error message ***\n"
+                   "--------------------------------------------------------------------------\n"
+                   "Primary job terminated normally\n"
+                   "--------------------------------------------------------------------------\n");
+  EXPECT_EQ(last_words(output, Speaker::kRanks),
+            ":\n    a.cc:3: CHECK(x) failed: 3 rows\n    [host:12] Signal: Aborted (6)");
+  EXPECT_EQ(last_words(output, Speaker::kMpirunToo),
+            ":\n    a.cc:3: CHECK(x) failed: 3 rows\n    [host:12] Signal: Aborted (6)\n"
+            "    Primary job terminated normally");
 }
 
-TEST(LastWords, AreThoseOfTheRankWithoutMpirunsWrapping) {
+TEST(LastWords, AreFewLinesOrNone) {
   const files::ScratchFolder folder;
-  const auto words = [&](std::string_view text) {
-    return last_words(folder.write("output", text));
-  };
-  EXPECT_EQ(words(""), "");
-  EXPECT_EQ(last_words(folder.path() / "missing"), "");
-  EXPECT_EQ(words("a.cc:3: CHECK(x) failed: 3 rows\n"
-                  "[host:12] *** Process received signal ***\n"
-                  "[host:12] Signal: Aborted (6)\n"
-                  "[host:12] [ 0] /lib/libc.so.6(+0x1)[0x7f]\n"
-                  "[host:12] *** End of error message ***\n"
-                  "--------------------------------------------------------------------------\n"
-                  "Primary job terminated normally, but 1 process returned\n"
-                  "--------------------------------------------------------------------------\n"),
-            ":\n    a.cc:3: CHECK(x) failed: 3 rows\n    [host:12] Signal: Aborted (6)");
-  // If mpirun alone spoke, it is heard.
-  EXPECT_EQ(words("--------------------------------------------------------------------------\n"
-                  "No such file\n"
-                  "--------------------------------------------------------------------------\n"),
-            ":\n    No such file");
-  EXPECT_EQ(words("1\n2\n3\n4\n5\n6\n7\n8\n"), ":\n    3\n    4\n    5\n    6\n    7\n    8");
+  EXPECT_EQ(last_words(folder.path() / "missing", Speaker::kRanks), "");
+  EXPECT_EQ(last_words(folder.write("empty", "\n\n"), Speaker::kRanks), "");
+  EXPECT_EQ(last_words(folder.write("long", "1\n2\n3\n4\n5\n6\n7\n8\n"), Speaker::kRanks),
+            ":\n    3\n    4\n    5\n    6\n    7\n    8");
 }
 
 TEST(RankCommand, StartsOneRankWithoutMpirunAndSeveralByIt) {

@@ -15,6 +15,7 @@ namespace {
 
 constexpr std::string_view kPrefix = "fourfold-";
 constexpr std::string_view kUnique = "XXXXXX";
+constexpr int kRemoveAttempts = 1000;
 
 }  // namespace
 
@@ -47,9 +48,9 @@ void RunDir::remove(const std::filesystem::path& run_dir) {
       (info.st_mode & 0777) != 0700 || info.st_uid != geteuid()) {
     return;
   }
-  // Somebody who is ending may still add a file behind the removal's back.
+  // A removal stops where another one was faster, and its next attempt gets further.
   std::error_code error;
-  for (int attempt = 0; attempt < 3; ++attempt) {
+  for (int attempt = 0; attempt < kRemoveAttempts; ++attempt) {
     std::filesystem::remove_all(run_dir, error);
     if (!std::filesystem::exists(run_dir, error)) return;
   }

@@ -46,19 +46,19 @@ class FakeWorker final : public Worker {
     const StepBatch& batch = batches.at(static_cast<size_t>(at_.replica));
     hook_(rank_, batch.step);
     ++steps_;
-    float sum = 1000;
+    float sum = 0;
     if (at_.stage == 0) {
       for (size_t i = 0; i < batch.tokens.size(); ++i) {
         const bool mine = static_cast<int>(i) % shards_->size() == shards_->rank();
         if (mine) sum += static_cast<float>(batch.tokens[i]);
       }
-      sum -= at_.shard == 0 ? 0 : 1000;
-      shards_->all_reduce_sum({&sum, 1});
     } else {
-      float before = 0;
-      stages_->recv(std::as_writable_bytes(std::span(&before, 1)), at_.stage - 1);
-      sum += before;
+      float part = 0;
+      stages_->recv(std::as_writable_bytes(std::span(&part, 1)), at_.stage - 1);
+      if (at_.shard == 0) sum = part;
     }
+    if (at_.shard == 0) sum += 1000;
+    shards_->all_reduce_sum({&sum, 1});
     const bool last = at_.stage == config_.group.pp - 1;
     if (!last) stages_->send(std::as_bytes(std::span(&sum, 1)), at_.stage + 1);
     StageReport report{.step = batch.step, .stage = at_.stage, .output = {}};
@@ -96,6 +96,12 @@ class FakeWorker final : public Worker {
   int64_t steps_ = 0;
 };
 
+std::unique_ptr<Worker> fake_worker(const RankConfig& config,
+                                    std::unique_ptr<comm::Communicator> world,
+                                    FakeWorker::Hook hook) {
+  return std::make_unique<FakeWorker>(config, std::move(world), std::move(hook));
+}
+
 RankConfig config_of(const mesh::ParallelConfig& group) {
   RankConfig config;
   config.group = group;
@@ -110,7 +116,7 @@ base::Result<std::unique_ptr<GroupExecutor>> start_fakes(const mesh::ParallelCon
   return start_thread_group(
       config_of(group), no_progress,
       [hook](const RankConfig& config, std::unique_ptr<comm::Communicator> world) {
-        return std::make_unique<FakeWorker>(config, std::move(world), hook);
+        return fake_worker(config, std::move(world), hook);
       });
 }
 
@@ -188,7 +194,7 @@ TEST(ThreadGroup, TellsHowManyRanksHaveLoaded) {
   const auto group = start_thread_group(
       config_of({.tp = 2}), [&told](const std::string& word) { told.push_back(word); },
       [](const RankConfig& config, std::unique_ptr<comm::Communicator> world) {
-        return std::make_unique<FakeWorker>(config, std::move(world), [](int, StepId) {});
+        return fake_worker(config, std::move(world), [](int, StepId) {});
       });
   ASSERT_TRUE(group.ok());
   EXPECT_THAT(told, testing::Contains("2 of 2 ranks loaded"));
@@ -200,7 +206,7 @@ TEST(ThreadGroup, ARankThatCannotLoadEndsTheStartThoughTheOthersWaitForIt) {
       [](const RankConfig& config,
          std::unique_ptr<comm::Communicator> world) -> base::Result<std::unique_ptr<Worker>> {
         if (world->rank() == 2) return base::fail("no memory for 3 bytes");
-        return std::make_unique<FakeWorker>(config, std::move(world), [](int, StepId) {});
+        return fake_worker(config, std::move(world), [](int, StepId) {});
       });
   ASSERT_FALSE(group.ok());
   EXPECT_EQ(group.error().message, "rank 2 (stage 1, replica 0, shard 0): no memory for 3 bytes");
@@ -260,11 +266,11 @@ class DeadlockedWorker final : public Worker {
 
 [[noreturn]] void wait_interrupted() {
   install_interrupt_handler();
-  const auto executor =
-      start_thread_group(config_of({.tp = 2}), no_progress,
-                         [](const RankConfig&, std::unique_ptr<comm::Communicator> group) {
-                           return std::make_unique<DeadlockedWorker>(std::move(group));
-                         });
+  const auto executor = start_thread_group(
+      config_of({.tp = 2}), no_progress,
+      [](const RankConfig&, std::unique_ptr<comm::Communicator> group) {
+        return std::unique_ptr<Worker>(std::make_unique<DeadlockedWorker>(std::move(group)));
+      });
   executor.value()->submit(batches_of(0, 1));
   raise(SIGTERM);
   const StepResult result = executor.value()->wait();
