@@ -1,0 +1,198 @@
+// A pretrained checkpoint from GGUF: Gemma 3 270M, Q4_K_M, against transformers and llama.cpp.
+// tools/fetch_gemma.sh fetches the file; FOURFOLD_GEMMA_GGUF is its path.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "comm/local/local_world.h"
+#include "files/safetensors.h"
+#include "model/decoder.h"
+#include "runtime/load_tokenizer.h"
+#include "tests/support/answers.h"
+
+namespace fourfold::tests {
+namespace {
+
+using tensor::DType;
+using tensor::View;
+
+const std::string kGolden = std::string(FOURFOLD_SOURCE_DIR) + "/tests/golden/gemma-270m/";
+
+std::string gemma() {
+  const char* path = std::getenv("FOURFOLD_GEMMA_GGUF");
+  EXPECT_NE(path, nullptr) << "FOURFOLD_GEMMA_GGUF is not set: run tools/fetch_gemma.sh FOLDER";
+  return path == nullptr ? "" : path;
+}
+
+class Golden {
+ public:
+  Golden() : store_(files::open_safetensors(kGolden + "golden.safetensors").value()) {}
+  template <typename T>
+  std::vector<T> get(const std::string& name) const {
+    const files::TensorEntry* entry = store_.find(name);
+    EXPECT_NE(entry, nullptr) << name;
+    const auto bytes = store_.files()[entry->file].bytes().subspan(
+        static_cast<size_t>(entry->offset), static_cast<size_t>(entry->bytes));
+    std::vector<T> out(bytes.size() / sizeof(T));
+    std::memcpy(out.data(), bytes.data(), bytes.size());
+    return out;
+  }
+
+ private:
+  files::TensorStore store_;
+};
+
+/// Logits after the last of `tokens`, on one rank of `backend`.
+std::vector<float> last_logits(const std::string& backend, std::vector<int32_t> tokens) {
+  const auto ops = backend::make_ops(backend, "").value();
+  const auto source = model::open_model(gemma(), false, 0).value();
+  const auto m = static_cast<int64_t>(tokens.size());
+  model::RankGroups groups(mesh::Mesh::create({}, source.spec.divisors()).value(),
+                           comm::make_single(mesh::Axis::kControl));
+  const auto decoder = model::Decoder::create(source, *ops, groups, m).value();
+  const auto stream = ops->make_stream(2, {});
+  tensor::Arena arena(
+      ops->allocate(model::Decoder::arena_bytes(source.spec, *ops, 1, 2, m, 1)).value());
+  std::vector<tensor::Buffer> buffers;
+  std::vector<backend::KvLayer> cache;
+  for (const model::LayerSpec& layer : source.spec.layers) {
+    const model::AttentionSpec& a = layer.attention;
+    backend::KvLayer kv{
+        .blocks = 1, .kv_heads = a.kv_heads, .block_size = m, .head_dim = a.head_dim};
+    for (void** half : {&kv.keys, &kv.values}) {
+      buffers.push_back(
+          ops->allocate(a.kv_heads * m * a.head_dim * size_of(ops->kv_dtype())).value());
+      *half = buffers.back().data();
+    }
+    cache.push_back(kv);
+  }
+  std::vector<int32_t> positions(tokens.size());
+  std::iota(positions.begin(), positions.end(), 0);
+  std::vector<int32_t> sequences(tokens.size(), 0);
+  std::vector<int32_t> table = {0};
+  std::vector<int32_t> last = {static_cast<int32_t>(m - 1)};
+  const backend::RowLayout rows{{positions.data(), DType::kI32, {m}},
+                                {sequences.data(), DType::kI32, {m}},
+                                {table.data(), DType::kI32, {1, 1}}};
+  const View residual = arena.allocate(DType::kF32, {m, source.spec.hidden});
+  decoder->embed(*stream, {tokens.data(), DType::kI32, {m}}, residual);
+  decoder->run_layers(*stream, arena, rows, cache, residual, nullptr);
+  const auto logits = decoder->logits(*stream, arena, residual, {last.data(), DType::kI32, {1}});
+  return {logits.begin(), logits.end()};
+}
+
+double nmse(const std::vector<float>& actual, const std::vector<float>& expected) {
+  double error = 0;
+  double norm = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    error += std::pow(double{actual[i]} - double{expected[i]}, 2);
+    norm += std::pow(double{expected[i]}, 2);
+  }
+  return error / norm;
+}
+
+class GemmaLogits : public testing::TestWithParam<int> {};
+
+TEST_P(GemmaLogits, OfTheReferenceMatchTransformersOnTheDequantisedWeights) {
+  const Golden golden;
+  const std::string i = std::to_string(GetParam());
+  const std::vector<float> logits = last_logits("reference", golden.get<int32_t>("prompt_" + i));
+  ASSERT_EQ(logits.size(), 262144U);
+  std::vector<float> sampled;
+  for (size_t id = 0; id < logits.size(); id += 64) sampled.push_back(logits[id]);
+  EXPECT_LE(nmse(sampled, golden.get<float>("logits_" + i)), 1e-9);
+  double sum = 0;
+  const float largest = *std::max_element(logits.begin(), logits.end());
+  for (const float x : logits) sum += std::exp(double{x} - double{largest});
+  EXPECT_NEAR(std::log(sum) + double{largest}, golden.get<float>("logsumexp_" + i).at(0), 1e-3);
+  EXPECT_EQ(std::max_element(logits.begin(), logits.end()) - logits.begin(),
+            golden.get<int32_t>("top_ids_" + i).at(0));
+}
+
+INSTANTIATE_TEST_SUITE_P(Prompts, GemmaLogits, testing::Values(0, 1, 2));
+
+nlohmann::json llamacpp_runs() {
+  std::ifstream file(kGolden + "llamacpp.json");
+  return nlohmann::json::parse(file).at("runs");
+}
+
+runtime::ClusterConfig gemma_config(const mesh::ParallelConfig& scheme) {
+  runtime::ClusterConfig config = thread_config(scheme);
+  config.model = gemma();
+  config.max_positions = 96;
+  config.max_running = 5;
+  return config;
+}
+
+/// Greedy requests for the five prompts of llamacpp.json, 48 tokens each.
+std::vector<engine::Request> five_requests() {
+  std::vector<engine::Request> out;
+  for (const nlohmann::json& run : llamacpp_runs()) {
+    engine::Request request;
+    request.prompt = run.at("prompt_ids").get<std::vector<engine::TokenId>>();
+    request.max_new_tokens = 48;
+    request.sampling.temperature = 0;
+    request.ignore_eos = true;
+    out.push_back(std::move(request));
+  }
+  return out;
+}
+
+const std::vector<verify::RequestAnswer>& one_device() {
+  static const std::vector<verify::RequestAnswer> kAnswers = [] {
+    auto cluster = runtime::Cluster::start(gemma_config({}), [](const std::string&) {});
+    return answers_of(*cluster.value(), five_requests(), {0, 1, 2, 3, 4}).requests;
+  }();
+  return kAnswers;
+}
+
+TEST(Gemma, GreedyTokensAreLlamaCppsWhereItIsSure) {
+  const nlohmann::json runs = llamacpp_runs();
+  ASSERT_EQ(runs.size(), 5U);
+  for (size_t i = 0; i < runs.size(); ++i) {
+    const auto expected = runs[i].at("token_ids").get<std::vector<engine::TokenId>>();
+    const size_t sure = runs[i].at("sure_tokens");
+    ASSERT_GE(sure, 1U);
+    const std::vector<engine::TokenId>& actual = one_device()[i].tokens;
+    ASSERT_EQ(actual.size(), 48U);
+    EXPECT_EQ(std::vector(actual.begin(), actual.begin() + static_cast<std::ptrdiff_t>(sure)),
+              std::vector(expected.begin(), expected.begin() + static_cast<std::ptrdiff_t>(sure)))
+        << runs[i].at("prompt");
+  }
+}
+
+class GemmaScheme : public testing::TestWithParam<std::string> {};
+
+TEST_P(GemmaScheme, IsBitEqualToOneDevice) {
+  auto cluster = runtime::Cluster::start(gemma_config(mesh::parse_scheme(GetParam()).value()),
+                                         [](const std::string&) {});
+  ASSERT_TRUE(cluster.ok()) << cluster.error().message;
+  const Answers answers = answers_of(**cluster, five_requests(), {0, 1, 2, 3, 4});
+  EXPECT_TRUE(verify::compare(one_device(), answers.requests).equal);
+}
+
+INSTANTIATE_TEST_SUITE_P(Schemes, GemmaScheme,
+                         testing::Values("tp2", "tp4", "pp2", "tp2pp2", "dp2"),
+                         [](const auto& test) { return test.param; });
+
+TEST(Gemma, TokenizerGivesThePromptIdsOfLlamaCpp) {
+  const auto source = model::open_model(gemma(), false, 0).value();
+  const text::Tokenizer tokenizer = runtime::load_tokenizer(source).value();
+  for (const nlohmann::json& run : llamacpp_runs()) {
+    const auto ids = tokenizer.encode(run.at("prompt").get<std::string>(), /*add_special=*/true);
+    ASSERT_TRUE(ids.ok());
+    EXPECT_EQ(*ids, run.at("prompt_ids").get<std::vector<int32_t>>());
+  }
+}
+
+}  // namespace
+}  // namespace fourfold::tests
