@@ -213,12 +213,12 @@ Status PreTokenizer::apply(Words* words) const {
         append_byte_letters(word, out);
       }));
     } else {
-      const auto& [replacement, prepend] = std::get<Metaspace>(step);
+      const auto& meta = std::get<Metaspace>(step);
       const auto rewrite = [&](std::string_view word, const Words::Range& range, std::string* out) {
-        const std::string replaced = replace_all(word, " ", replacement);
-        const bool wanted = prepend == Metaspace::Prepend::kAlways ||
-                            (prepend == Metaspace::Prepend::kFirst && range.at_text_start);
-        if (wanted && !replaced.starts_with(replacement)) out->append(replacement);
+        const std::string replaced = replace_all(word, " ", meta.replacement);
+        const bool wanted = meta.prepend == Metaspace::Prepend::kAlways ||
+                            (meta.prepend == Metaspace::Prepend::kFirst && range.at_text_start);
+        if (wanted && !replaced.starts_with(meta.replacement)) out->append(meta.replacement);
         out->append(replaced);
       };
       FF_TRY(rewrite_words(words, rewrite));

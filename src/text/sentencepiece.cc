@@ -176,7 +176,7 @@ Status SentencePieceEncoder::encode(std::string_view text, std::vector<int32_t>*
   add_symbols(view, &scratch);
   Halves halves;
   merge_symbols(&scratch, [&](const Symbol& left, const Symbol& right) -> std::optional<Merge> {
-    const auto length = static_cast<size_t>(left.length + right.length);
+    const auto length = static_cast<size_t>(left.length) + static_cast<size_t>(right.length);
     if (length > longest_piece_ || is(left.id, SentencePieceVocab::kUserDefined) ||
         is(right.id, SentencePieceVocab::kUserDefined)) {
       return std::nullopt;

@@ -7,7 +7,7 @@
 namespace fourfold::text {
 
 Tokenizer::Tokenizer(Vocabulary vocabulary, std::unique_ptr<const Encoder> encoder)
-    : state_(std::make_shared<const State>(std::move(vocabulary), std::move(encoder))) {}
+    : state_(std::make_shared<const State>(State{std::move(vocabulary), std::move(encoder)})) {}
 
 base::Result<std::vector<int32_t>> Tokenizer::encode(std::string_view text,
                                                      bool add_special) const {
