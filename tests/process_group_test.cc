@@ -287,8 +287,9 @@ runtime::ChildProcess start_front(const std::filesystem::path& output) {
 
 TEST_F(ProcessGroup, AKilledFrontTakesItsRanksAlongAtWhateverTime) {
   const files::ScratchFolder output;
-  // When to kill: mpirun runs; the first rank runs; all ranks run.
-  for (const size_t processes : {1, 2, 5}) {
+  // Below a front are first a guard and the only rank that the others are compared with, later a
+  // guard, mpirun and one rank after the other.
+  for (const size_t processes : {1, 2, 3, 4, 6}) {
     SCOPED_TRACE(processes);
     runtime::ChildProcess front = start_front(output.path() / "output");
     std::vector<pid_t> pids;
@@ -302,8 +303,8 @@ TEST_F(ProcessGroup, AKilledFrontTakesItsRanksAlongAtWhateverTime) {
 }
 
 TEST_F(ProcessGroup, CtrlCEndsAllWithinASecondAndLeavesNothing) {
+  const files::ScratchFolder output;
   for (const int signal : {SIGINT, SIGTERM}) {
-    const files::ScratchFolder output;
     runtime::ChildProcess front = start_front(output.path() / "output");
     std::vector<pid_t> pids;
     ASSERT_TRUE(wait_for(kPatience, [&] {

@@ -11,6 +11,7 @@
 #include "base/version.h"
 #include "cli/commands.h"
 #include "cli/flags.h"
+#include "runtime/launch/guard.h"
 #include "runtime/launch/interrupt.h"
 #include "runtime/launch/worker_main.h"
 
@@ -28,20 +29,30 @@ Examples:
 A device is a fixed set of cores (--cpus-per-device, default 1). Schemes are written tp4pp2,
 tp2pp2dp2, ...; -tp, -pp, -dp, -ep and -etp are the flags that vLLM users know.)";
 
-int usage_error(const CLI::App& app, const CLI::ParseError& error,
-                const std::vector<std::string>& args) {
-  const CLI::App* command = &app;
-  for (const CLI::App* sub : app.get_subcommands()) command = sub;
-  fmt::print(stderr, "fourfold: {}\n", error.what());
+void suggest_flags(const CLI::App& command, const std::vector<std::string>& args) {
   for (const std::string& arg : args) {
-    if (!arg.starts_with("-") || error.get_name() != "ExtrasError") continue;
     const std::string flag = arg.substr(0, arg.find('='));
-    if (command->get_option_no_throw(flag) != nullptr) continue;
-    const std::string nearest = nearest_flag(*command, flag);
+    if (!flag.starts_with("-") || command.get_option_no_throw(flag) != nullptr) continue;
+    const std::string nearest = nearest_flag(command, flag);
     if (!nearest.empty()) fmt::print(stderr, "  {}: did you mean {}?\n", flag, nearest);
   }
-  const std::string name = command == &app ? "" : " " + command->get_name();
-  fmt::print(stderr, "Run fourfold{} --help for what there is.\n", name);
+}
+
+int usage_error(const CLI::App& app, const CLI::ParseError& error,
+                const std::vector<std::string>& args) {
+  const std::vector<CLI::App*> commands = app.get_subcommands();
+  const CLI::App& command = commands.empty() ? app : *commands.back();
+  if (commands.empty() && !args.empty() && !args.front().starts_with("-")) {
+    fmt::print(stderr, "fourfold: there is no command \"{}\"; expected generate or verify\n",
+               args.front());
+  } else {
+    fmt::print(stderr, "fourfold: {}\n", error.what());
+  }
+  if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::ExtrasError)) {
+    suggest_flags(command, args);
+  }
+  fmt::print(stderr, "Run fourfold{} --help for what there is.\n",
+             commands.empty() ? "" : " " + command.get_name());
   return 2;
 }
 
@@ -55,9 +66,12 @@ std::string command_line(int argc, char** argv) {
 
 int run(int argc, char** argv) {
   base::init_log(spdlog::level::warn);
-  // Ranks are started by this program, not by people: their command is in no help text.
+  // Ranks and their guards are started by this program, not by people: no help text names them.
   if (argc > 1 && std::string_view(argv[1]) == "worker") {
     return runtime::worker_main(argc - 1, argv + 1);
+  }
+  if (argc > 1 && std::string_view(argv[1]) == "guard") {
+    return runtime::guard_main(argc - 1, argv + 1);
   }
   CLI::App app{
       "fourfold serves large language models with four parallelisms (tensor, pipeline, data, "

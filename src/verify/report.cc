@@ -144,9 +144,9 @@ std::string ranking_section(const VerifyReport& report, int concurrency) {
   return out;
 }
 
-nlohmann::json to_json(const load::Summary& s) {
+nlohmann::ordered_json to_json(const load::Summary& s) {
   const auto optional = [](const std::optional<double>& v) {
-    return v ? nlohmann::json(*v) : nlohmann::json();
+    return v ? nlohmann::ordered_json(*v) : nlohmann::ordered_json();
   };
   return {{"mean", s.mean},
           {"p50", optional(s.p50)},
@@ -155,22 +155,23 @@ nlohmann::json to_json(const load::Summary& s) {
           {"ci95", optional(s.ci95)}};
 }
 
-nlohmann::json to_json(const AnswerVerdict& verdict) {
-  nlohmann::json out = {{"equal", verdict.equal},
-                        {"equal_token_share", verdict.equal_token_share},
-                        {"compared", verdict.compared_hashes},
-                        {"first_difference", nullptr}};
+nlohmann::ordered_json to_json(const AnswerVerdict& verdict) {
+  nlohmann::ordered_json out = {{"equal", verdict.equal},
+                                {"equal_token_share", verdict.equal_token_share},
+                                {"compared", verdict.compared_hashes},
+                                {"first_difference", nullptr}};
   if (verdict.first_difference) {
     const Difference& d = *verdict.first_difference;
     out["first_difference"] = {
         {"request", d.request},
         {"position", d.position},
-        {"layer", d.layer == kLogitsLayer ? nlohmann::json("logits") : nlohmann::json(d.layer)}};
+        {"layer", d.layer == kLogitsLayer ? nlohmann::ordered_json("logits")
+                                          : nlohmann::ordered_json(d.layer)}};
   }
   return out;
 }
 
-nlohmann::json scheme_json(const SchemeResult& r) {
+nlohmann::ordered_json scheme_json(const SchemeResult& r) {
   const mesh::ParallelConfig& c = r.scheme;
   return {{"scheme", mesh::scheme_name(c)},
           {"tp", c.tp},
@@ -182,15 +183,15 @@ nlohmann::json scheme_json(const SchemeResult& r) {
           {"legal", r.legal},
           {"reason", r.reason},
           {"failure", r.failure},
-          {"answers", r.answers ? to_json(*r.answers) : nlohmann::json()},
+          {"answers", r.answers ? to_json(*r.answers) : nlohmann::ordered_json()},
           {"memory_bytes",
            {{"weights", r.weight_bytes}, {"kv", r.kv_bytes}, {"activations", r.activation_bytes}}},
           {"load_s", r.load_s}};
 }
 
-nlohmann::json load_json(const LoadResult& load, int concurrency) {
+nlohmann::ordered_json load_json(const LoadResult& load, int concurrency) {
   const load::LoadSummary& s = load.summary;
-  nlohmann::json comm;
+  nlohmann::ordered_json comm;
   for (const auto& [axis, name] : axes()) {
     const auto it = load.comm.find(axis);
     const AxisCost cost = it == load.comm.end() ? AxisCost{} : it->second;
@@ -218,8 +219,8 @@ nlohmann::json load_json(const LoadResult& load, int concurrency) {
           {"comm", comm}};
 }
 
-nlohmann::json winners_json(const VerifyReport& report, int concurrency) {
-  nlohmann::json out = nlohmann::json::object();
+nlohmann::ordered_json winners_json(const VerifyReport& report, int concurrency) {
+  nlohmann::ordered_json out = nlohmann::ordered_json::object();
   for (const auto& [objective, winner] : winners(report, concurrency)) {
     out[objective] = {{"scheme", winner.scheme}, {"tie", winner.tie}};
   }
@@ -295,9 +296,9 @@ std::string to_text(const VerifyReport& report) {
   return out;
 }
 
-nlohmann::json to_json(const VerifyReport& report) {
+nlohmann::ordered_json to_json(const VerifyReport& report) {
   const VerifyOptions& o = report.options;
-  nlohmann::json out;
+  nlohmann::ordered_json out;
   out["schema"] = kSchema;
   out["version"] = base::version();
   out["commit"] = base::commit();
@@ -306,7 +307,7 @@ nlohmann::json to_json(const VerifyReport& report) {
   out["machine"] = {{"cpu", report.machine.cpu},
                     {"isa", report.machine.isa},
                     {"cores", report.machine.cores},
-                    {"gpus", nlohmann::json::array()}};
+                    {"gpus", nlohmann::ordered_json::array()}};
   out["model"] = {{"name", o.cluster.model},
                   {"family", report.model_family},
                   {"parameters", report.parameters},
@@ -319,10 +320,10 @@ nlohmann::json to_json(const VerifyReport& report) {
   out["backend"] = report.backend;
   out["cpus_per_device"] = o.cluster.cpus_per_device;
   out["baseline"] = mesh::scheme_name(report.baseline);
-  out["schemes"] = nlohmann::json::array();
+  out["schemes"] = nlohmann::ordered_json::array();
   for (const SchemeResult& r : report.schemes) {
-    nlohmann::json scheme = scheme_json(r);
-    scheme["loads"] = nlohmann::json::array();
+    nlohmann::ordered_json scheme = scheme_json(r);
+    scheme["loads"] = nlohmann::ordered_json::array();
     for (const auto& [concurrency, load] : r.loads) {
       scheme["loads"].push_back(load_json(load, concurrency));
     }
@@ -332,7 +333,7 @@ nlohmann::json to_json(const VerifyReport& report) {
     out["schemes"].push_back(std::move(scheme));
   }
   out["winners"] = winners_json(report, o.concurrencies.back());
-  out["winners_by_concurrency"] = nlohmann::json::array();
+  out["winners_by_concurrency"] = nlohmann::ordered_json::array();
   for (const int concurrency : o.concurrencies) {
     out["winners_by_concurrency"].push_back(
         {{"concurrency", concurrency}, {"winners", winners_json(report, concurrency)}});

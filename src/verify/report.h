@@ -88,7 +88,7 @@ std::map<std::string, Winner> winners(const VerifyReport& report, int concurrenc
 std::string to_text(const VerifyReport& report);
 
 /// The JSON of docs/verify-json.md, schema 1.
-nlohmann::json to_json(const VerifyReport& report);
+nlohmann::ordered_json to_json(const VerifyReport& report);
 
 /// The machine this runs on.
 MachineFacts machine_facts(const std::string& isa);

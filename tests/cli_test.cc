@@ -1,0 +1,197 @@
+// The program as a user meets it: what it prints, what it refuses and how.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <array>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+
+namespace fourfold::tests {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::Not;
+
+struct Outcome {
+  int code = -1;
+  std::string text;  ///< stdout and stderr
+};
+
+Outcome run(const std::string& arguments, const std::string& environment = "") {
+  const std::string command = "timeout 120 env " + environment + " " + FOURFOLD_BINARY + " " +
+                              arguments + " 2>&1 </dev/null";
+  Outcome out;
+  FILE* pipe = popen(command.c_str(), "r");
+  std::array<char, 4096> buffer{};
+  while (const size_t n = fread(buffer.data(), 1, buffer.size(), pipe)) {
+    out.text.append(buffer.data(), n);
+  }
+  out.code = WEXITSTATUS(pclose(pipe));
+  return out;
+}
+
+/// A folder of its own that is gone afterwards.
+class ScratchFolder {
+ public:
+  ScratchFolder() {
+    std::string pattern = std::filesystem::temp_directory_path() / "fourfold-cli-XXXXXX";
+    path_ = mkdtemp(pattern.data());
+  }
+  ~ScratchFolder() { std::filesystem::remove_all(path_); }
+  std::string operator/(const std::string& name) const { return path_ / name; }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+TEST(Generate, GivesTheSameTextForOneSeedWhateverTheScheme) {
+  const std::string prompt = "generate tiny 'In the beginning' -n 32 --seed 5";
+  const Outcome one = run(prompt);
+  EXPECT_EQ(one.code, 0);
+  EXPECT_THAT(one.text, HasSubstr("In the beginning"));
+  for (const char* scheme : {" -tp 2 -pp 2", " -pp=3", " -tp 8 --ranks threads", " -dp 2"}) {
+    const Outcome other = run(prompt + scheme);
+    EXPECT_EQ(other.code, 0);
+    EXPECT_EQ(other.text, one.text) << scheme;
+  }
+  EXPECT_NE(run("generate tiny 'In the beginning' -n 32 --seed 6").text, one.text);
+}
+
+TEST(Generate, StopsBeforeAStopString) {
+  const std::string prompt = "generate tiny 'In the beginning' -n 32 --temperature 0 --stop ";
+  const std::string whole = run("generate tiny 'In the beginning' -n 32 --temperature 0").text;
+  const Outcome cut = run(prompt + "'" + whole.substr(30, 3) + "'");
+  EXPECT_EQ(cut.code, 0);
+  EXPECT_EQ(cut.text, whole.substr(0, whole.find(whole.substr(30, 3), 16)) + "\n");
+}
+
+struct Refusal {
+  const char* arguments;
+  const char* says;
+  const char* says_too;
+};
+
+class Refusals : public testing::TestWithParam<Refusal> {};
+
+TEST_P(Refusals, AreOneClearMessageAndANonZeroExit) {
+  const Outcome outcome = run(GetParam().arguments);
+  EXPECT_THAT(outcome.code, testing::AnyOf(1, 2));
+  EXPECT_THAT(outcome.text, AllOf(HasSubstr("fourfold: "), HasSubstr(GetParam().says),
+                                  HasSubstr(GetParam().says_too)));
+  EXPECT_THAT(outcome.text, Not(HasSubstr("CHECK")));
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Cli, Refusals,
+    testing::Values(
+        Refusal{"generate tiny x -tp 3", "tp must be 1, 2, 4 or 8", "nearest legal schemes"},
+        Refusal{"generate tiny x -pp 9", "8 layers", "nearest legal schemes"},
+        Refusal{"verify tiny --schemes tp2,tp0", "tp0", "a scheme looks like"},
+        Refusal{"verify tiny --devices 4 --schemes tp2", "tp2 uses 2 devices", "4"},
+        Refusal{"generate nosuch x", "\"nosuch\" was not found", "Hugging Face folder"},
+        Refusal{"generate llama-3.1-8b x", "weights of llama-3.1-8b are not here",
+                "--load-format dummy"},
+        Refusal{"generate llama-3.1-8b x --load-format dummy", "has no tokenizer", "verify"},
+        Refusal{"generate tiny x -n 5000", "context of 1024", "lower -n"},
+        Refusal{"generate tiny x --kv-cache-memory-bytes 1KiB", "1024 bytes",
+                "raise --kv-cache-memory-bytes"},
+        Refusal{"generate tiny x --kv-cache-memory-bytes lots", "not a size", "512MiB"},
+        Refusal{"generate tiny x --temprature 0", "--temprature", "did you mean --temperature"},
+        Refusal{"generate tiny x --isa sse", "'sse' is not available", "avx2"},
+        Refusal{"generate tiny x --seed many", "--seed many", "number"},
+        Refusal{"verify tiny --concurrency 1,x", "--concurrency 1,x", "such as 1,8"},
+        Refusal{"verify tiny --json /no/such/folder/x.json", "cannot be written", "folder"},
+        Refusal{"veryfy", "no command \"veryfy\"", "generate or verify"}));
+
+TEST(BadModels, AreRefusedBeforeAnythingLoads) {
+  const std::string tiny = std::string(FOURFOLD_SOURCE_DIR) + "/models/tiny";
+  const ScratchFolder folder;
+  const auto copy = [&](const char* file) {
+    std::filesystem::copy_file(tiny + "/" + file, folder / file,
+                               std::filesystem::copy_options::overwrite_existing);
+  };
+  const std::string generate = "generate " + folder.path().string() + " x -n 4";
+  EXPECT_THAT(run(generate).text, HasSubstr("has no config.json"));
+  copy("config.json");
+  EXPECT_THAT(run(generate).text, HasSubstr("model.safetensors"));
+  copy("model.safetensors");
+  EXPECT_THAT(run(generate).text, HasSubstr("has no tokenizer.json"));
+  copy("tokenizer.json");
+  EXPECT_EQ(run(generate).code, 0);
+
+  std::filesystem::resize_file(folder / "model.safetensors", 1'000'000);
+  const Outcome truncated = run(generate);
+  EXPECT_EQ(truncated.code, 1);
+  EXPECT_THAT(truncated.text, HasSubstr("model.safetensors"));
+  copy("model.safetensors");
+
+  const auto with_config = [&](const char* key, const nlohmann::json& value) {
+    nlohmann::json config = nlohmann::json::parse(std::ifstream(tiny + "/config.json"));
+    config[key] = value;
+    std::ofstream(folder / "config.json") << config;
+    const Outcome outcome = run(generate);
+    EXPECT_EQ(outcome.code, 1) << key;
+    return outcome.text;
+  };
+  EXPECT_THAT(with_config("architectures", {"MambaForCausalLM"}),
+              AllOf(HasSubstr("MambaForCausalLM"), HasSubstr("LlamaForCausalLM")));
+  EXPECT_THAT(with_config("hidden_size", "wide"), HasSubstr("hidden_size"));
+  EXPECT_THAT(with_config("num_hidden_layers", 9), HasSubstr("layers.8"));
+  EXPECT_THAT(with_config("hidden_act", "relu"), HasSubstr("\"silu\""));
+  EXPECT_THAT(with_config("vocab_size", 1020), HasSubstr("[1021, 128], expected [1020, 128]"));
+}
+
+TEST(Processes, WithoutMpirunSayWhatToInstall) {
+  const Outcome outcome = run("generate tiny x -tp 2", "PATH=/nowhere");
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_THAT(outcome.text, AllOf(HasSubstr("mpirun"), HasSubstr("openmpi-bin")));
+}
+
+TEST(Verify, DryRunListsSchemesWithMemoryAndLoadsNothing) {
+  const Outcome outcome = run("verify llama-3.1-70b --devices 8 --dry-run");
+  EXPECT_EQ(outcome.code, 0);
+  EXPECT_THAT(outcome.text, AllOf(HasSubstr("tp8 "), HasSubstr("tp4pp2 "), HasSubstr("weights")));
+}
+
+TEST(Verify, DryRunSaysWhySchemesAreNotLegal) {
+  const std::string gemma3 = std::string(FOURFOLD_SOURCE_DIR) + "/tests/golden/gemma3";
+  const Outcome outcome = run("verify " + gemma3 + " --devices 8 --dry-run");
+  EXPECT_EQ(outcome.code, 0);
+  EXPECT_THAT(outcome.text, HasSubstr("4 heads"));
+}
+
+TEST(Verify, WritesTheJsonThatItPrints) {
+  const ScratchFolder folder;
+  const Outcome outcome =
+      run("verify tiny --schemes tp2,pp2 --concurrency 1,2 --input-len 16 --output-len 8 "
+          "--repeats 2 --json " +
+          (folder / "out.json"));
+  EXPECT_EQ(outcome.code, 0) << outcome.text;
+  const nlohmann::ordered_json report =
+      nlohmann::ordered_json::parse(std::ifstream(folder / "out.json"));
+  EXPECT_EQ(report.at("schema"), 1);
+  EXPECT_EQ(report.begin().key(), "schema") << "first, so that readers can check it early";
+  EXPECT_EQ(report.at("schemes").size(), 3U);  // and the one device they are compared with
+  for (const nlohmann::ordered_json& scheme : report.at("schemes")) {
+    EXPECT_TRUE(scheme.at("answers").at("equal")) << scheme;
+    EXPECT_GT(scheme.at("answers").at("compared"), 0);
+    if (scheme.at("scheme") == "tp1") continue;
+    EXPECT_EQ(scheme.at("loads").size(), 2U);
+    EXPECT_GT(scheme.at("metrics").at("ttft_ms").at("mean"), 0);
+    EXPECT_GT(scheme.at("metrics").at("output_tok_s").at("mean"), 0);
+    const char* axis = scheme.at("tp") > 1 ? "tp" : "pp";
+    EXPECT_GT(scheme.at("comm").at(axis).at("bytes"), 0) << scheme;
+    EXPECT_GT(scheme.at("memory_bytes").at("weights"), 0);
+  }
+  EXPECT_TRUE(report.at("winners").contains("throughput"));
+}
+
+}  // namespace
+}  // namespace fourfold::tests
