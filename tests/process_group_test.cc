@@ -100,10 +100,23 @@ std::vector<StepResult> run_steps(GroupExecutor& group, int64_t steps) {
 /// Gives the groups of a test a folder for temporary files, in which nothing may be left.
 class ProcessGroup : public testing::Test {
  protected:
-  ProcessGroup() { setenv("TMPDIR", folder_.path().c_str(), 1); }
+  ProcessGroup() {
+    std::filesystem::create_directory(temporary_);
+    setenv("TMPDIR", temporary_.c_str(), 1);
+  }
   ~ProcessGroup() override { unsetenv("TMPDIR"); }
 
-  bool nothing_left() const { return std::filesystem::is_empty(folder_.path()); }
+  bool nothing_left() const { return std::filesystem::is_empty(temporary_); }
+
+  /// A front as a process of its own, that will be busy for long.
+  runtime::ChildProcess start_front() const {
+    return runtime::ChildProcess::spawn(
+               {.args = {FOURFOLD_BINARY, "verify", "tiny", "--devices", "4", "--schemes", "tp2pp2",
+                         "--concurrency", "1", "--output-len", "200"},
+                .environment = {},
+                .output = folder_.path() / "output"})
+        .value();
+  }
 
   /// All processes below `root`, mpirun included.
   static std::vector<pid_t> pids_below(pid_t root) {
@@ -118,6 +131,7 @@ class ProcessGroup : public testing::Test {
 
  private:
   files::ScratchFolder folder_;
+  std::filesystem::path temporary_ = folder_.path() / "tmp";
 };
 
 class SchemeAsProcesses : public ProcessGroup,
@@ -270,28 +284,16 @@ TEST_F(ProcessGroup, SaysHowAProgramEndedThatIsNoWorker) {
   const base::Result<std::unique_ptr<GroupExecutor>> two = runtime::start_group(
       tiny_config({.tp = 2}), RankMode::kProcesses, no_progress, "/nowhere/fourfold");
   ASSERT_FALSE(two.ok());
-  EXPECT_THAT(two.error().message, StartsWith("mpirun exited with status "));
-  EXPECT_THAT(two.error().message, HasSubstr("/nowhere/fourfold"));
+  EXPECT_EQ(two.error().message, "cannot start /nowhere/fourfold: No such file or directory");
   EXPECT_TRUE(nothing_left());
 }
 
-/// A front as a process of its own, that will be busy for long.
-runtime::ChildProcess start_front(const std::filesystem::path& output) {
-  return runtime::ChildProcess::spawn(
-             {.args = {FOURFOLD_BINARY, "verify", "tiny", "--devices", "4", "--schemes", "tp2pp2",
-                       "--concurrency", "1", "--output-len", "200"},
-              .environment = {},
-              .output = output})
-      .value();
-}
-
 TEST_F(ProcessGroup, AKilledFrontTakesItsRanksAlongAtWhateverTime) {
-  const files::ScratchFolder output;
   // Below a front are first a guard and the only rank that the others are compared with, later a
   // guard, mpirun and one rank after the other.
   for (const size_t processes : {1, 2, 3, 4, 6}) {
     SCOPED_TRACE(processes);
-    runtime::ChildProcess front = start_front(output.path() / "output");
+    runtime::ChildProcess front = start_front();
     std::vector<pid_t> pids;
     ASSERT_TRUE(wait_for(kPatience, [&] {
       pids = pids_below(front.pid());
@@ -303,9 +305,8 @@ TEST_F(ProcessGroup, AKilledFrontTakesItsRanksAlongAtWhateverTime) {
 }
 
 TEST_F(ProcessGroup, CtrlCEndsAllWithinASecondAndLeavesNothing) {
-  const files::ScratchFolder output;
   for (const int signal : {SIGINT, SIGTERM}) {
-    runtime::ChildProcess front = start_front(output.path() / "output");
+    runtime::ChildProcess front = start_front();
     std::vector<pid_t> pids;
     ASSERT_TRUE(wait_for(kPatience, [&] {
       pids = pids_below(front.pid());

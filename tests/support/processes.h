@@ -4,10 +4,9 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <map>
 #include <optional>
 #include <string>
@@ -25,9 +24,15 @@ struct Process {
   std::vector<std::string> environment;
 };
 
+/// Empty if the process ends meanwhile.
 inline std::string read_proc(pid_t pid, const char* name) {
-  std::ifstream file("/proc/" + std::to_string(pid) + "/" + name, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
+  std::string text;
+  std::FILE* file = std::fopen(("/proc/" + std::to_string(pid) + "/" + name).c_str(), "rb");
+  if (file == nullptr) return text;
+  char chunk[4096];
+  for (size_t n = 0; (n = std::fread(chunk, 1, sizeof chunk, file)) > 0;) text.append(chunk, n);
+  std::fclose(file);
+  return text;
 }
 
 inline std::vector<std::string> split_zeros(const std::string& text) {

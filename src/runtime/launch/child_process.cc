@@ -19,6 +19,7 @@ namespace fourfold::runtime {
 namespace {
 
 constexpr int kTickMs = 5;
+constexpr std::chrono::seconds kEndLimit(2);
 
 std::vector<char*> pointers(std::vector<std::string>& strings) {
   std::vector<char*> out;
@@ -27,10 +28,11 @@ std::vector<char*> pointers(std::vector<std::string>& strings) {
   return out;
 }
 
-/// What the child starts with: its own process group, no blocked or ignored signals, its files.
+/// What the child starts with: its own process group, no blocked or ignored signals, its
+/// files.
 class SpawnSettings {
  public:
-  explicit SpawnSettings(const std::filesystem::path& output) {
+  SpawnSettings(int input, const std::filesystem::path& output) {
     sigset_t set;
     sigemptyset(&set);
     posix_spawnattr_init(&attributes);
@@ -41,7 +43,7 @@ class SpawnSettings {
     posix_spawnattr_setflags(
         &attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
     posix_spawn_file_actions_init(&files);
-    posix_spawn_file_actions_addopen(&files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+    posix_spawn_file_actions_adddup2(&files, input, STDIN_FILENO);
     posix_spawn_file_actions_addopen(&files, STDOUT_FILENO, output.c_str(),
                                      O_WRONLY | O_CREAT | O_APPEND, 0600);
     posix_spawn_file_actions_adddup2(&files, STDOUT_FILENO, STDERR_FILENO);
@@ -64,16 +66,22 @@ base::Result<ChildProcess> ChildProcess::spawn(const Options& options) {
   std::vector<std::string> environment;
   for (char** entry = environ; *entry != nullptr; ++entry) environment.emplace_back(*entry);
   environment.insert(environment.end(), options.environment.begin(), options.environment.end());
-  const SpawnSettings settings(options.output);
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) return base::fail("no pipe: {}", std::strerror(errno));
+  const UniqueFd read_end(ends[0]);
+  UniqueFd write_end(ends[1]);
+  const SpawnSettings settings(read_end.get(), options.output);
   pid_t pid = -1;
   const int error = posix_spawn(&pid, args.at(0).c_str(), &settings.files, &settings.attributes,
                                 pointers(args).data(), pointers(environment).data());
   if (error != 0) return base::fail("cannot start {}: {}", args[0], std::strerror(error));
-  return ChildProcess(pid);
+  return ChildProcess(pid, std::move(write_end));
 }
 
 ChildProcess::ChildProcess(ChildProcess&& other) noexcept
-    : pid_(std::exchange(other.pid_, -1)), status_(other.status_) {}
+    : pid_(std::exchange(other.pid_, -1)),
+      input_(std::move(other.input_)),
+      status_(other.status_) {}
 
 std::optional<int> ChildProcess::wait_exit(std::chrono::milliseconds limit) {
   const auto deadline = std::chrono::steady_clock::now() + limit;
@@ -92,13 +100,11 @@ std::optional<int> ChildProcess::wait_exit(std::chrono::milliseconds limit) {
   return status_;
 }
 
-void ChildProcess::kill() {
-  if (pid_ < 0 || status_) return;
-  ::kill(-pid_, SIGKILL);
-  int status = 0;
-  while (waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
-  }
-  status_ = status;
+void ChildProcess::end() {
+  input_ = UniqueFd();
+  if (pid_ < 0 || wait_exit(kEndLimit)) return;
+  kill(-pid_, SIGKILL);
+  wait_exit(kEndLimit);
 }
 
 std::string describe_exit(int wait_status) {

@@ -9,7 +9,6 @@
 #include <array>
 #include <chrono>
 #include <condition_variable>
-#include <csignal>
 #include <filesystem>
 #include <mutex>
 #include <optional>
@@ -88,13 +87,12 @@ class ProcessExecutor final : public GroupExecutor {
 
   void broadcast(const Message& message);
   bool wait_closed(milliseconds limit);
-  void kill_all();
   std::string describe(size_t rank) const;
 
   const RankConfig config_;
   const RunDir run_dir_;
   const std::string secret_;
-  ChildProcess child_;  // the one rank, or the mpirun of all
+  ChildProcess child_;  // the guard: exits as the one rank or mpirun does, and with all of them
 
   // The monitor's own, until it has ended. Others only send on channels, once all ranks are loaded.
   std::vector<Peer> peers_;
@@ -187,10 +185,10 @@ ProcessExecutor::~ProcessExecutor() {
     broadcast(Shutdown{});
     if (wait_closed(kShutdownLimit)) child_.wait_exit(kExitLimit);
   }
-  kill_all();
+  child_.end();
 }
 
-/// Waits until no rank is alive, as far as its channel tells; true if so.
+/// Waits until no rank is alive, as far as the channels tell; true if so.
 bool ProcessExecutor::wait_closed(milliseconds limit) {
   const auto deadline = steady_clock::now() + limit;
   for (Peer& peer : peers_) {
@@ -202,15 +200,6 @@ bool ProcessExecutor::wait_closed(milliseconds limit) {
     }
   }
   return true;
-}
-
-void ProcessExecutor::kill_all() {
-  // A rank whose channel is open is alive, so its pid is still its own.
-  for (const Peer& peer : peers_) {
-    if (peer.channel && !peer.closed) kill(peer.pid, SIGKILL);
-  }
-  child_.kill();
-  wait_closed(kExitLimit);
 }
 
 std::string ProcessExecutor::describe(size_t rank) const {
@@ -229,7 +218,7 @@ void ProcessExecutor::monitor() {
     if (poll(&wake, 1, 0) == 1) return;
     status = monitor_once();
   }
-  kill_all();
+  child_.end();
   const std::lock_guard lock(mutex_);
   collector_.fail(status.error().message);
   changed_.notify_all();
@@ -364,14 +353,14 @@ base::Status ProcessExecutor::check_heartbeats() {
   return {};
 }
 
-/// Why a rank's channel was closed. mpirun lets the other ranks live for a second more, so the
-/// first channel that closes is that of the first dead.
+/// Why a rank's channel was closed. When a rank dies, mpirun lets the others live for a second
+/// more: so the first channel that closes is that of the first dead. When mpirun itself dies, the
+/// guard ends all ranks and exits.
 base::Error ProcessExecutor::death_of(size_t rank) {
-  const bool own_child = peers_.size() == 1;
   const std::filesystem::path output = RunDir::output(run_dir_.path());
-  if (const auto status = child_.wait_exit(own_child ? kExitLimit : milliseconds(0))) {
-    return base::fail("{} {}{}", own_child ? describe(rank) : "mpirun", describe_exit(*status),
-                      last_words(output, Speaker::kMpirunToo));
+  if (const std::optional<int> status = child_.wait_exit(kExitLimit)) {
+    return base::fail("{} {}{}", peers_.size() == 1 ? describe(rank) : "mpirun",
+                      describe_exit(*status), last_words(output, Speaker::kMpirunToo));
   }
   const std::string words = last_words(output, Speaker::kRanks);
   if (words.empty()) {

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "runtime/launch/guard.h"
 #include "runtime/launch/run_dir.h"
 #include "runtime/launch/worker_main.h"
 
@@ -56,7 +57,7 @@ base::Result<ChildProcess::Options> rank_command(const RankConfig& config,
     self = std::filesystem::read_symlink("/proc/self/exe", error);
     if (error) return base::fail("cannot find this program's file: {}", error.message());
   }
-  ChildProcess::Options options{.args = {},
+  ChildProcess::Options options{.args = guard_args(self, run_dir),
                                 .environment = {std::string(kSecretVariable) + "=" + secret},
                                 .output = RunDir::output(run_dir)};
   if (config.group.devices() > 1) {
@@ -64,7 +65,9 @@ base::Result<ChildProcess::Options> rank_command(const RankConfig& config,
     if (!mpirun) {
       return base::fail("mpirun not found in PATH: install openmpi-bin, or use --ranks threads");
     }
-    options.args = mpirun_args(mpirun->string(), config, run_dir);
+    for (std::string& arg : mpirun_args(mpirun->string(), config, run_dir)) {
+      options.args.push_back(std::move(arg));
+    }
     options.environment.insert(options.environment.end(),
                                {"OMPI_ALLOW_RUN_AS_ROOT=1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"});
   }

@@ -10,7 +10,7 @@
 namespace fourfold::runtime {
 
 /// The command that starts all ranks of a group on this machine as processes of `program` (empty:
-/// this program): the one rank itself, or mpirun. Errors: there is no mpirun.
+/// this program): under a guard the one rank itself, or mpirun. Errors: there is no mpirun.
 base::Result<ChildProcess::Options> rank_command(const RankConfig& config,
                                                  const std::string& program,
                                                  const std::filesystem::path& run_dir,

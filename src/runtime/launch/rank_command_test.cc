@@ -70,7 +70,7 @@ TEST(RunDir, RemoveLeavesWhatIsNoRunDirectory) {
 TEST(ChildProcess, GivesTheExitAndTheOutput) {
   const files::ScratchFolder folder;
   base::Result<ChildProcess> child =
-      ChildProcess::spawn({.args = {"/bin/sh", "-c", "echo $WORD; cat; echo bad >&2; exit 3"},
+      ChildProcess::spawn({.args = {"/bin/sh", "-c", "echo $WORD; echo bad >&2; exit 3"},
                            .environment = {"WORD=good"},
                            .output = folder.path() / "output"});
   ASSERT_TRUE(child.ok()) << child.error().message;
@@ -81,18 +81,17 @@ TEST(ChildProcess, GivesTheExitAndTheOutput) {
   EXPECT_EQ(child->wait_exit(milliseconds(0)), status);
 }
 
-TEST(ChildProcess, KillsItsWholeProcessGroup) {
+TEST(ChildProcess, EndsWhenItsInputDoes) {
   const files::ScratchFolder folder;
-  base::Result<ChildProcess> child =
-      ChildProcess::spawn({.args = {"/bin/sh", "-c", "sleep 1000 & sleep 1000"},
-                           .environment = {},
-                           .output = folder.path() / "output"});
+  base::Result<ChildProcess> child = ChildProcess::spawn({.args = {"/bin/sh", "-c", "cat; exit 4"},
+                                                          .environment = {},
+                                                          .output = folder.path() / "output"});
   ASSERT_TRUE(child.ok());
   EXPECT_EQ(child->wait_exit(milliseconds(0)), std::nullopt);
-  child->kill();
+  child->end();
   const std::optional<int> status = child->wait_exit(milliseconds(0));
   ASSERT_TRUE(status);
-  EXPECT_EQ(describe_exit(*status), "was killed by SIGKILL");
+  EXPECT_EQ(describe_exit(*status), "exited with status 4");
 }
 
 TEST(ChildProcess, SaysWhatCannotBeStarted) {
@@ -135,14 +134,16 @@ TEST(RankCommand, StartsOneRankWithoutMpirunAndSeveralByIt) {
   const base::Result<ChildProcess::Options> one =
       rank_command(config, "/bin/fourfold", "/run", "s");
   ASSERT_TRUE(one.ok());
-  EXPECT_THAT(one->args, testing::ElementsAre("/bin/fourfold", "worker", "/run", "1"));
+  EXPECT_THAT(one->args, testing::ElementsAre("/bin/fourfold", "guard", "/run", "/bin/fourfold",
+                                              "worker", "/run", "1"));
   EXPECT_THAT(one->environment, Contains("FOURFOLD_CONTROL_SECRET=s"));
 
   config.group = {.pp = 2, .tp = 2};
   const base::Result<ChildProcess::Options> four =
       rank_command(config, "/bin/fourfold", "/run", "s");
   ASSERT_TRUE(four.ok()) << four.error().message;
-  EXPECT_THAT(four->args[0], HasSubstr("mpirun"));
+  EXPECT_EQ(four->args[0], "/bin/fourfold");
+  EXPECT_THAT(four->args[3], HasSubstr("mpirun"));
   EXPECT_THAT(four->args, testing::IsSupersetOf({"-n", "4", "mpi_yield_when_idle"}));
   EXPECT_EQ(four->args.back(), "4");
   config.cpus = {0, 1, 2, 3};

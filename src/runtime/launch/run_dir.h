@@ -8,7 +8,7 @@ namespace fourfold::runtime {
 
 /// A private temporary folder (mode 0700, in $TMPDIR or /tmp) that holds everything a group of
 /// processes leaves in the file system: its control socket, its output and Open MPI's session.
-/// Removed with all it holds when the object dies; if the front is killed, its workers do that.
+/// Removed with all it holds when the object dies; if the front is killed, the guard does that.
 class RunDir {
  public:
   static base::Result<RunDir> create();
@@ -25,8 +25,8 @@ class RunDir {
   static std::filesystem::path output(const std::filesystem::path& run_dir) {
     return run_dir / "output";
   }
-  /// Removes what create() made. Leaves alone what cannot have come from there, because the path
-  /// reaches a worker as an argument; several workers may do it at the same time.
+  /// Removes what create() made, front and guard maybe at the same time. Leaves alone what cannot
+  /// have come from there, because the path reaches the guard as an argument.
   static void remove(const std::filesystem::path& run_dir);
 
  private:

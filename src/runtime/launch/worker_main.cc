@@ -31,8 +31,7 @@ namespace {
 /// no core from the ranks that work.
 class Inbox {
  public:
-  Inbox(Channel& channel, const std::filesystem::path& run_dir)
-      : channel_(channel), run_dir_(run_dir), reader_([this] { read(); }) {}
+  explicit Inbox(Channel& channel) : channel_(channel), reader_([this] { read(); }) {}
   /// After Shutdown, which is the last message.
   ~Inbox() { reader_.join(); }
   Inbox(const Inbox&) = delete;
@@ -66,12 +65,10 @@ class Inbox {
   /// Without the front there is nobody to work for, and the other thread may be deep in a step.
   [[noreturn]] void leave(const base::Error& error) {
     if (error.message != kChannelClosed) fmt::print(stderr, "{}\n", error.message);
-    RunDir::remove(run_dir_);
     _exit(1);
   }
 
   Channel& channel_;
-  std::filesystem::path run_dir_;
   std::mutex mutex_;
   std::condition_variable arrived_;
   std::deque<Message> messages_;
@@ -164,18 +161,16 @@ int worker_main(int argc, char** argv) {
     fmt::print(stderr, "fourfold worker: a rank of a group; fourfold starts it itself\n");
     return 2;
   }
-  const std::filesystem::path run_dir = argv[1];
   base::Result<std::unique_ptr<Channel>> channel =
-      Channel::connect(RunDir::control_socket(run_dir));
+      Channel::connect(RunDir::control_socket(argv[1]));
   if (!channel.ok()) {
-    // The front has ended before this rank began.
-    RunDir::remove(run_dir);
+    fmt::print(stderr, "{}\n", channel.error().message);
     return 1;
   }
   const char* secret = std::getenv(kSecretVariable);
   const base::Status hello = (*channel)->send(Hello{*rank, secret == nullptr ? "" : secret});
   if (!hello.ok()) return 1;
-  Inbox inbox(**channel, run_dir);
+  Inbox inbox(**channel);
   try {
     const base::Status status = run_rank(*rank, *ranks, **channel, inbox);
     if (!status.ok()) give_up(**channel, status.error().message);

@@ -18,7 +18,7 @@ std::vector<std::string> worker_args(const std::string& program,
 /// loads its shard, runs steps until Shutdown. `argv` starts at "worker". In a group of several
 /// ranks the process was started by mpirun. Returns the exit code.
 ///
-/// If the front is gone the process ends at once, wherever it is, and removes the run directory.
+/// If the front is gone the process ends at once, wherever it is.
 int worker_main(int argc, char** argv);
 
 }  // namespace fourfold::runtime
