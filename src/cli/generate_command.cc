@@ -233,6 +233,15 @@ Command add_generate(CLI::App& app) {
       ->add_option("--logprobs", flags->logprobs,
                    "Print each token's log-probability and this many alternatives")
       ->check(CLI::Range(0, 100));
+  command->footer(
+      "\nExamples:\n"
+      "  fourfold generate tiny \"In the beginning\" -n 64\n"
+      "  fourfold generate gemma-3-270m-q4_k_m.gguf \"The capital of France is\" --temperature 0 "
+      "-tp 2 "
+      "-pp 2\n"
+      "  fourfold generate HF_FOLDER \"One\" \"Two\" --seed 7 -dp 2     two prompts on two "
+      "replicas\n"
+      "\nThe same --seed gives the same text whatever the scheme.");
   return [flags] {
     const base::Status status = generate(*flags);
     return status.ok() ? 0 : fail(status.error());

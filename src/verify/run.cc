@@ -335,6 +335,7 @@ base::Result<VerifyReport> run(const VerifyOptions& options, const Progress& pro
       if (runtime::interrupted()) return base::fail("interrupted");
       if (!status.ok()) {
         result.failure = status.error().message;
+        progress(fmt::format("{} failed: {}", mesh::scheme_name(result.scheme), result.failure));
         continue;
       }
       if (repeat > 0) continue;
