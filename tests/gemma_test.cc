@@ -18,6 +18,7 @@
 #include "model/decoder.h"
 #include "runtime/load_tokenizer.h"
 #include "tests/support/answers.h"
+#include "text/golden_for_test.h"
 
 namespace fourfold::tests {
 namespace {
@@ -192,6 +193,16 @@ TEST(Gemma, TokenizerGivesThePromptIdsOfLlamaCpp) {
     ASSERT_TRUE(ids.ok());
     EXPECT_EQ(*ids, run.at("prompt_ids").get<std::vector<int32_t>>());
   }
+}
+
+TEST(Gemma, TokenizerGivesTheIdsOfSentencePiece) {
+  const auto source = model::open_model(gemma(), false, 0).value();
+  const text::Tokenizer tokenizer = runtime::load_tokenizer(source).value();
+  EXPECT_EQ(
+      text::compare_with_golden(
+          tokenizer, text::read_tokenizer_golden(
+                         std::string(FOURFOLD_SOURCE_DIR) + "/tests/golden/tokenizer", "gemma3")),
+      "");
 }
 
 }  // namespace
