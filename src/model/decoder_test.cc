@@ -26,9 +26,10 @@ const std::string kGolden = std::string(FOURFOLD_SOURCE_DIR) + "/tests/golden/";
 /// A decoder on one rank with one sequence in a cache of its own.
 class OneSequence {
  public:
-  OneSequence(const std::string& model, const std::string& backend, int64_t positions)
+  OneSequence(const std::string& model, const std::string& backend, int64_t positions,
+              bool dummy = false, uint64_t dummy_seed = 0)
       : ops_(backend::make_ops(backend, "").value()),
-        source_(open_model(model, /*dummy=*/false, 0).value()),
+        source_(open_model(model, dummy, dummy_seed).value()),
         groups_(mesh::Mesh::create({}, source_.spec.divisors()).value(),
                 comm::make_single(mesh::Axis::kControl)),
         stream_(ops_->make_stream(1, {})),
@@ -186,6 +187,30 @@ TEST_P(GreedyTest, TokensMatchTransformersFor64Steps) {
     }
     EXPECT_EQ(actual, expected) << "prompt " << i;
   }
+}
+
+TEST(Gguf, LlamaWithItsInterleavedHeadsGivesTheAnswersOfTheSameSafetensors) {
+  const Golden golden("llama2");
+  for (int i = 0; i < golden.prompts(); ++i) {
+    const std::vector<int32_t> prompt = golden.tokens("prompt", i);
+    const std::vector<float> expected = golden.logits(i);
+    OneSequence sequence(kGolden + "llama2-gguf/model.gguf", "reference",
+                         static_cast<int64_t>(prompt.size()));
+    const std::vector<float> all = sequence.run(prompt);
+    EXPECT_LE(nmse(std::span(all).last(expected.size()), expected), 1e-9) << "prompt " << i;
+  }
+}
+
+TEST(DummyWeights, DependOnTheSeedAloneAndKeepLogitsFinite) {
+  const std::vector<int32_t> prompt = {3, 1, 4, 1, 5, 9, 2, 6};
+  const auto logits = [&](uint64_t seed) {
+    return OneSequence(kGolden + "gemma3", "reference", 8, /*dummy=*/true, seed).run(prompt);
+  };
+  const std::vector<float> first = logits(1);
+  EXPECT_EQ(logits(1), first);
+  EXPECT_NE(logits(2), first);
+  for (const float x : first) ASSERT_TRUE(std::isfinite(x));
+  EXPECT_GT(nmse(std::vector<float>(first.size(), 0.0F), first), 0.9) << "all logits are zero";
 }
 
 const auto kFolders = testing::Values("llama2", "llama3", "mistral", "gemma3", "sharded", "tiny");
