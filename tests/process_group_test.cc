@@ -300,7 +300,8 @@ TEST_F(ProcessGroup, AKilledFrontTakesItsRanksAlongAtWhateverTime) {
       return pids.size() >= processes;
     }));
     kill(front.pid(), SIGKILL);
-    EXPECT_TRUE(wait_for(kPromise, [&] { return all_gone(pids) && nothing_left(); }));
+    EXPECT_TRUE(wait_for(kPromise, [&] { return all_gone(pids); }));
+    EXPECT_TRUE(wait_for(kPromise, [&] { return nothing_left(); }));
   }
 }
 

@@ -22,6 +22,8 @@
 namespace fourfold::runtime {
 namespace {
 
+constexpr int kGraceMs = 50;
+
 /// Starts the command with this process's output, an empty stdin and no blocked signals.
 pid_t spawn_command(char** command) {
   sigset_t none;
@@ -61,6 +63,12 @@ std::optional<int> wait_for_end(pid_t command, int child_signals) {
     char byte = 0;
     if (fds[0].revents != 0 && read(STDIN_FILENO, &byte, 1) == 0) return std::nullopt;
   }
+}
+
+bool stdin_ends_within(int limit_ms) {
+  pollfd fd{.fd = STDIN_FILENO, .events = POLLIN, .revents = 0};
+  char byte = 0;
+  return poll(&fd, 1, limit_ms) == 1 && read(STDIN_FILENO, &byte, 1) == 0;
 }
 
 /// Whoever loses its parent becomes a child of this process, so in the end all pass by here.
@@ -103,7 +111,8 @@ int guard_main(int argc, char** argv) {
   if (command < 0 || !child_signals.valid()) return 1;
   const std::optional<int> status = wait_for_end(command, child_signals.get());
   kill_descendants();
-  if (status) return exit_like(*status);
+  // A command may have ended because the front is gone, which is seen here a moment later.
+  if (status && !stdin_ends_within(kGraceMs)) return exit_like(*status);
   RunDir::remove(argv[1]);
   return 0;
 }

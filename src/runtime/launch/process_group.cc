@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -86,7 +87,7 @@ class ProcessExecutor final : public GroupExecutor {
   base::Error death_of(size_t rank);
 
   void broadcast(const Message& message);
-  bool wait_closed(milliseconds limit);
+  void wait_closed(milliseconds limit);
   std::string describe(size_t rank) const;
 
   const RankConfig config_;
@@ -183,23 +184,22 @@ ProcessExecutor::~ProcessExecutor() {
   monitor_.join();
   if (!collector_.failure()) {
     broadcast(Shutdown{});
-    if (wait_closed(kShutdownLimit)) child_.wait_exit(kExitLimit);
+    wait_closed(kShutdownLimit);
   }
   child_.end();
 }
 
-/// Waits until no rank is alive, as far as the channels tell; true if so.
-bool ProcessExecutor::wait_closed(milliseconds limit) {
+/// Waits until no rank is alive, as far as the channels tell.
+void ProcessExecutor::wait_closed(milliseconds limit) {
   const auto deadline = steady_clock::now() + limit;
   for (Peer& peer : peers_) {
     while (peer.channel && !peer.closed) {
       const auto rest = std::chrono::ceil<milliseconds>(deadline - steady_clock::now());
       pollfd fd{.fd = peer.channel->fd(), .events = POLLIN, .revents = 0};
-      if (rest.count() <= 0 || poll(&fd, 1, static_cast<int>(rest.count())) == 0) return false;
+      if (rest.count() <= 0 || poll(&fd, 1, static_cast<int>(rest.count())) == 0) return;
       peer.closed = !peer.channel->try_receive().ok();
     }
   }
-  return true;
 }
 
 std::string ProcessExecutor::describe(size_t rank) const {
@@ -354,13 +354,15 @@ base::Status ProcessExecutor::check_heartbeats() {
 }
 
 /// Why a rank's channel was closed. When a rank dies, mpirun lets the others live for a second
-/// more: so the first channel that closes is that of the first dead. When mpirun itself dies, the
-/// guard ends all ranks and exits.
+/// more: so the first channel that closes is that of the first dead, unless mpirun itself was
+/// killed: then the guard ends all ranks and itself.
 base::Error ProcessExecutor::death_of(size_t rank) {
   const std::filesystem::path output = RunDir::output(run_dir_.path());
-  if (const std::optional<int> status = child_.wait_exit(kExitLimit)) {
-    return base::fail("{} {}{}", peers_.size() == 1 ? describe(rank) : "mpirun",
-                      describe_exit(*status), last_words(output, Speaker::kMpirunToo));
+  const std::optional<int> status = child_.wait_exit(kExitLimit);
+  const bool only = peers_.size() == 1;
+  if (status && (only || WIFSIGNALED(*status))) {
+    return base::fail("{} {}{}", only ? describe(rank) : "mpirun", describe_exit(*status),
+                      last_words(output, Speaker::kMpirunToo));
   }
   const std::string words = last_words(output, Speaker::kRanks);
   if (words.empty()) {
