@@ -8,6 +8,7 @@
 
 #include "cli/commands.h"
 #include "cli/flags.h"
+#include "cli/progress_line.h"
 #include "model/source.h"
 #include "runtime/cluster.h"
 #include "runtime/load_tokenizer.h"
@@ -163,8 +164,12 @@ base::Status generate(const GenerateFlags& flags) {
   config.max_running = std::min(config.max_running, static_cast<int32_t>(generations.size()));
 
   Mailbox mailbox;
+  ProgressLine progress;
   FF_ASSIGN(const std::unique_ptr<runtime::Cluster> cluster,
-            runtime::Cluster::start(config, [](const std::string&) {}));
+            runtime::Cluster::start(config, [&](const std::string& line) {
+              if (progress.on_terminal()) progress.show(line);
+            }));
+  progress.clear();
   for (size_t i = 0; i < generations.size(); ++i) {
     engine::Request request = generations[i].request;
     request.id = cluster->next_id();

@@ -1,5 +1,3 @@
-#include <unistd.h>
-
 #include <cstdio>
 #include <fstream>
 #include <limits>
@@ -9,6 +7,7 @@
 
 #include "cli/commands.h"
 #include "cli/flags.h"
+#include "cli/progress_line.h"
 #include "model/source.h"
 #include "verify/report.h"
 #include "verify/run.h"
@@ -48,31 +47,6 @@ struct VerifyFlags {
   std::string json;
   bool dry_run = false;
   bool bare = false;  ///< no arguments at all
-};
-
-/// One line that is rewritten on a terminal, a line per change of subject elsewhere.
-class ProgressLine {
- public:
-  ProgressLine() : terminal_(isatty(STDERR_FILENO) != 0) {}
-  ~ProgressLine() { clear(); }
-  void show(const std::string& line) {
-    if (terminal_) {
-      fmt::print(stderr, "\r\033[K{}", line);
-    } else {
-      const std::string subject = line.substr(0, line.rfind(':'));
-      if (subject != subject_) fmt::print(stderr, "{}\n", subject);
-      subject_ = subject;
-    }
-    std::fflush(stderr);
-  }
-  void clear() {
-    if (terminal_) fmt::print(stderr, "\r\033[K");
-    std::fflush(stderr);
-  }
-
- private:
-  bool terminal_;
-  std::string subject_;
 };
 
 base::Result<std::vector<mesh::ParallelConfig>> parse_schemes(const std::string& text) {
