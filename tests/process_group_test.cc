@@ -226,9 +226,9 @@ TEST_F(ProcessGroup, KnowsTheSignalThatEndedAnOnlyRank) {
   std::unique_ptr<GroupExecutor> group = start(tiny_config({}), RankMode::kProcesses);
   ASSERT_TRUE(group);
   const pid_t pid = ranks_of(getpid()).at(0);
-  const Harmed harmed = fail_during_steps(*group, [pid] { kill(pid, SIGSEGV); });
+  const Harmed harmed = fail_during_steps(*group, [pid] { kill(pid, SIGTERM); });
   EXPECT_EQ(harmed.failure,
-            fmt::format("rank 0 (stage 0, replica 0, shard 0, pid {}) was killed by SIGSEGV", pid));
+            fmt::format("rank 0 (stage 0, replica 0, shard 0, pid {}) was killed by SIGTERM", pid));
   EXPECT_LE(harmed.took, kPromise);
   group.reset();
   EXPECT_TRUE(nothing_left());

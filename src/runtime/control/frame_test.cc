@@ -15,7 +15,6 @@ namespace {
 
 using engine::BlockId;
 using engine::Chunk;
-using engine::SampledRef;
 using engine::SampledToken;
 using engine::SlotId;
 using engine::StepBatch;
