@@ -194,6 +194,21 @@ TEST(Frame, KeepsEveryFieldOfARanksStatistics) {
   EXPECT_EQ(got.peak_rss_bytes, sent.peak_rss_bytes);
 }
 
+TEST(Frame, KeepsEveryFieldOfARanksMemoryAndHello) {
+  const base::Result<Message> ready = decode_frame(encode_frame(Ready{{1, 2, 3, 4, 0.5}}));
+  ASSERT_TRUE(ready.ok());
+  const RankMemory& memory = std::get<Ready>(*ready).memory;
+  EXPECT_EQ(memory.weight_bytes, 1);
+  EXPECT_EQ(memory.file_bytes_read, 2);
+  EXPECT_EQ(memory.kv_bytes, 3);
+  EXPECT_EQ(memory.activation_bytes, 4);
+  EXPECT_EQ(memory.load_s, 0.5);
+  const base::Result<Message> hello = decode_frame(encode_frame(Hello{7, "word"}));
+  ASSERT_TRUE(hello.ok());
+  EXPECT_EQ(std::get<Hello>(*hello).rank, 7);
+  EXPECT_EQ(std::get<Hello>(*hello).secret, "word");
+}
+
 TEST(Frame, RefusesEveryTruncation) {
   Random random(3);
   for (const Message& message : random_messages(random)) {
@@ -303,7 +318,14 @@ TEST(RankConfigJson, KeepsEveryField) {
     EXPECT_EQ(back->isa, config.isa);
     EXPECT_EQ(back->threads, config.threads);
     EXPECT_EQ(back->cpus, config.cpus);
+    EXPECT_EQ(back->limits.replicas, config.limits.replicas);
+    EXPECT_EQ(back->limits.stages, config.limits.stages);
+    EXPECT_EQ(back->limits.depth, config.limits.depth);
+    EXPECT_EQ(back->limits.slots, config.limits.slots);
+    EXPECT_EQ(back->limits.max_step_tokens, config.limits.max_step_tokens);
+    EXPECT_EQ(back->limits.block_size, config.limits.block_size);
     EXPECT_EQ(back->limits.blocks, config.limits.blocks);
+    EXPECT_EQ(back->limits.max_positions, config.limits.max_positions);
     EXPECT_EQ(to_json(*back), to_json(config));
   }
 }
