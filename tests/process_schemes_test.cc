@@ -31,8 +31,8 @@ class ProcessScheme : public testing::TestWithParam<std::string> {};
 TEST_P(ProcessScheme, IsBitEqualToOneDevice) {
   runtime::ClusterConfig config = thread_config(mesh::parse_scheme(GetParam()).value());
   config.ranks = runtime::RankMode::kProcesses;
-  auto cluster = runtime::Cluster::start(
-      config, [](const std::string&) {}, FOURFOLD_BINARY);
+  config.program = FOURFOLD_BINARY;
+  auto cluster = runtime::Cluster::start(config, [](const std::string&) {});
   ASSERT_TRUE(cluster.ok()) << cluster.error().message;
   const Answers answers = answers_of(**cluster, eight_requests(), in_order());
   const verify::AnswerVerdict verdict = verify::compare(one_device(), answers.requests);

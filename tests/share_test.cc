@@ -68,8 +68,8 @@ TEST(ShareTest, PeakMemoryOfAProcessIsItsShardAndItsCacheAndLittleMore) {
   config.scheme = {.pp = 1, .dp = 1, .tp = 2};
   config.max_positions = 64;
   config.max_running = 4;
-  auto cluster = runtime::Cluster::start(
-      config, [](const std::string&) {}, FOURFOLD_BINARY);
+  config.program = FOURFOLD_BINARY;
+  auto cluster = runtime::Cluster::start(config, [](const std::string&) {});
   ASSERT_TRUE(cluster.ok()) << cluster.error().message;
   const auto reports = (*cluster)->rank_reports();
   ASSERT_TRUE(reports.ok());

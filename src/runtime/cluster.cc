@@ -333,8 +333,7 @@ RankConfig rank_config(const ClusterConfig& config, const mesh::Mesh& mesh,
 }  // namespace
 
 base::Result<std::unique_ptr<Cluster>> Cluster::start(const ClusterConfig& config,
-                                                      const StartProgress& progress,
-                                                      const std::string& program) {
+                                                      const StartProgress& progress) {
   FF_ASSIGN(const model::ModelSource source,
             model::open_model(config.model, config.dummy_weights, config.dummy_seed));
   FF_ASSIGN(const mesh::Mesh mesh, mesh::create_or_suggest(config.scheme, source.spec.divisors()));
@@ -350,7 +349,8 @@ base::Result<std::unique_ptr<Cluster>> Cluster::start(const ClusterConfig& confi
   std::vector<std::future<base::Result<std::unique_ptr<GroupExecutor>>>> starting;
   for (int g = 0; g < mesh.groups(); ++g) {
     starting.push_back(std::async(std::launch::async, [&, g] {
-      return start_group(rank_config(config, mesh, limits, g), config.ranks, serialised, program);
+      return start_group(rank_config(config, mesh, limits, g), config.ranks, serialised,
+                         config.program);
     }));
   }
   base::Status status;

@@ -65,10 +65,9 @@ using EventSink = std::function<void(const engine::SequenceEvent& event, int64_t
 /// Thread-safe.
 class Cluster {
  public:
-  /// Starts every group and waits until all ranks have loaded. `program` as in start_group.
+  /// Starts every group and waits until all ranks have loaded.
   static base::Result<std::unique_ptr<Cluster>> start(const ClusterConfig& config,
-                                                      const StartProgress& progress,
-                                                      const std::string& program = {});
+                                                      const StartProgress& progress);
   virtual ~Cluster() = default;
 
   /// An id that no request of this cluster has.
