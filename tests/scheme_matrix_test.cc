@@ -75,6 +75,21 @@ const std::vector<verify::RequestAnswer>& one_device() {
   return kAnswers;
 }
 
+/// At least four requests for each replica, so that each is disturbed: the eight, over and over.
+struct Load {
+  explicit Load(int replicas) {
+    const std::vector<engine::Request> eight = eight_requests();
+    for (size_t i = 0; i < std::max<size_t>(8, 4 * static_cast<size_t>(replicas)); ++i) {
+      requests.push_back(eight[i % 8]);
+      expected.push_back(one_device()[i % 8]);
+      order.push_back(i);
+    }
+  }
+  std::vector<engine::Request> requests;
+  std::vector<verify::RequestAnswer> expected;
+  std::vector<size_t> order;
+};
+
 class SchemeMatrix : public testing::TestWithParam<mesh::ParallelConfig> {};
 
 TEST_P(SchemeMatrix, IsBitEqualToOneDeviceUnderEveryPerturbation) {
@@ -84,17 +99,15 @@ TEST_P(SchemeMatrix, IsBitEqualToOneDeviceUnderEveryPerturbation) {
     perturbation.apply(config);
     auto cluster = runtime::Cluster::start(config, [](const std::string&) {});
     ASSERT_TRUE(cluster.ok()) << cluster.error().message;
-    std::vector<size_t> order(8);
-    std::iota(order.begin(), order.end(), 0);
-    if (perturbation.reverse_admission) std::reverse(order.begin(), order.end());
-    const Answers answers = answers_of(**cluster, eight_requests(), order);
-    const verify::AnswerVerdict verdict = verify::compare(one_device(), answers.requests);
+    Load load(GetParam().dp);
+    if (perturbation.reverse_admission) std::reverse(load.order.begin(), load.order.end());
+    const Answers answers = answers_of(**cluster, load.requests, load.order);
+    const verify::AnswerVerdict verdict = verify::compare(load.expected, answers.requests);
     EXPECT_TRUE(verdict.equal) << (verdict.first_difference ? verdict.first_difference->describe()
                                                             : std::string("tokens"));
-    // 8 requests x at least 24 computed positions x (8 layers + embedding), and their logits.
-    EXPECT_GE(verdict.compared_hashes, 8 * 24 * 9);
-    // With a replica per request nothing is left to disturb.
-    if (GetParam().dp < 8) perturbation.happened(answers.stats);
+    // At least 24 computed positions a request x (8 layers + embedding), and their logits.
+    EXPECT_GE(verdict.compared_hashes, std::ssize(load.requests) * 24 * 9);
+    perturbation.happened(answers.stats);
   }
 }
 
