@@ -1,6 +1,8 @@
 #include "runtime/load_tokenizer.h"
 
 #include <filesystem>
+#include <iterator>
+#include <limits>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -33,6 +35,16 @@ base::Result<text::Tokenizer> from_folder(const fs::path& folder) {
   return text::tokenizer_from_json(text_of(tokenizer), text_of(config));
 }
 
+/// The id that `key` gives, -1 where it is absent.
+base::Result<int32_t> token_id(const files::GgufMetadata& metadata, std::string_view key,
+                               int64_t vocab) {
+  if (!metadata.contains(key)) return -1;
+  FF_ASSIGN(const int64_t id, metadata.get<int64_t>(key));
+  if (id >= 0 && id < vocab) return static_cast<int32_t>(id);
+  return base::fail("expected a token id of 0 to {} for \"{}\" in the GGUF file, found {}",
+                    vocab - 1, key, id);
+}
+
 base::Result<text::Tokenizer> from_gguf(const fs::path& path) {
   FF_ASSIGN(const files::GgufFile file, files::open_gguf(path));
   const files::GgufMetadata& metadata = file.metadata;
@@ -46,16 +58,19 @@ base::Result<text::Tokenizer> from_gguf(const fs::path& path) {
   FF_ASSIGN(const auto pieces, metadata.get_array<std::string_view>("tokenizer.ggml.tokens"));
   FF_ASSIGN(const auto scores, metadata.get_array<double>("tokenizer.ggml.scores"));
   FF_ASSIGN(const auto types, metadata.get_array<int64_t>("tokenizer.ggml.token_type"));
-  FF_ASSIGN(const auto bos, metadata.get_or<int64_t>("tokenizer.ggml.bos_token_id", -1));
-  FF_ASSIGN(const auto eos, metadata.get_or<int64_t>("tokenizer.ggml.eos_token_id", -1));
-  FF_ASSIGN(const auto unknown, metadata.get_or<int64_t>("tokenizer.ggml.unknown_token_id", -1));
   text::SentencePieceVocab vocab;
   vocab.pieces.assign(pieces.begin(), pieces.end());
   vocab.scores.assign(scores.begin(), scores.end());
-  vocab.types.assign(types.begin(), types.end());
-  vocab.bos_id = static_cast<int32_t>(bos);
-  vocab.eos_id = static_cast<int32_t>(eos);
-  vocab.unk_id = static_cast<int32_t>(unknown);
+  for (const int64_t type : types) {
+    if (type < 0 || type > std::numeric_limits<int32_t>::max()) {
+      return base::fail("{}: {} is not a type of token", path.string(), type);
+    }
+    vocab.types.push_back(static_cast<int32_t>(type));
+  }
+  const int64_t size = std::ssize(vocab.pieces);
+  FF_ASSIGN(vocab.bos_id, token_id(metadata, "tokenizer.ggml.bos_token_id", size));
+  FF_ASSIGN(vocab.eos_id, token_id(metadata, "tokenizer.ggml.eos_token_id", size));
+  FF_ASSIGN(vocab.unk_id, token_id(metadata, "tokenizer.ggml.unknown_token_id", size));
   FF_ASSIGN(vocab.add_bos, metadata.get_or<bool>("tokenizer.ggml.add_bos_token", true));
   FF_ASSIGN(vocab.add_eos, metadata.get_or<bool>("tokenizer.ggml.add_eos_token", false));
   FF_ASSIGN(vocab.add_space_prefix, metadata.get_or<bool>("tokenizer.ggml.add_space_prefix", true));
