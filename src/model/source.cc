@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <optional>
 #include <utility>
 
@@ -40,7 +41,8 @@ std::optional<fs::path> builtin(std::string_view name) {
   return std::nullopt;
 }
 
-/// The newest snapshot of a hub id ("org/name") in the cache that huggingface_hub keeps.
+/// The snapshot of a hub id ("org/name") in the cache that huggingface_hub keeps: the one that its
+/// branch main names, else the newest.
 std::optional<fs::path> hub_snapshot(std::string_view id) {
   const size_t slash = id.find('/');
   if (slash == std::string_view::npos || id.find('/', slash + 1) != std::string_view::npos) {
@@ -57,8 +59,14 @@ std::optional<fs::path> hub_snapshot(std::string_view id) {
     return std::nullopt;
   }
   std::error_code error;
-  const fs::path snapshots =
-      hub / fmt::format("models--{}--{}", id.substr(0, slash), id.substr(slash + 1)) / "snapshots";
+  const fs::path model =
+      hub / fmt::format("models--{}--{}", id.substr(0, slash), id.substr(slash + 1));
+  const fs::path snapshots = model / "snapshots";
+  std::string commit;
+  if (std::ifstream(model / "refs" / "main") >> commit &&
+      fs::exists(snapshots / commit / "config.json", error)) {
+    return snapshots / commit;
+  }
   std::optional<fs::path> newest;
   fs::file_time_type newest_time;
   for (const fs::directory_entry& entry : fs::directory_iterator(snapshots, error)) {
@@ -80,6 +88,12 @@ std::string known_architectures() {
   return fmt::format("{}", fmt::join(names, ", "));
 }
 
+base::Result<nlohmann::json> parse_object(const fs::path& path) {
+  FF_ASSIGN(nlohmann::json value, files::parse_json_file(path));
+  if (value.is_object()) return value;
+  return base::fail("expected a JSON object in {}, found {}", path.string(), value.type_name());
+}
+
 base::Result<ModelSpec> spec_from_config(const nlohmann::json& config, std::string_view what) {
   const nlohmann::json architectures = config.value("architectures", nlohmann::json::array());
   for (const Family* family : families()) {
@@ -99,17 +113,10 @@ base::Status add_generation_config(const fs::path& folder, ModelSpec& spec) {
   const fs::path path = folder / "generation_config.json";
   std::error_code error;
   if (!fs::exists(path, error)) return {};
-  FF_ASSIGN(const nlohmann::json config, files::parse_json_file(path));
-  const nlohmann::json eos = config.value("eos_token_id", nlohmann::json());
-  if (eos.is_null()) return {};
-  spec.eos_tokens.clear();
-  for (const nlohmann::json& id : eos.is_array() ? eos : nlohmann::json::array({eos})) {
-    if (!id.is_number_integer()) {
-      return base::fail("expected token ids for \"eos_token_id\" in {}, found {}", path.string(),
-                        eos.dump());
-    }
-    spec.eos_tokens.push_back(id.get<int32_t>());
-  }
+  FF_ASSIGN(const nlohmann::json config, parse_object(path));
+  FF_ASSIGN(std::vector<int32_t> eos,
+            read_token_ids(config, "eos_token_id", spec.vocab, path.string()));
+  if (!eos.empty()) spec.eos_tokens = std::move(eos);
   return {};
 }
 
@@ -142,7 +149,7 @@ base::Result<ModelSource> open_folder(std::string_view name, const fs::path& fol
   if (!fs::exists(folder / "config.json", error)) {
     return base::fail("{} has no config.json: expected a Hugging Face model folder", source.path);
   }
-  FF_ASSIGN(const nlohmann::json config, files::parse_json_file(folder / "config.json"));
+  FF_ASSIGN(const nlohmann::json config, parse_object(folder / "config.json"));
   FF_ASSIGN(source.spec, spec_from_config(config, (folder / "config.json").string()));
   FF_TRY(add_generation_config(folder, source.spec));
   if (dummy) return source;

@@ -118,13 +118,11 @@ ParamShard shard_of(const ModelSpec& spec, const Param& param, int tp, int shard
 }
 
 std::vector<int> layer_split(const ModelSpec& spec, int stages) {
-  std::vector<double> costs;
-  for (size_t i = 0; i < spec.layers.size(); ++i) {
-    double cost = 0;
-    for (const Param& p : spec.params) {
-      if (p.layer == static_cast<int32_t>(i)) cost += static_cast<double>(p.rows * p.columns);
+  std::vector<double> costs(spec.layers.size(), 0.0);
+  for (const Param& p : spec.params) {
+    if (p.layer >= 0) {
+      costs[static_cast<size_t>(p.layer)] += static_cast<double>(p.rows * p.columns);
     }
-    costs.push_back(cost);
   }
   // The embedding is a look-up; the head is a matmul over the whole vocabulary.
   const double head = static_cast<double>(spec.vocab * spec.hidden);

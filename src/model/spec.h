@@ -80,15 +80,14 @@ struct Param {
   ParamKind kind = ParamKind::kEmbedding;
   int32_t layer = -1;  ///< -1: not of a layer
   std::string name;    ///< in the file
-  int64_t rows = 0;    ///< [rows, columns] as a Linear; a vector is [1, n]
+  int64_t rows = 0;    ///< [rows, columns] as a Linear
   int64_t columns = 0;
   Cut cut = Cut::kReplicated;
   float offset = 0;  ///< added to each element when read (Gemma stores gain - 1)
   /// Rows of each head are stored interleaved (GGUF of Llama): file row 2i is row i, 2i + 1 is row
   /// i + head_dim/2. 0: not interleaved, else head_dim.
   int64_t interleaved_head_dim = 0;
-
-  bool is_vector() const { return rows == 1; }
+  bool is_vector = false;  ///< the gain of a norm, [1, columns]; a matrix may have one row, too
 };
 
 /// Width of a granule of the MLP's intermediate dimension (docs/numerics.md).

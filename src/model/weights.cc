@@ -63,7 +63,7 @@ backend::RowReader make_reader(const ModelSource& source, const Param& param,
                                const ParamShard& shard) {
   if (source.tensors == nullptr) {
     return [&source, &param, shard](int64_t row, std::span<float> out) -> base::Status {
-      if (param.is_vector()) {
+      if (param.is_vector) {
         std::fill(out.begin(), out.end(), 1.0F);
       } else {
         fill_dummy_row(source.dummy_seed, param, shard.rows.begin + row, shard.columns.begin, out);
@@ -85,7 +85,7 @@ backend::RowReader make_reader(const ModelSource& source, const Param& param,
 }
 
 int64_t param_bytes(const backend::Ops& ops, const Param& param, const ParamShard& shard) {
-  if (param.is_vector()) return param.columns * static_cast<int64_t>(sizeof(float));
+  if (param.is_vector) return param.columns * static_cast<int64_t>(sizeof(float));
   return ops.matrix_bytes(shard.shape());
 }
 
@@ -103,7 +103,7 @@ base::Result<Weights> Weights::load(const ModelSource& source, const backend::Op
     const ParamShard shard = shard_of(spec, param, config.tp, at.shard);
     const backend::RowReader reader = make_reader(source, param, shard);
     backend::WeightPtr weight;
-    if (param.is_vector()) {
+    if (param.is_vector) {
       std::vector<float> values(static_cast<size_t>(param.columns));
       FF_TRY(reader(0, values));
       FF_ASSIGN(weight, ops.load_vector(values));

@@ -33,15 +33,7 @@ class Weights {
   int64_t file_bytes_read_ = 0;
 };
 
-/// Bytes one device holds, without loading anything; equal to what Weights and Worker then take.
-struct MemoryPlan {
-  int64_t weights = 0;
-  int64_t kv = 0;
-  int64_t activations = 0;
-  int64_t total() const { return weights + kv + activations; }
-};
-
-/// Weights of one rank in `ops`'s layout.
+/// Bytes of one rank's weights in `ops`'s layout, without loading them.
 int64_t weight_bytes(const ModelSpec& spec, const backend::Ops& ops,
                      const mesh::ParallelConfig& config, const mesh::Coordinates& at);
 

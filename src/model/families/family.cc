@@ -1,9 +1,10 @@
 #include "model/families/family.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 
-#include "base/sizes.h"
 #include "files/json.h"
 
 namespace fourfold::model {
@@ -11,10 +12,17 @@ namespace {
 
 constexpr std::string_view kConfig = "config.json";
 
-/// Nothing in a model's description may be absurd before anything is sized by it.
-constexpr int64_t kMaxDimension = int64_t{1} << 24;
+/// Nothing in a model's description may be absurd before anything is sized by it. Within these
+/// limits no product of sizes (of a matrix, a KV block, the activations of a step) overflows.
+constexpr int64_t kMaxDimension = int64_t{1} << 20;
 constexpr int64_t kMaxLayers = 1024;
 constexpr int64_t kMaxPositions = int64_t{1} << 24;
+constexpr int64_t kMaxParameters = int64_t{1} << 46;
+
+base::Status check_range(std::string_view name, int64_t value, int64_t max) {
+  if (value >= 1 && value <= max) return {};
+  return base::fail("the model's {} is {}, expected 1 to {}", name, value, max);
+}
 
 base::Status check_dimensions(const ModelSpec& spec, const AttentionSpec& a, int64_t layers,
                               int64_t intermediate) {
@@ -22,17 +30,11 @@ base::Status check_dimensions(const ModelSpec& spec, const AttentionSpec& a, int
        {std::pair{"hidden size", spec.hidden}, std::pair{"vocabulary", spec.vocab},
         std::pair{"intermediate size", intermediate}, std::pair{"heads", a.heads},
         std::pair{"head dimension", a.head_dim}}) {
-    if (value < 1 || value > kMaxDimension) {
-      return base::fail("the model's {} is {}, expected 1 to {}", name, value, kMaxDimension);
-    }
+    FF_TRY(check_range(name, value, kMaxDimension));
   }
-  if (layers < 1 || layers > kMaxLayers) {
-    return base::fail("the model has {} layers, expected 1 to {}", layers, kMaxLayers);
-  }
-  if (spec.max_positions < 1 || spec.max_positions > kMaxPositions) {
-    return base::fail("the model's context is {}, expected 1 to {}", spec.max_positions,
-                      kMaxPositions);
-  }
+  FF_TRY(check_range("heads x head dimension", a.heads * a.head_dim, kMaxDimension));
+  FF_TRY(check_range("number of layers", layers, kMaxLayers));
+  FF_TRY(check_range("context", spec.max_positions, kMaxPositions));
   if (a.kv_heads < 1 || a.heads % a.kv_heads != 0) {
     return base::fail(
         "the model has {} attention heads and {} key-value heads: the first must be a "
@@ -42,25 +44,57 @@ base::Status check_dimensions(const ModelSpec& spec, const AttentionSpec& a, int
   if (a.head_dim % 2 != 0 || spec.hidden % 2 != 0) {
     return base::fail("head dimension {} and hidden size {} must be even", a.head_dim, spec.hidden);
   }
-  return {};
+  const int64_t layer_columns = 2 * (a.heads + a.kv_heads) * a.head_dim + 3 * intermediate;
+  return check_range("number of parameters",
+                     spec.hidden * (2 * spec.vocab + layers * layer_columns), kMaxParameters);
 }
 
 std::string layer_name(std::string_view pattern, int32_t layer) {
   return fmt::format(fmt::runtime(pattern), layer);
 }
 
+base::Result<int32_t> checked_token(int64_t id, std::string_view key, int64_t vocab,
+                                    std::string_view what) {
+  if (id >= 0 && id < vocab) return static_cast<int32_t>(id);
+  return base::fail("expected a token id of 0 to {} for \"{}\" in {}, found {}", vocab - 1, key,
+                    what, id);
+}
+
 base::Status read_tokens(const nlohmann::json& config, ModelSpec& spec) {
-  const auto bos = config.find("bos_token_id");
-  if (bos != config.end() && bos->is_number_integer()) spec.bos_token = bos->get<int32_t>();
-  const auto eos = config.find("eos_token_id");
-  if (eos == config.end() || eos->is_null()) return {};
-  const nlohmann::json list = eos->is_array() ? *eos : nlohmann::json::array({*eos});
-  for (const nlohmann::json& id : list) {
-    if (!id.is_number_integer()) {
-      return base::fail("expected token ids for \"eos_token_id\" in {}, found {}", kConfig,
-                        eos->dump());
+  FF_ASSIGN(const std::vector<int32_t> bos,
+            read_token_ids(config, "bos_token_id", spec.vocab, kConfig));
+  if (bos.size() > 1) {
+    return base::fail("expected one \"bos_token_id\" in {}, found {}", kConfig, bos.size());
+  }
+  if (!bos.empty()) spec.bos_token = bos.front();
+  FF_ASSIGN(spec.eos_tokens, read_token_ids(config, "eos_token_id", spec.vocab, kConfig));
+  return {};
+}
+
+base::Status read_tokens(const files::GgufMetadata& metadata, ModelSpec& spec) {
+  const auto token = [&](std::string_view key) -> base::Result<std::optional<int32_t>> {
+    if (!metadata.contains(key)) return std::optional<int32_t>();
+    FF_ASSIGN(const int64_t id, metadata.get<int64_t>(key));
+    FF_ASSIGN(const int32_t checked, checked_token(id, key, spec.vocab, "the GGUF file"));
+    return std::optional<int32_t>(checked);
+  };
+  FF_ASSIGN(spec.bos_token, token("tokenizer.ggml.bos_token_id"));
+  FF_ASSIGN(const std::optional<int32_t> eos, token("tokenizer.ggml.eos_token_id"));
+  FF_ASSIGN(const std::optional<int32_t> end_of_turn, token("tokenizer.ggml.eot_token_id"));
+  if (eos) spec.eos_tokens.push_back(*eos);
+  if (end_of_turn && end_of_turn != eos) spec.eos_tokens.push_back(*end_of_turn);
+  return {};
+}
+
+/// Parts of a GGUF model that the decoder does not compute.
+base::Status refuse_unsupported(const files::GgufFile& file, std::string_view arch,
+                                int64_t head_dim) {
+  FF_TRY(require(file, fmt::format("{}.rope.dimension_count", arch), head_dim));
+  FF_TRY(require(file, fmt::format("{}.attention.value_length", arch), head_dim));
+  for (const files::TensorEntry& entry : file.tensors.entries()) {
+    if (entry.name.ends_with(".bias")) {
+      return base::fail("the GGUF file has a tensor \"{}\": biases are not supported", entry.name);
     }
-    spec.eos_tokens.push_back(id.get<int32_t>());
   }
   return {};
 }
@@ -121,7 +155,10 @@ void add_params(ModelSpec& spec, const ParamNames& names, float norm_offset, boo
                                           .cut = cut});
   };
   const auto add_norm = [&](ParamKind kind, int32_t layer, std::string_view name, int64_t size) {
-    if (!name.empty()) add(kind, layer, name, 1, size, Cut::kReplicated).offset = norm_offset;
+    if (name.empty()) return;
+    Param& param = add(kind, layer, name, 1, size, Cut::kReplicated);
+    param.is_vector = true;
+    param.offset = norm_offset;
   };
 
   const int64_t h = spec.hidden;
@@ -152,6 +189,8 @@ void add_params(ModelSpec& spec, const ParamNames& names, float norm_offset, boo
 }
 
 base::Result<ModelSpec> read_dimensions(const nlohmann::json& config) {
+  FF_TRY(require(config, "partial_rotary_factor", 1));
+  FF_TRY(require(config, "quantization_config", nullptr));
   ModelSpec spec;
   AttentionSpec a;
   FF_ASSIGN(spec.hidden, files::json_get_positive(config, "hidden_size", kConfig));
@@ -166,6 +205,7 @@ base::Result<ModelSpec> read_dimensions(const nlohmann::json& config) {
   FF_ASSIGN(a.head_dim,
             files::json_get_or<int64_t>(config, "head_dim", spec.hidden / a.heads, kConfig));
   FF_ASSIGN(const double eps, files::json_get<double>(config, "rms_norm_eps", kConfig));
+  FF_TRY(check_positive("rms_norm_eps", eps));
   spec.norm_eps = static_cast<float>(eps);
   FF_TRY(check_dimensions(spec, a, layers, width));
   FF_TRY(read_tokens(config, spec));
@@ -189,6 +229,7 @@ base::Result<ModelSpec> read_dimensions(const files::GgufFile& file, std::string
   FF_ASSIGN(a.head_dim,
             file.metadata.get_or<int64_t>(key("attention.key_length"), spec.hidden / a.heads));
   FF_ASSIGN(const double eps, file.metadata.get<double>(key("attention.layer_norm_rms_epsilon")));
+  FF_TRY(check_positive("attention.layer_norm_rms_epsilon", eps));
   spec.norm_eps = static_cast<float>(eps);
 
   const files::TensorEntry* embedding = file.tensors.find("token_embd.weight");
@@ -198,10 +239,8 @@ base::Result<ModelSpec> read_dimensions(const files::GgufFile& file, std::string
   spec.vocab = embedding->shape[0];
   spec.tied_embeddings = file.tensors.find("output.weight") == nullptr;
   FF_TRY(check_dimensions(spec, a, layers, width));
-  FF_ASSIGN(const int64_t bos, file.metadata.get_or<int64_t>("tokenizer.ggml.bos_token_id", -1));
-  FF_ASSIGN(const int64_t eos, file.metadata.get_or<int64_t>("tokenizer.ggml.eos_token_id", -1));
-  if (bos >= 0) spec.bos_token = static_cast<int32_t>(bos);
-  if (eos >= 0) spec.eos_tokens = {static_cast<int32_t>(eos)};
+  FF_TRY(refuse_unsupported(file, arch, a.head_dim));
+  FF_TRY(read_tokens(file.metadata, spec));
   a.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(a.head_dim)));
   spec.layers.assign(static_cast<size_t>(layers),
                      {.attention = a, .mlp = {.intermediate = width}, .post_norms = false});
@@ -210,10 +249,15 @@ base::Result<ModelSpec> read_dimensions(const files::GgufFile& file, std::string
 
 base::Result<RopeSpec> read_rope(const nlohmann::json& config, const nlohmann::json& parameters,
                                  double default_theta) {
+  if (!parameters.is_object() && !parameters.is_null()) {
+    return base::fail("expected an object for the rope parameters in {}, found {}", kConfig,
+                      parameters.dump());
+  }
+  FF_TRY(require(parameters, "partial_rotary_factor", 1));
   RopeSpec rope;
   FF_ASSIGN(rope.theta, files::json_get_or<double>(config, "rope_theta", default_theta, kConfig));
-  if (!parameters.is_object()) return rope;
   FF_ASSIGN(rope.theta, files::json_get_or<double>(parameters, "rope_theta", rope.theta, kConfig));
+  FF_TRY(check_positive("rope_theta", rope.theta));
   FF_ASSIGN(const std::string old_type,
             files::json_get_or<std::string>(parameters, "type", "default", kConfig));
   FF_ASSIGN(const std::string type,
@@ -226,8 +270,7 @@ base::Result<RopeSpec> read_rope(const nlohmann::json& config, const nlohmann::j
         type, kConfig);
   }
   FF_ASSIGN(rope.factor, files::json_get<double>(parameters, "factor", kConfig));
-  if (!(rope.factor > 0))
-    return base::fail("rope factor {} in {} is not positive", rope.factor, kConfig);
+  FF_TRY(check_positive("rope factor", rope.factor));
   rope.scaling = RopeSpec::Scaling::kLinear;
   if (type == "llama3") {
     rope.scaling = RopeSpec::Scaling::kLlama3;
@@ -235,10 +278,41 @@ base::Result<RopeSpec> read_rope(const nlohmann::json& config, const nlohmann::j
               files::json_get<double>(parameters, "low_freq_factor", kConfig));
     FF_ASSIGN(rope.high_freq_factor,
               files::json_get<double>(parameters, "high_freq_factor", kConfig));
+    FF_TRY(check_positive("low_freq_factor", rope.low_freq_factor));
+    FF_TRY(check_positive("high_freq_factor", rope.high_freq_factor));
+    if (rope.low_freq_factor >= rope.high_freq_factor) {
+      return base::fail(
+          "expected a \"low_freq_factor\" below the \"high_freq_factor\" in {}, "
+          "found {} and {}",
+          kConfig, rope.low_freq_factor, rope.high_freq_factor);
+    }
     FF_ASSIGN(rope.original_max_positions,
               files::json_get_positive(parameters, "original_max_position_embeddings", kConfig));
   }
   return rope;
+}
+
+base::Status check_positive(std::string_view name, double value) {
+  // The decoder computes in fp32.
+  if (value >= std::numeric_limits<float>::min() && value <= std::numeric_limits<float>::max()) {
+    return {};
+  }
+  return base::fail("the model's {} is {}, expected a positive number", name, value);
+}
+
+base::Result<std::vector<int32_t>> read_token_ids(const nlohmann::json& config,
+                                                  std::string_view key, int64_t vocab,
+                                                  std::string_view what) {
+  std::vector<int32_t> out;
+  const auto it = config.find(key);
+  if (it == config.end() || it->is_null()) return out;
+  for (const nlohmann::json& id : it->is_array() ? *it : nlohmann::json::array({*it})) {
+    // Wrapped, so that the checked reader of integers can be asked for it.
+    FF_ASSIGN(const int64_t value,
+              files::json_get<int64_t>(nlohmann::json{{std::string(key), id}}, key, what));
+    FF_ASSIGN(out.emplace_back(), checked_token(value, key, vocab, what));
+  }
+  return out;
 }
 
 base::Status require(const nlohmann::json& config, std::string_view key,

@@ -1,9 +1,11 @@
 #pragma once
 
+#include <cstdint>
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/result.h"
 #include "files/gguf.h"
@@ -51,7 +53,8 @@ base::Result<ModelSpec> read_dimensions(const nlohmann::json& config);
 /// The same from the metadata of a GGUF file, keys under `arch`.
 base::Result<ModelSpec> read_dimensions(const files::GgufFile& file, std::string_view arch);
 
-/// rope_theta/rope_scaling, or rope_parameters of newer files.
+/// rope_theta of `config` (null where `parameters` is all there is) and `parameters`: the value of
+/// rope_scaling, or of rope_parameters in newer files; null where there is none.
 base::Result<RopeSpec> read_rope(const nlohmann::json& config, const nlohmann::json& parameters,
                                  double default_theta);
 
@@ -59,5 +62,21 @@ base::Result<RopeSpec> read_rope(const nlohmann::json& config, const nlohmann::j
 /// be absent, null or equal to `expected`.
 base::Status require(const nlohmann::json& config, std::string_view key,
                      const nlohmann::json& expected);
+/// The same for the metadata of a GGUF file.
+template <typename T>
+base::Status require(const files::GgufFile& file, std::string_view key, T expected) {
+  FF_ASSIGN(const T found, file.metadata.get_or<T>(key, expected));
+  if (found == expected) return {};
+  return base::fail("\"{}\": {} in the GGUF file is not supported, only {} is", key, found,
+                    expected);
+}
+
+/// A number of the description that must be finite and more than 0, in fp32 too.
+base::Status check_positive(std::string_view name, double value);
+
+/// config[key], one token id or a list of them, each below `vocab`; empty where absent or null.
+base::Result<std::vector<int32_t>> read_token_ids(const nlohmann::json& config,
+                                                  std::string_view key, int64_t vocab,
+                                                  std::string_view what);
 
 }  // namespace fourfold::model

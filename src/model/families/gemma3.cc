@@ -53,17 +53,44 @@ base::Result<std::vector<bool>> read_layer_types(const nlohmann::json& config, s
 
 base::Result<std::vector<RopeSpec>> read_ropes(const nlohmann::json& config) {
   const auto parameters = config.value("rope_parameters", nlohmann::json());
-  if (parameters.is_object()) {
-    FF_ASSIGN(RopeSpec window,
-              read_rope({}, parameters.value("sliding_attention", nlohmann::json()), 10000.0));
-    FF_ASSIGN(RopeSpec full,
-              read_rope({}, parameters.value("full_attention", nlohmann::json()), 1e6));
+  if (!parameters.is_null()) {
+    if (!parameters.is_object() || !parameters.contains("sliding_attention") ||
+        !parameters.contains("full_attention")) {
+      return base::fail(
+          "expected sliding_attention and full_attention in \"rope_parameters\" of {}, found {}",
+          kConfig, parameters.dump());
+    }
+    FF_ASSIGN(RopeSpec window, read_rope({}, parameters["sliding_attention"], 10000.0));
+    FF_ASSIGN(RopeSpec full, read_rope({}, parameters["full_attention"], 1e6));
     return std::vector<RopeSpec>{window, full};
   }
   RopeSpec window;
   FF_ASSIGN(window.theta,
             files::json_get_or<double>(config, "rope_local_base_freq", 10000.0, kConfig));
+  FF_TRY(check_positive("rope_local_base_freq", window.theta));
   FF_ASSIGN(RopeSpec full, read_rope(config, config.value("rope_scaling", nlohmann::json()), 1e6));
+  return std::vector<RopeSpec>{window, full};
+}
+
+base::Result<std::vector<RopeSpec>> read_ropes(const files::GgufMetadata& metadata) {
+  RopeSpec window;
+  RopeSpec full;
+  FF_ASSIGN(window.theta, metadata.get_or<double>("gemma3.rope.freq_base_swa", 10000.0));
+  FF_TRY(check_positive("gemma3.rope.freq_base_swa", window.theta));
+  FF_ASSIGN(full.theta, metadata.get_or<double>("gemma3.rope.freq_base", 1e6));
+  FF_TRY(check_positive("gemma3.rope.freq_base", full.theta));
+  FF_ASSIGN(const auto type,
+            metadata.get_or<std::string_view>("gemma3.rope.scaling.type", "linear"));
+  if (type == "none") return std::vector<RopeSpec>{window, full};
+  if (type != "linear") {
+    return base::fail(
+        "gemma3.rope.scaling.type \"{}\" in the GGUF file is not supported: expected linear or "
+        "none",
+        type);
+  }
+  FF_ASSIGN(full.factor, metadata.get_or<double>("gemma3.rope.scaling.factor", 1.0));
+  FF_TRY(check_positive("gemma3.rope.scaling.factor", full.factor));
+  full.scaling = RopeSpec::Scaling::kLinear;
   return std::vector<RopeSpec>{window, full};
 }
 
@@ -78,7 +105,7 @@ base::Result<ModelSpec> from_config(const nlohmann::json& config) {
   FF_ASSIGN(spec.tied_embeddings,
             files::json_get_or<bool>(config, "tie_word_embeddings", true, kConfig));
   FF_ASSIGN(const double scalar, files::json_get<double>(config, "query_pre_attn_scalar", kConfig));
-  if (!(scalar > 0)) return base::fail("\"query_pre_attn_scalar\" in {} is {}", kConfig, scalar);
+  FF_TRY(check_positive("query_pre_attn_scalar", scalar));
   for (LayerSpec& layer : spec.layers) {
     layer.attention.scale = static_cast<float>(1.0 / std::sqrt(scalar));
   }
@@ -99,15 +126,13 @@ base::Result<ModelSpec> from_config(const nlohmann::json& config) {
 }
 
 base::Result<ModelSpec> from_gguf(const files::GgufFile& file) {
+  FF_TRY(require(file, "gemma3.attn_logit_softcapping", 0.0));
+  FF_TRY(require(file, "gemma3.final_logit_softcapping", 0.0));
+  FF_TRY(require(file, "gemma3.attention.sliding_window_pattern", kDefaultPattern));
   FF_ASSIGN(ModelSpec spec, read_dimensions(file, "gemma3"));
   FF_ASSIGN(const int64_t window, file.metadata.get<int64_t>("gemma3.attention.sliding_window"));
   if (window < 1) return base::fail("gemma3.attention.sliding_window is {}", window);
-  RopeSpec local;
-  RopeSpec full;
-  FF_ASSIGN(full.theta, file.metadata.get_or<double>("gemma3.rope.freq_base", 1e6));
-  FF_ASSIGN(full.factor, file.metadata.get_or<double>("gemma3.rope.scaling.factor", 1.0));
-  if (full.factor != 1.0) full.scaling = RopeSpec::Scaling::kLinear;
-  spec.ropes = {local, full};
+  FF_ASSIGN(spec.ropes, read_ropes(file.metadata));
   std::vector<bool> is_window;
   for (size_t i = 0; i < spec.layers.size(); ++i) {
     is_window.push_back((i + 1) % static_cast<size_t>(kDefaultPattern) != 0);

@@ -13,9 +13,9 @@ base::Result<ModelSpec> from_config(const nlohmann::json& config) {
   spec.family = "llama";
   FF_ASSIGN(spec.tied_embeddings,
             files::json_get_or<bool>(config, "tie_word_embeddings", false, "config.json"));
-  const auto parameters =
-      config.value("rope_parameters", config.value("rope_scaling", nlohmann::json()));
-  FF_ASSIGN(RopeSpec rope, read_rope(config, parameters, 10000.0));
+  nlohmann::json parameters = config.value("rope_parameters", nlohmann::json());
+  if (parameters.is_null()) parameters = config.value("rope_scaling", nlohmann::json());
+  FF_ASSIGN(const RopeSpec rope, read_rope(config, parameters, 10000.0));
   spec.ropes = {rope};
   FF_ASSIGN(const int64_t window,
             files::json_get_or<int64_t>(config, "sliding_window", 0, "config.json"));
@@ -26,10 +26,15 @@ base::Result<ModelSpec> from_config(const nlohmann::json& config) {
 }
 
 base::Result<ModelSpec> from_gguf(const files::GgufFile& file) {
+  FF_TRY(require<std::string_view>(file, "llama.rope.scaling.type", "none"));
+  FF_TRY(require(file, "llama.rope.scaling.factor", 1.0));
+  FF_TRY(require(file, "llama.rope.scale_linear", 1.0));
+  FF_TRY(require<int64_t>(file, "llama.attention.sliding_window", 0));
   FF_ASSIGN(ModelSpec spec, read_dimensions(file, "llama"));
   spec.family = "llama";
   RopeSpec rope;
   FF_ASSIGN(rope.theta, file.metadata.get_or<double>("llama.rope.freq_base", 10000.0));
+  FF_TRY(check_positive("llama.rope.freq_base", rope.theta));
   if (file.tensors.find("rope_freqs.weight") != nullptr) {
     return base::fail(
         "the GGUF file scales its rotary frequencies (rope_freqs.weight), which is not "
