@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <functional>
 #include <numeric>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -19,42 +20,51 @@ namespace {
 struct Perturbation {
   std::string name;
   std::function<void(runtime::ClusterConfig&)> apply;
-  std::function<void(const engine::SchedulerStats&)> happened;
-  bool reverse_admission = false;
+  std::function<void(const Answers&, const runtime::ClusterConfig&)> happened;
+  int requests_per_replica = 4;
+  bool shuffled = false;
 };
 
 std::vector<Perturbation> perturbations() {
   using Config = runtime::ClusterConfig;
-  using Stats = engine::SchedulerStats;
-  const auto hits = [](const Stats& s) { EXPECT_GT(s.hit_tokens, 0); };
-  const auto no_hits = [](const Stats& s) { EXPECT_EQ(s.hit_tokens, 0); };
-  const auto preempted = [](const Stats& s) { EXPECT_GT(s.preemptions, 0); };
-  const auto ran_ahead = [](const Stats& s) { EXPECT_GT(s.lookahead_rows, 0); };
-  const auto waited = [](const Stats& s) { EXPECT_EQ(s.lookahead_rows, 0); };
+  const auto preempted = [](const Answers& a, const Config&) { EXPECT_GT(a.stats.preemptions, 0); };
+  const auto ran_ahead = [](const Answers& a, const Config&) {
+    EXPECT_GT(a.stats.lookahead_rows, 0);
+  };
   return {
-      {"block_size_1", [](Config& c) { c.block_size = 1; }, ran_ahead},
+      {"block_size_1", [](Config& c) { c.block_size = 1; },
+       // One sequence alone fills a block for each of its positions but the last.
+       [](const Answers& a, const Config&) { EXPECT_GE(a.stats.peak_blocks, 13 + 24 - 1); }},
       {"one_token_chunks",
        [](Config& c) {
          c.scheduler.chunk_tokens = 1;
          c.depth = c.scheme.pp + 1;
        },
-       [](const Stats& s) { EXPECT_GE(s.max_prompt_chunks, 2); }},
+       [](const Answers& a, const Config&) { EXPECT_GE(a.stats.max_prompt_chunks, 2); }},
       {"preempt_every_5", [](Config& c) { c.scheduler.preempt_every_k = 5; }, preempted},
       {"small_pool", [](Config& c) { c.kv_blocks = 12; }, preempted},
-      {"prefix_cache_off", [](Config& c) { c.scheduler.prefix_cache = false; }, no_hits},
-      {"one_at_a_time", [](Config& c) { c.max_running = 1; }, hits, true},
+      {"prefix_cache_off", [](Config& c) { c.scheduler.prefix_cache = false; },
+       [](const Answers& a, const Config&) { EXPECT_EQ(a.stats.hit_tokens, 0); }},
+      {"one_at_a_time", [](Config& c) { c.max_running = 1; },
+       [](const Answers& a, const Config&) {
+         EXPECT_EQ(a.largest_batch, 1);
+         EXPECT_GT(a.stats.hit_tokens, 0);
+       },
+       4, /*shuffled=*/true},
       {"batch_of_16",
        [](Config& c) {
          c.max_running = 16;
          c.block_size = 16;
        },
-       ran_ahead, true},
+       // Decodes are spread over the stages.
+       [](const Answers& a, const Config& c) { EXPECT_GE(a.largest_batch, 16 / c.scheme.pp); }, 16,
+       /*shuffled=*/true},
       {"no_lookahead_depth_1",
        [](Config& c) {
          c.scheduler.lookahead = 0;
          c.depth = 1;
        },
-       waited},
+       [](const Answers& a, const Config&) { EXPECT_EQ(a.stats.lookahead_rows, 0); }},
       {"deep_lookahead",
        [](Config& c) {
          c.depth = c.scheme.pp + 2;
@@ -75,11 +85,11 @@ const std::vector<verify::RequestAnswer>& one_device() {
   return kAnswers;
 }
 
-/// At least four requests for each replica, so that each is disturbed: the eight, over and over.
+/// The eight requests, over and over until each replica has some.
 struct Load {
-  explicit Load(int replicas) {
+  Load(int replicas, int per_replica) {
     const std::vector<engine::Request> eight = eight_requests();
-    for (size_t i = 0; i < std::max<size_t>(8, 4 * static_cast<size_t>(replicas)); ++i) {
+    for (size_t i = 0; i < std::max<size_t>(8, static_cast<size_t>(per_replica * replicas)); ++i) {
       requests.push_back(eight[i % 8]);
       expected.push_back(one_device()[i % 8]);
       order.push_back(i);
@@ -99,15 +109,17 @@ TEST_P(SchemeMatrix, IsBitEqualToOneDeviceUnderEveryPerturbation) {
     perturbation.apply(config);
     auto cluster = runtime::Cluster::start(config, [](const std::string&) {});
     ASSERT_TRUE(cluster.ok()) << cluster.error().message;
-    Load load(GetParam().dp);
-    if (perturbation.reverse_admission) std::reverse(load.order.begin(), load.order.end());
+    Load load(GetParam().dp, perturbation.requests_per_replica);
+    if (perturbation.shuffled) {
+      std::shuffle(load.order.begin(), load.order.end(), std::mt19937(11));
+    }
     const Answers answers = answers_of(**cluster, load.requests, load.order);
     const verify::AnswerVerdict verdict = verify::compare(load.expected, answers.requests);
     EXPECT_TRUE(verdict.equal) << (verdict.first_difference ? verdict.first_difference->describe()
                                                             : std::string("tokens"));
     // At least 24 computed positions a request x (8 layers + embedding), and their logits.
     EXPECT_GE(verdict.compared_hashes, std::ssize(load.requests) * 24 * 9);
-    perturbation.happened(answers.stats);
+    perturbation.happened(answers, config);
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <exception>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -27,7 +28,7 @@ Examples:
   fourfold generate MODEL "Hello" -tp 2 -pp 2        split over four devices
 
 A device is a fixed set of cores (--cpus-per-device, default 1). Schemes are written tp4pp2,
-tp2pp2dp2, ...; -tp, -pp, -dp, -ep and -etp are the flags that vLLM users know.)";
+tp2pp2dp2, ...; -tp, -pp and -dp are the flags that vLLM users know.)";
 
 void suggest_flags(const CLI::App& command, const std::vector<std::string>& args) {
   for (const std::string& arg : args) {
@@ -74,8 +75,8 @@ int run(int argc, char** argv) {
     return runtime::guard_main(argc - 1, argv + 1);
   }
   CLI::App app{
-      "fourfold serves large language models with four parallelisms (tensor, pipeline, data, "
-      "expert) and finds out which combination is best for your model, hardware and load.",
+      "fourfold runs large language models over several devices by tensor, pipeline and data "
+      "parallelism, and finds out which combination is best for your model, hardware and load.",
       "fourfold"};
   app.footer(std::string(kFooter));
   app.set_version_flag("--version",
@@ -95,7 +96,13 @@ int run(int argc, char** argv) {
     return usage_error(app, error, given);
   }
   runtime::install_interrupt_handler();
-  return app.got_subcommand("generate") ? generate() : verify();
+  try {
+    const int code = app.got_subcommand("generate") ? generate() : verify();
+    if (std::fflush(stdout) != 0) return fail(base::fail("the output could not be written"));
+    return code;
+  } catch (const std::exception& error) {  // a full disk under fmt::print, no memory
+    return fail(base::fail("{}", error.what()));
+  }
 }
 
 }  // namespace fourfold::cli

@@ -96,15 +96,17 @@ base::Result<int64_t> parse_bytes(const std::string& text) {
   return static_cast<int64_t>(bytes);
 }
 
-base::Result<std::vector<int>> parse_int_list(const std::string& text, const std::string& flag) {
+base::Result<std::vector<int>> parse_int_list(const std::string& text) {
+  constexpr int kMost = 65536;
   std::vector<int> out;
   size_t begin = 0;
   while (begin <= text.size()) {
     const size_t end = std::min(text.find(',', begin), text.size());
     int value = 0;
     const auto [stop, error] = std::from_chars(text.data() + begin, text.data() + end, value);
-    if (error != std::errc() || stop != text.data() + end || value < 1) {
-      return base::fail("{} {}: expected positive numbers such as 1,8", flag, text);
+    if (error != std::errc() || stop != text.data() + end || value < 1 || value > kMost ||
+        std::find(out.begin(), out.end(), value) != out.end()) {
+      return base::fail("\"{}\": expected different numbers from 1 to {} such as 1,8", text, kMost);
     }
     out.push_back(value);
     begin = end + 1;
@@ -139,9 +141,10 @@ void ModelFlags::add_to(CLI::App& app) {
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
   app.add_option(
-      "--kv-cache-memory-bytes", kv_cache_memory,
-      "KV cache of one device, for example 512MiB (default: what the load needs, at most "
-      "a quarter of the free memory)");
+         "--kv-cache-memory-bytes", kv_cache_memory,
+         "KV cache of one device, for example 512MiB (default: what the load needs, at most "
+         "a quarter of the free memory)")
+      ->check(checked_by(parse_bytes));
   app.add_option("--max-model-len", max_model_len,
                  "Longest prompt and output together (default: what the command needs)")
       ->check(CLI::Range(0, std::numeric_limits<int>::max()));
@@ -187,11 +190,12 @@ void ParallelFlags::add_to(CLI::App& app) {
   app.add_option("--data-parallel-size", config.dp, "-dp: independent replicas")
       ->check(size)
       ->capture_default_str();
-  app.add_option("--expert-parallel-size", config.ep, "-ep: ranks that split the experts")
+  app.add_option("--expert-parallel-size", config.ep,
+                 "-ep: ranks that split the experts; experts are not here yet, so 1")
       ->check(size)
       ->capture_default_str();
   app.add_option("--expert-tensor-parallel-size", config.etp,
-                 "-etp: ranks that split each expert (default: tp/ep)")
+                 "-etp: ranks that split each expert (default: tp/ep); not here yet")
       ->check(size);
 }
 

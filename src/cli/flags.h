@@ -1,6 +1,7 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -47,8 +48,17 @@ struct ParallelFlags {
 /// "512MiB", "2GB", "1073741824" as bytes.
 base::Result<int64_t> parse_bytes(const std::string& text);
 
-/// "1,8,16" as positive integers.
-base::Result<std::vector<int>> parse_int_list(const std::string& text, const std::string& flag);
+/// "1,8,16" as different numbers from 1 to 65536.
+base::Result<std::vector<int>> parse_int_list(const std::string& text);
+
+/// A CLI11 check of a flag's text by a function that parses it to a Result.
+template <typename Parse>
+std::function<std::string(const std::string&)> checked_by(Parse parse) {
+  return [parse](const std::string& text) {
+    const auto parsed = parse(text);
+    return parsed.ok() ? std::string() : parsed.error().message;
+  };
+}
 
 /// Prints "fourfold: MESSAGE" to stderr and returns the exit code for it.
 int fail(const base::Error& error);

@@ -1,3 +1,4 @@
+#include <charconv>
 #include <condition_variable>
 #include <cstdio>
 #include <deque>
@@ -64,6 +65,13 @@ class Mailbox {
   std::deque<std::pair<size_t, engine::SequenceEvent>> events_;
 };
 
+base::Result<uint64_t> parse_seed(const std::string& text) {
+  uint64_t seed = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seed);
+  if (error == std::errc() && end == text.data() + text.size()) return seed;
+  return base::fail("\"{}\": expected a number from 0 to 2^64 - 1", text);
+}
+
 base::Result<engine::SamplingParams> sampling_of(const GenerateFlags& flags) {
   engine::SamplingParams params{.temperature = static_cast<float>(flags.temperature),
                                 .top_k = flags.top_k,
@@ -74,13 +82,8 @@ base::Result<engine::SamplingParams> sampling_of(const GenerateFlags& flags) {
     params.seed = (uint64_t{device()} << 32) | device();
     return params;
   }
-  try {
-    size_t used = 0;
-    params.seed = std::stoull(flags.seed, &used);
-    if (used == flags.seed.size()) return params;
-  } catch (const std::exception&) {  // the message below says it better
-  }
-  return base::fail("--seed {}: expected a number from 0 to 2^64 - 1", flags.seed);
+  FF_ASSIGN(params.seed, parse_seed(flags.seed));
+  return params;
 }
 
 base::Result<std::vector<Generation>> make_generations(const GenerateFlags& flags,
@@ -210,6 +213,7 @@ Command add_generate(CLI::App& app) {
   auto flags = std::make_shared<GenerateFlags>();
   CLI::App* command = app.add_subcommand("generate", "Complete prompts: text in, text out");
   flags->model.add_to(*command);
+  command->get_option("model")->required();
   flags->parallel.add_to(*command);
   command->add_option("prompts", flags->prompts, "Prompts; each is completed")->required();
   command->add_option("-n,--max-tokens", flags->max_tokens, "Tokens to generate at most")
@@ -226,10 +230,11 @@ Command add_generate(CLI::App& app) {
                    "Only the most likely tokens that reach this probability")
       ->check(CLI::Range(1e-6, 1.0))
       ->capture_default_str();
-  command->add_option(
-      "--seed", flags->seed,
-      "Of sampling: the same seed gives the same text whatever the scheme (default: "
-      "random)");
+  command
+      ->add_option("--seed", flags->seed,
+                   "Of sampling: the same seed gives the same text whatever the scheme (default: "
+                   "random)")
+      ->check(checked_by(parse_seed));
   command->add_option("--stop", flags->stop, "End the text before this string; may be repeated")
       ->take_all()
       ->allow_extra_args(false);

@@ -24,7 +24,8 @@ What it prints: TTFT = first token - request sent. TPOT = (last - first token) /
 between consecutive tokens. All as `vllm bench serve` defines them; +- is the 95 % interval of the mean
 over the repeats; a percentile is shown where enough requests stand behind it. busy = share of the time
 that a device's operators ran. tp, pp comm = share of the time inside that axis' communication, waiting
-included. A scheme is called best only with those that cannot be told from it by repeat-wise pairs.
+included. Schemes whose paired 95 % interval
+to the best one contains zero are named beside it.
 
 Exit code: 0 all equal and measured, 1 something failed or differed, 2 a flag that makes no sense.
 
@@ -62,17 +63,13 @@ base::Result<std::vector<mesh::ParallelConfig>> parse_schemes(const std::string&
   return out;
 }
 
-/// Legal schemes of exactly `devices` devices, or all of them where none of the legal ones matter
-/// yet.
-base::Result<std::vector<mesh::ParallelConfig>> schemes_of(const VerifyFlags& flags, int devices) {
-  FF_ASSIGN(
-      const model::ModelSource source,
-      model::open_model(flags.model.model, flags.model.load_format == "dummy" || flags.dry_run,
-                        flags.model.dummy_seed));
-  const mesh::ModelDivisors divisors = source.spec.divisors();
+/// The legal schemes of exactly `devices` devices; for a dry run also the others, with their
+/// reasons.
+base::Result<std::vector<mesh::ParallelConfig>> schemes_of(const VerifyFlags& flags, int devices,
+                                                           const mesh::ModelDivisors& model) {
   std::vector<mesh::ParallelConfig> out;
-  for (const mesh::ParallelConfig& scheme : mesh::schemes(devices, divisors)) {
-    if (flags.dry_run || mesh::Mesh::create(scheme, divisors).ok()) out.push_back(scheme);
+  for (const mesh::ParallelConfig& scheme : mesh::schemes(devices, model)) {
+    if (flags.dry_run || mesh::Mesh::create(scheme, model).ok()) out.push_back(scheme);
   }
   if (out.empty()) {
     return base::fail("{} has no legal scheme for {} devices; --dry-run says why",
@@ -88,22 +85,26 @@ base::Result<verify::VerifyOptions> make_options(const VerifyFlags& flags,
   if (flags.dry_run) options.cluster.dummy_weights = true;
   options.input_len = flags.input_len;
   options.output_len = flags.output_len;
-  FF_ASSIGN(options.concurrencies, parse_int_list(flags.concurrency, "--concurrency"));
+  FF_ASSIGN(options.concurrencies, parse_int_list(flags.concurrency));
   options.requests = flags.requests;
   options.repeats = flags.repeats;
   options.seed = flags.seed;
   options.command = command_line;
 
+  FF_ASSIGN(const model::ModelSource source,
+            model::open_model(flags.model.model, options.cluster.dummy_weights, 0));
+  const mesh::ModelDivisors divisors = source.spec.divisors();
+  // Without a word from the user it should be over in a minute, on a large machine, too.
+  constexpr int kMostDevices = 8;
   const int cores = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
-  options.devices =
-      flags.devices > 0 ? flags.devices : std::max(1, cores / flags.model.cpus_per_device);
+  options.devices = flags.devices > 0
+                        ? flags.devices
+                        : std::clamp(cores / flags.model.cpus_per_device, 1, kMostDevices);
   const mesh::ParallelConfig one_device;
   if (!flags.schemes.empty()) {
     FF_ASSIGN(options.schemes, parse_schemes(flags.schemes));
     for (const mesh::ParallelConfig& scheme : options.schemes) {
-      FF_ASSIGN(const model::ModelSource source,
-                model::open_model(flags.model.model, /*dummy=*/true, 0));
-      const auto mesh = mesh::create_or_suggest(scheme, source.spec.divisors());
+      const auto mesh = mesh::create_or_suggest(scheme, divisors);
       if (!mesh.ok() && !flags.dry_run) return mesh.error();
       if (flags.devices > 0 && scheme.devices() != flags.devices) {
         return base::fail("{} uses {} devices, --devices says {}", mesh::scheme_name(scheme),
@@ -111,7 +112,7 @@ base::Result<verify::VerifyOptions> make_options(const VerifyFlags& flags,
       }
     }
   } else {
-    FF_ASSIGN(options.schemes, schemes_of(flags, options.devices));
+    FF_ASSIGN(options.schemes, schemes_of(flags, options.devices, divisors));
     if (!flags.dry_run && options.devices > 1) {
       options.schemes.insert(options.schemes.begin(), one_device);
     }
@@ -144,13 +145,19 @@ int print_plan(const verify::VerifyReport& report) {
   for (const verify::SchemeResult& r : report.schemes) {
     if (!r.legal) fmt::print("\n  {:<12}{}", mesh::scheme_name(r.scheme), r.reason);
   }
-  fmt::print("\n");
+  int most_devices = 0;
+  for (const verify::SchemeResult& r : report.schemes) {
+    most_devices = std::max(most_devices, r.scheme.devices());
+  }
+  fmt::print("\n{}", verify::devices_note(report, most_devices));
   return 0;
 }
 
 base::Status write_json(const std::string& path, const verify::VerifyReport& report) {
   std::ofstream file(path);
-  file << verify::to_json(report).dump(2) << "\n";
+  file << verify::to_json(report).dump(2, ' ', false,
+                                       nlohmann::ordered_json::error_handler_t::replace)
+       << "\n";
   file.close();
   if (!file) return base::fail("{} cannot be written", path);
   return {};
@@ -205,11 +212,13 @@ Command add_verify(CLI::App& app, const std::string& command_line) {
   flags->model.add_to(*command);
   command
       ->add_option("--devices", flags->devices,
-                   "Devices of each scheme (default: cores / --cpus-per-device)")
+                   "Devices of each scheme (default: cores / --cpus-per-device, at most 8)")
       ->check(CLI::Range(1, 1024));
-  command->add_option("--schemes", flags->schemes,
-                      "Only these, for example tp2,pp2,tp2dp2; A,B,C,D are tp8, tp4pp2, tp2pp2dp2, "
-                      "dp8 (default: every legal scheme of --devices, and one device)");
+  command
+      ->add_option("--schemes", flags->schemes,
+                   "Only these, for example tp2,pp2,tp2dp2; A,B,C,D are tp8, tp4pp2, tp2pp2dp2, "
+                   "dp8 (default: every legal scheme of --devices, and one device)")
+      ->check(checked_by(parse_schemes));
   command->add_option("--input-len", flags->input_len, "Tokens of each prompt")
       ->check(CLI::Range(1, std::numeric_limits<int>::max()))
       ->capture_default_str();
@@ -219,6 +228,7 @@ Command add_verify(CLI::App& app, const std::string& command_line) {
   command
       ->add_option("--concurrency", flags->concurrency,
                    "Requests kept outstanding, one run for each number")
+      ->check(checked_by(parse_int_list))
       ->capture_default_str();
   command
       ->add_option("--requests", flags->requests,

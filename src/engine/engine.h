@@ -50,7 +50,7 @@ class Engine {
   bool has_work() const;
 
   /// Tells `observer` of every step from now on, which are traced (StepBatch::trace); null: no
-  /// more. Only while no step is outstanding.
+  /// more. Waits for the outstanding steps first; their events come from the next run_once().
   void trace(StepObserver observer);
   void clear_prefix_cache();
   EngineStats stats() const;

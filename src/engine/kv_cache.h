@@ -37,8 +37,11 @@ class KvCache {
   void publish(BlockTable& table, std::span<const TokenId> tokens, int32_t computed);
   /// Gives all blocks back. Their content can be found until they are allocated again.
   void close(BlockTable& table);
-  /// Forgets all prefixes; blocks in use stay in use.
-  void clear_prefixes() { index_.clear(); }
+  /// Forgets all prefixes, and the peak; blocks in use stay in use.
+  void clear_prefixes() {
+    index_.clear();
+    peak_used_ = pool_.blocks() - pool_.free_blocks();
+  }
 
   /// Leading tokens that open() would find.
   int32_t known_tokens(std::span<const TokenId> tokens) const;

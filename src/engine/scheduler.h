@@ -38,8 +38,8 @@ struct SchedulerStats {
   int64_t queried_tokens = 0;  ///< prompt tokens looked up in the prefix cache, once a request
   int64_t hit_tokens = 0;      ///< those of them that needed no computing
   int64_t preemptions = 0;
-  int64_t lookahead_rows = 0;     ///< rows whose token was not known when they were planned
-  int64_t peak_blocks = 0;        ///< used at once in one replica
+  int64_t lookahead_rows = 0;  ///< rows whose token was not known when they were planned
+  int64_t peak_blocks = 0;     ///< used at once in one replica since the prefix cache was cleared
   int64_t max_prompt_chunks = 0;  ///< of one sequence in flight at once
 
   void merge(const SchedulerStats& other);

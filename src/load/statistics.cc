@@ -49,7 +49,7 @@ Summary summarize(const std::vector<std::vector<double>>& repeats) {
     all.insert(all.end(), repeat.begin(), repeat.end());
     means.push_back(mean(repeat));
   }
-  return {.mean = mean(all),
+  return {.mean = all.empty() ? std::nullopt : std::optional(mean(all)),
           .p50 = supported_percentile(all, 50),
           .p90 = supported_percentile(all, 90),
           .p99 = supported_percentile(all, 99),

@@ -24,7 +24,7 @@ std::optional<double> confidence_95(std::span<const double> values);
 /// One metric of one scheme: over all requests of all repeats, and the interval of the mean over
 /// the repeats' means.
 struct Summary {
-  double mean = 0;
+  std::optional<double> mean;
   std::optional<double> p50;
   std::optional<double> p90;
   std::optional<double> p99;

@@ -35,7 +35,8 @@ TEST(Confidence, IsStudentsInterval) {
 
 TEST(Summary, SpreadsOverRequestsAndIntervalOverRepeats) {
   const Summary s = summarize({{1, 3}, {3, 5}});
-  EXPECT_DOUBLE_EQ(s.mean, 3);
+  EXPECT_THAT(s.mean, Optional(3.0));
+  EXPECT_EQ(summarize({{}, {}}).mean, std::nullopt);
   EXPECT_THAT(s.p50, Optional(3.0));
   EXPECT_EQ(s.p90, std::nullopt);
   // Repeat means 2 and 4: t(1) * sqrt(2) / sqrt(2).

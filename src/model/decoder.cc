@@ -181,6 +181,12 @@ std::span<const float> Decoder::logits(backend::Stream& stream, tensor::Arena& a
   return out.f32_span();
 }
 
+int64_t Decoder::table_bytes(const ModelSpec& spec, int64_t positions) {
+  // cos and sin of half a head each
+  return std::ssize(spec.ropes) * positions * spec.layers.front().attention.head_dim *
+         size_of(DType::kF32);
+}
+
 int64_t Decoder::arena_bytes(const ModelSpec& spec, const backend::Ops& ops, int tp, int threads,
                              int64_t rows, int64_t sampled) {
   constexpr int64_t kF32 = size_of(DType::kF32);

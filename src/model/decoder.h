@@ -51,6 +51,9 @@ class Decoder {
   static int64_t arena_bytes(const ModelSpec& spec, const backend::Ops& ops, int tp, int threads,
                              int64_t rows, int64_t sampled);
 
+  /// Memory of the rotary tables for `positions`.
+  static int64_t table_bytes(const ModelSpec& spec, int64_t positions);
+
  private:
   Decoder(ModelSpec spec, const backend::Ops& ops, RankGroups& groups, Weights weights);
   base::Status make_rope_tables(int64_t max_positions);

@@ -119,7 +119,9 @@ std::vector<RankMemory> plan_memory(const ClusterConfig& config, const model::Mo
           limits.blocks * model::kv_block_bytes(spec, ops, config.scheme, at, config.block_size);
       memory.activation_bytes =
           model::Decoder::arena_bytes(spec, ops, config.scheme.tp, config.cpus_per_device,
-                                      limits.max_step_tokens, limits.slots);
+                                      limits.max_step_tokens,
+                                      std::min(limits.slots, limits.max_step_tokens)) +
+          model::Decoder::table_bytes(spec, limits.max_positions) + step_input_bytes(limits);
       out.push_back(memory);
     }
   }
@@ -156,17 +158,27 @@ class Group {
     return result.get();
   }
 
-  base::Status submit(engine::Request request, EventSink sink) {
+  /// Never waits for the step in progress: requests sent together start together. What the engine
+  /// refuses comes back as an event.
+  void submit(engine::Request request, EventSink sink) {
     const int64_t tokens =
         static_cast<int64_t>(request.prompt.size()) + int64_t{request.max_new_tokens};
-    return call([&](engine::Engine& engine) -> base::Status {
+    outstanding_tokens_ += tokens;
+    post([this, tokens, request = std::move(request), sink = std::move(sink)]() mutable {
       const engine::SequenceId id = request.id;
-      FF_TRY(engine.add(std::move(request)));
       sinks_.emplace(id, Sink{std::move(sink), tokens});
-      outstanding_tokens_ += tokens;
-      return {};
+      const base::Status added = engine_.add(std::move(request));
+      if (!added.ok()) {
+        dispatch({.id = id,
+                  .token = std::nullopt,
+                  .finish = engine::FinishReason::kFailed,
+                  .failure = added.error().message});
+      }
     });
   }
+
+  /// The group has failed and will take no more.
+  bool failed() const { return failed_; }
 
   void cancel(engine::SequenceId id) {
     post([this, id] { engine_.cancel(id); });
@@ -201,6 +213,7 @@ class Group {
       for (const auto& run : work) run();
       work.clear();
       for (const engine::SequenceEvent& event : engine_.run_once()) dispatch(event);
+      if (!engine_.failure().empty()) failed_ = true;
     }
   }
 
@@ -219,6 +232,7 @@ class Group {
   engine::Engine engine_;                               // the thread's
   std::unordered_map<engine::SequenceId, Sink> sinks_;  // the thread's
   std::atomic<int64_t> outstanding_tokens_ = 0;
+  std::atomic<bool> failed_ = false;
   std::mutex mutex_;
   std::condition_variable wake_;
   std::vector<std::function<void()>> inbox_;
@@ -239,15 +253,28 @@ class LocalCluster final : public Cluster {
 
   base::Status submit(engine::Request request, EventSink sink) override {
     std::vector<engine::ReplicaLoad> loads;
-    for (const auto& group : groups_) {
-      loads.push_back({.outstanding_tokens = group->outstanding_tokens()});
+    std::vector<size_t> alive;
+    for (size_t g = 0; g < groups_.size(); ++g) {
+      if (groups_[g]->failed()) continue;
+      alive.push_back(g);
+      loads.push_back({.outstanding_tokens = groups_[g]->outstanding_tokens()});
     }
-    const size_t chosen = engine::choose_replica(loads);
+    if (alive.empty()) return base::fail("every group of the scheme has failed");
+    const size_t chosen = alive[engine::choose_replica(loads)];
     {
       const std::lock_guard lock(mutex_);
       group_of_[request.id] = chosen;
     }
-    return groups_[chosen]->submit(std::move(request), std::move(sink));
+    const auto forward = [this, sink = std::move(sink)](const engine::SequenceEvent& event,
+                                                        int64_t now_ns) {
+      if (event.finish) {
+        const std::lock_guard lock(mutex_);
+        group_of_.erase(event.id);
+      }
+      sink(event, now_ns);
+    };
+    groups_[chosen]->submit(std::move(request), forward);
+    return {};
   }
 
   void cancel(engine::SequenceId id) override {

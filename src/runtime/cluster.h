@@ -72,13 +72,12 @@ class Cluster {
 
   /// An id that no request of this cluster has.
   virtual engine::SequenceId next_id() = 0;
-  /// Queues a request on the group with the least outstanding work. Errors: a request that can
-  /// never fit, a failed group.
+  /// Queues a request on the living group with the least outstanding work and returns at once; a
+  /// request that can never fit ends with an event of kFailed. Errors: every group has failed.
   virtual base::Status submit(engine::Request request, EventSink sink) = 0;
   virtual void cancel(engine::SequenceId id) = 0;
 
   /// Traces every step from now on and tells `observer` of each, on engine threads; null: no more.
-  /// Only while no request is running.
   virtual void trace(engine::StepObserver observer) = 0;
   virtual void clear_prefix_cache() = 0;
   /// Counters of all engines since the start.

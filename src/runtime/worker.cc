@@ -114,20 +114,20 @@ base::Status StageWorker::load(const model::ModelSource& source) {
   FF_ASSIGN(decoder_,
             model::Decoder::create(source, *ops_, *groups_, config_.limits.max_positions));
   FF_TRY(allocate_cache());
-  const int64_t arena_bytes = model::Decoder::arena_bytes(
-      decoder_->spec(), *ops_, groups_->mesh().config().tp, config_.threads,
-      config_.limits.max_step_tokens, config_.limits.slots);
+  const int64_t arena_bytes =
+      model::Decoder::arena_bytes(decoder_->spec(), *ops_, groups_->mesh().config().tp,
+                                  config_.threads, config_.limits.max_step_tokens,
+                                  std::min(config_.limits.slots, config_.limits.max_step_tokens));
   FF_ASSIGN(tensor::Buffer arena, ops_->allocate(arena_bytes));
   arena_ = tensor::Arena(std::move(arena));
 
-  const int64_t table = base::ceil_div(config_.limits.max_positions, config_.limits.block_size);
-  const int64_t input_values =
-      3 * int64_t{config_.limits.max_step_tokens} + config_.limits.slots * (table + 1);
-  FF_ASSIGN(input_buffer_, ops_->allocate(input_values * size_of(DType::kI32)));
+  FF_ASSIGN(input_buffer_, ops_->allocate(step_input_bytes(config_.limits)));
 
   memory_.weight_bytes = decoder_->weights().bytes();
   memory_.file_bytes_read = decoder_->weights().file_bytes_read();
-  memory_.activation_bytes = arena_bytes;
+  memory_.activation_bytes =
+      arena_bytes + model::Decoder::table_bytes(decoder_->spec(), config_.limits.max_positions) +
+      step_input_bytes(config_.limits);
   memory_.load_s = base::seconds_between(begin, clock.now_ns());
   return {};
 }
@@ -342,6 +342,12 @@ RankStats StageWorker::stats() const {
 }
 
 }  // namespace
+
+int64_t step_input_bytes(const engine::ExecutorLimits& limits) {
+  const int64_t table = base::ceil_div(limits.max_positions, limits.block_size);
+  return (4 * int64_t{limits.max_step_tokens} + limits.slots * table) *
+         size_of(tensor::DType::kI32);
+}
 
 base::Result<std::unique_ptr<Worker>> Worker::create(const RankConfig& config,
                                                      std::shared_ptr<const backend::Ops> ops,

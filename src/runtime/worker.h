@@ -36,7 +36,7 @@ struct RankMemory {
   int64_t weight_bytes = 0;     ///< this rank's shard, in the backend's layout
   int64_t file_bytes_read = 0;  ///< of the checkpoint
   int64_t kv_bytes = 0;
-  int64_t activation_bytes = 0;  ///< arena capacity
+  int64_t activation_bytes = 0;  ///< arena, rotary tables and step inputs
   double load_s = 0;
 };
 
@@ -56,6 +56,9 @@ struct StageReport {
   int stage = 0;
   engine::StepOutput output;
 };
+
+/// Bytes of the packed inputs of the largest step.
+int64_t step_input_bytes(const engine::ExecutorLimits& limits);
 
 /// One rank: its shard of the weights, its KV blocks, its communicators, and the step loop's body.
 /// Used by one thread.

@@ -9,16 +9,36 @@ namespace {
 
 using Place = std::pair<int32_t, int32_t>;
 
-/// The first place of this request that differs, and how many places were compared.
+/// The first place of this request that differs; counts what was compared and what could not be.
 std::optional<Place> first_difference(const RequestAnswer& a, const RequestAnswer& b,
-                                      int64_t& compared) {
-  std::optional<Place> first = std::min(a.contradiction, b.contradiction);
-  if (!first) first = std::max(a.contradiction, b.contradiction);
+                                      AnswerVerdict& verdict) {
+  std::optional<Place> first;
+  const auto found = [&first](const Place& place) {
+    if (!first || place < *first) first = place;
+  };
+  for (const RequestAnswer* answer : {&a, &b}) {
+    if (answer->contradiction) found(*answer->contradiction);
+  }
+  const auto missing = [&](const RequestAnswer& in, const RequestAnswer& from) {
+    for (const auto& [place, hash] : from.hashes) {
+      if (in.hashes.contains(place)) continue;
+      ++verdict.missing_hashes;
+      if (place.second == kLogitsLayer) found(place);
+    }
+  };
+  missing(a, b);
+  missing(b, a);
   for (const auto& [place, hash] : a.hashes) {
     const auto it = b.hashes.find(place);
     if (it == b.hashes.end()) continue;
-    ++compared;
-    if (it->second != hash && (!first || place < *first)) first = place;
+    ++verdict.compared_hashes;
+    if (it->second != hash) found(place);
+  }
+  const auto [in_a, in_b] =
+      std::mismatch(a.tokens.begin(), a.tokens.end(), b.tokens.begin(), b.tokens.end());
+  const bool same_tokens = in_a == a.tokens.end() && in_b == b.tokens.end();
+  if (!same_tokens && !first) {
+    found({static_cast<int32_t>(in_a - a.tokens.begin()), kTokenLayer});
   }
   return first;
 }
@@ -37,6 +57,7 @@ std::string Difference::describe() const {
   std::string where = fmt::format("layer {}", layer);
   if (layer == kEmbeddingLayer) where = "embedding";
   if (layer == kLogitsLayer) where = "logits";
+  if (layer == kTokenLayer) where = "sampled token";
   return fmt::format("request {}, position {}, {}", request, position, where);
 }
 
@@ -46,20 +67,17 @@ AnswerVerdict compare(const std::vector<RequestAnswer>& baseline,
   AnswerVerdict verdict;
   int64_t tokens = 0;
   int64_t equal = 0;
-  bool same_tokens = true;
   for (size_t i = 0; i < baseline.size(); ++i) {
     tokens += static_cast<int64_t>(baseline[i].tokens.size());
     equal += equal_tokens(baseline[i], answers[i]);
-    same_tokens = same_tokens && baseline[i].tokens == answers[i].tokens;
-    const std::optional<Place> place =
-        first_difference(baseline[i], answers[i], verdict.compared_hashes);
+    const std::optional<Place> place = first_difference(baseline[i], answers[i], verdict);
     if (place && !verdict.first_difference) {
       verdict.first_difference = {.request = i, .position = place->first, .layer = place->second};
     }
   }
   verdict.equal_token_share =
       tokens == 0 ? 1.0 : static_cast<double>(equal) / static_cast<double>(tokens);
-  verdict.equal = same_tokens && !verdict.first_difference;
+  verdict.equal = verdict.compared_hashes > 0 && !verdict.first_difference;
   return verdict;
 }
 

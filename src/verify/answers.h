@@ -18,6 +18,8 @@ namespace fourfold::verify {
 /// logits.
 inline constexpr int32_t kEmbeddingLayer = -1;
 inline constexpr int32_t kLogitsLayer = 1 << 20;
+/// A token that differs although its logits do not; its position counts output tokens.
+inline constexpr int32_t kTokenLayer = kLogitsLayer + 1;
 
 /// Everything that a traced run says about one request.
 struct RequestAnswer {
@@ -33,7 +35,7 @@ struct RequestAnswer {
 struct Difference {
   size_t request = 0;
   int32_t position = 0;
-  int32_t layer = 0;  ///< kEmbeddingLayer, 0.., kLogitsLayer
+  int32_t layer = 0;  ///< kEmbeddingLayer, 0.., kLogitsLayer, kTokenLayer
 
   /// "request 2, position 17, layer 3".
   std::string describe() const;
@@ -45,6 +47,9 @@ struct AnswerVerdict {
   bool equal = false;
   double equal_token_share = 0;  ///< equal tokens at equal places over the baseline's tokens
   int64_t compared_hashes = 0;   ///< residuals and logits that both runs computed
+  /// Residuals that only one run computed: none where nothing is found in a prefix cache. Logits
+  /// that only one run computed are a difference.
+  int64_t missing_hashes = 0;
   std::optional<Difference> first_difference;
 };
 

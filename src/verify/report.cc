@@ -18,6 +18,12 @@ const std::vector<std::pair<mesh::Axis, std::string>>& axes() {
   return kAxes;
 }
 
+/// Characters of UTF-8 text.
+size_t characters(const std::string& text) {
+  return static_cast<size_t>(std::count_if(
+      text.begin(), text.end(), [](char c) { return (static_cast<uint8_t>(c) & 0xC0) != 0x80; }));
+}
+
 /// Columns as wide as their widest cell; the first is left-aligned.
 class Table {
  public:
@@ -27,7 +33,7 @@ class Table {
   std::string str() const {
     std::vector<size_t> widths(rows_.front().size());
     for (const auto& row : rows_) {
-      for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+      for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], characters(row[i]));
     }
     std::string out;
     for (const auto& row : rows_) {
@@ -47,11 +53,14 @@ class Table {
 };
 
 std::string with_interval(const load::Summary& s, int digits) {
-  if (!s.ci95) return fmt::format("{:.{}f}", s.mean, digits);
-  return fmt::format("{:.{}f} ±{:.{}f}", s.mean, digits, *s.ci95, digits);
+  if (!s.mean) return "-";
+  if (!s.ci95) return fmt::format("{:.{}f}", *s.mean, digits);
+  return fmt::format("{:.{}f} ±{:.{}f}", *s.mean, digits, *s.ci95, digits);
 }
 
 std::string percent(double share) { return fmt::format("{:.1f}%", 100 * share); }
+
+}  // namespace
 
 std::string devices_note(const VerifyReport& report, int devices) {
   const int cpus = devices * report.options.cluster.cpus_per_device;
@@ -62,6 +71,8 @@ std::string devices_note(const VerifyReport& report, int devices) {
       devices, report.options.cluster.cpus_per_device,
       report.options.cluster.cpus_per_device == 1 ? "" : "s", report.machine.cores, devices);
 }
+
+namespace {
 
 std::string answer_cell(const VerifyReport& report, const SchemeResult& r) {
   if (!r.failure.empty()) return "FAILED";
@@ -84,6 +95,11 @@ std::string answers_section(const VerifyReport& report) {
                fmt::format("{:.1f}", mib), fmt::format("{:.2f}", r.load_s)});
   }
   out += table.str();
+  int most_devices = 0;
+  for (const SchemeResult& r : report.schemes) {
+    if (r.legal) most_devices = std::max(most_devices, r.scheme.devices());
+  }
+  out += devices_note(report, most_devices);
   for (const SchemeResult& r : report.schemes) {
     if (r.answers && r.answers->first_difference) {
       out += fmt::format("  {} first differs at {}\n", mesh::scheme_name(r.scheme),
@@ -148,7 +164,7 @@ nlohmann::ordered_json to_json(const load::Summary& s) {
   const auto optional = [](const std::optional<double>& v) {
     return v ? nlohmann::ordered_json(*v) : nlohmann::ordered_json();
   };
-  return {{"mean", s.mean},
+  return {{"mean", optional(s.mean)},
           {"p50", optional(s.p50)},
           {"p90", optional(s.p90)},
           {"p99", optional(s.p99)},
@@ -229,6 +245,14 @@ nlohmann::ordered_json winners_json(const VerifyReport& report, int concurrency)
 
 }  // namespace
 
+namespace {
+/// The load that stands for a scheme where one is asked for.
+int largest_concurrency(const VerifyReport& report) {
+  const std::vector<int>& all = report.options.concurrencies;
+  return *std::max_element(all.begin(), all.end());
+}
+}  // namespace
+
 bool VerifyReport::ok() const {
   return std::all_of(schemes.begin(), schemes.end(),
                      [](const SchemeResult& r) { return !r.legal || r.ok(); });
@@ -242,6 +266,11 @@ std::map<std::string, Winner> winners(const VerifyReport& report, int concurrenc
   std::map<std::string, Winner> out;
   if (timed.empty()) return out;
   const auto add = [&](const std::string& name, bool lower_is_better, auto value) {
+    const auto has_values = [&](const SchemeResult* r) {
+      const std::vector<load::RunMetrics>& runs = r->loads.at(concurrency).repeats;
+      return std::all_of(runs.begin(), runs.end(), [&](const auto& m) { return value(m) > 0; });
+    };
+    if (!std::all_of(timed.begin(), timed.end(), has_values)) return;
     std::vector<std::vector<double>> values;
     for (const SchemeResult* r : timed) {
       std::vector<double>& repeats = values.emplace_back();
@@ -261,11 +290,21 @@ std::map<std::string, Winner> winners(const VerifyReport& report, int concurrenc
 }
 
 std::string start_command(const VerifyReport& report, const mesh::ParallelConfig& scheme) {
-  std::string out = fmt::format("fourfold generate {}", report.options.cluster.model);
-  if (report.options.cluster.dummy_weights) out += " --load-format dummy";
-  if (scheme.tp > 1) out += fmt::format(" -tp {}", scheme.tp);
-  if (scheme.pp > 1) out += fmt::format(" -pp {}", scheme.pp);
-  if (scheme.dp > 1) out += fmt::format(" -dp {}", scheme.dp);
+  const runtime::ClusterConfig& c = report.options.cluster;
+  const bool has_text = !c.dummy_weights;
+  std::string out = fmt::format("fourfold {} '{}'", has_text ? "generate" : "verify", c.model);
+  if (has_text) {
+    out += " 'YOUR PROMPT'";
+    if (scheme.tp > 1) out += fmt::format(" -tp {}", scheme.tp);
+    if (scheme.pp > 1) out += fmt::format(" -pp {}", scheme.pp);
+    if (scheme.dp > 1) out += fmt::format(" -dp {}", scheme.dp);
+  } else {
+    out += fmt::format(" --load-format dummy --schemes {}", mesh::scheme_name(scheme));
+  }
+  if (c.backend != "cpu") out += " --backend " + c.backend;
+  if (!c.isa.empty()) out += " --isa " + c.isa;
+  if (c.cpus_per_device != 1) out += fmt::format(" --cpus-per-device {}", c.cpus_per_device);
+  if (c.ranks == runtime::RankMode::kThreads) out += " --ranks threads";
   return out;
 }
 
@@ -283,11 +322,12 @@ std::string to_text(const VerifyReport& report) {
                     [&](const SchemeResult& r) { return r.loads.contains(concurrency); });
     if (any) out += load_section(report, concurrency) + ranking_section(report, concurrency);
   }
-  const auto last = winners(report, report.options.concurrencies.back());
+  const auto last = winners(report, largest_concurrency(report));
   const auto best = last.find("throughput");
   if (best != last.end()) {
     const auto scheme = mesh::parse_scheme(best->second.scheme);
-    out += fmt::format("\nRun the throughput winner: {}\n", start_command(report, scheme.value()));
+    out += fmt::format("\nRun the throughput winner at concurrency {}: {}\n",
+                       largest_concurrency(report), start_command(report, scheme.value()));
   }
   for (const SchemeResult& r : report.schemes) {
     if (!r.legal)
@@ -332,7 +372,7 @@ nlohmann::ordered_json to_json(const VerifyReport& report) {
       scheme.update(load_json(r.loads.rbegin()->second, r.loads.rbegin()->first));
     out["schemes"].push_back(std::move(scheme));
   }
-  out["winners"] = winners_json(report, o.concurrencies.back());
+  out["winners"] = winners_json(report, largest_concurrency(report));
   out["winners_by_concurrency"] = nlohmann::ordered_json::array();
   for (const int concurrency : o.concurrencies) {
     out["winners_by_concurrency"].push_back(

@@ -14,7 +14,7 @@
 
 namespace fourfold::verify {
 
-/// One axis over the measured runs: means over ranks, summed over repeats.
+/// One axis over the measured runs: means over ranks and repeats.
 struct AxisCost {
   double seconds = 0;
   double wait_seconds = 0;
@@ -51,6 +51,7 @@ struct SchemeResult {
   int64_t weight_bytes = 0;
   int64_t kv_bytes = 0;
   int64_t activation_bytes = 0;
+  int64_t kv_blocks = 0;  ///< of each replica
   double load_s = 0;
   std::optional<AnswerVerdict> answers;
   std::map<int, LoadResult> loads;  ///< by concurrency
@@ -83,6 +84,9 @@ struct Winner {
 };
 /// "ttft", "tpot", "throughput" -> winner among the schemes timed at a concurrency.
 std::map<std::string, Winner> winners(const VerifyReport& report, int concurrency);
+
+/// A line that says so where `devices` outnumber this machine's cores; empty otherwise.
+std::string devices_note(const VerifyReport& report, int devices);
 
 /// The terminal report: answers, one table per concurrency, ranking, how to start the winner.
 std::string to_text(const VerifyReport& report);

@@ -1,7 +1,7 @@
 #include "verify/run.h"
 
 #include <algorithm>
-#include <atomic>
+#include <limits>
 #include <memory>
 #include <utility>
 
@@ -38,15 +38,43 @@ base::Result<Subject> open_subject(const VerifyOptions& options) {
   return Subject{options, std::move(source), std::move(ops)};
 }
 
-runtime::ClusterConfig cluster_config(const VerifyOptions& options,
-                                      const mesh::ParallelConfig& scheme) {
+/// Tokens of the pass that proves answers: it has to fit the model's context, as the load has.
+struct AnswerLengths {
+  int32_t input = kAnswerInput;
+  int32_t output = kAnswerOutput;
+};
+AnswerLengths answer_lengths(const model::ModelSpec& spec) {
+  AnswerLengths out;
+  if (spec.max_positions < out.input + out.output) {
+    out.input = static_cast<int32_t>(std::max<int64_t>(1, spec.max_positions / 2));
+    out.output = static_cast<int32_t>(std::max<int64_t>(1, spec.max_positions - out.input));
+  }
+  return out;
+}
+
+base::Status check_load(const VerifyOptions& options) {
+  const int64_t tokens = int64_t{options.input_len} + options.output_len;
+  const int64_t limit = options.cluster.max_positions > 0
+                            ? int64_t{options.cluster.max_positions}
+                            : int64_t{std::numeric_limits<int32_t>::max()};
+  if (tokens <= limit) return {};
+  return base::fail("--input-len {} and --output-len {} are {} tokens, more than {} {}",
+                    options.input_len, options.output_len, tokens,
+                    options.cluster.max_positions > 0 ? "--max-model-len" : "can be counted",
+                    limit);
+}
+
+runtime::ClusterConfig cluster_config(const Subject& subject, const mesh::ParallelConfig& scheme,
+                                      int64_t kv_blocks) {
+  const VerifyOptions& options = subject.options;
   runtime::ClusterConfig config = options.cluster;
   config.scheme = scheme;
-  const int32_t needed =
-      std::max(options.input_len + options.output_len, kAnswerInput + kAnswerOutput);
-  if (config.max_positions == 0) config.max_positions = needed;
+  const AnswerLengths answers = answer_lengths(subject.source.spec);
+  config.max_positions = std::max({config.max_positions, options.input_len + options.output_len,
+                                   answers.input + answers.output});
   const int most = *std::max_element(options.concurrencies.begin(), options.concurrencies.end());
   config.max_running = std::min(config.max_running, std::max(most, kAnswerRequests));
+  if (config.kv_blocks == 0) config.kv_blocks = kv_blocks;
   return config;
 }
 
@@ -58,7 +86,8 @@ std::vector<engine::Request> answer_requests(const Subject& subject) {
                                                                .seed = subject.options.seed});
   for (size_t i = 0; i < requests.size(); ++i) {
     // Lengths differ, so that rows of a batch are at different positions.
-    requests[i].prompt.resize(requests[i].prompt.size() - i);
+    requests[i].prompt.resize(std::max<size_t>(
+        1, requests[i].prompt.size() - std::min(i, requests[i].prompt.size() - 1)));
     if (i % 2 == 1) {
       requests[i].sampling.temperature = 1.0F;
       requests[i].sampling.top_p = 0.95F;
@@ -80,14 +109,16 @@ mesh::ParallelConfig baseline_of(const VerifyReport& report) {
 
 void describe_memory(const Subject& subject, SchemeResult& result,
                      const engine::ExecutorLimits& limits) {
-  const std::vector<runtime::RankMemory> ranks = runtime::plan_memory(
-      cluster_config(subject.options, result.scheme), subject.source.spec, *subject.ops, limits);
+  const std::vector<runtime::RankMemory> ranks =
+      runtime::plan_memory(cluster_config(subject, result.scheme, limits.blocks),
+                           subject.source.spec, *subject.ops, limits);
   const auto total = [](const runtime::RankMemory& m) {
     return m.weight_bytes + m.kv_bytes + m.activation_bytes;
   };
   const auto fullest =
       std::max_element(ranks.begin(), ranks.end(),
                        [&](const auto& a, const auto& b) { return total(a) < total(b); });
+  result.kv_blocks = limits.blocks;
   result.weight_bytes = fullest->weight_bytes;
   result.kv_bytes = fullest->kv_bytes;
   result.activation_bytes = fullest->activation_bytes;
@@ -103,8 +134,8 @@ void add_scheme(const Subject& subject, const mesh::ParallelConfig& scheme, bool
     result.legal = false;
     result.reason = mesh.error().message;
   } else {
-    const auto limits = runtime::plan_limits(cluster_config(subject.options, scheme),
-                                             subject.source.spec, *subject.ops);
+    const auto limits =
+        runtime::plan_limits(cluster_config(subject, scheme, 0), subject.source.spec, *subject.ops);
     if (limits.ok()) {
       describe_memory(subject, result, *limits);
     } else {
@@ -148,8 +179,9 @@ class Session {
 
   base::Status start() {
     say("starting");
-    FF_ASSIGN(cluster_, runtime::Cluster::start(cluster_config(subject_.options, result_.scheme),
-                                                [this](const std::string& line) { say(line); }));
+    FF_ASSIGN(cluster_,
+              runtime::Cluster::start(cluster_config(subject_, result_.scheme, result_.kv_blocks),
+                                      [this](const std::string& line) { say(line); }));
     FF_ASSIGN(const auto reports, cluster_->rank_reports());
     for (const runtime::RankReport& r : reports) {
       result_.load_s = std::max(result_.load_s, r.memory.load_s);
@@ -171,8 +203,8 @@ class Session {
     };
     const auto logs = load::run_closed_loop(requests, kAnswerRequests, clock_, submit,
                                             progress_of("answers", requests.size()));
-    cluster_->trace(nullptr);
     if (!logs.ok()) return logs.error();
+    cluster_->trace(nullptr);
     return recorder->take();
   }
 
@@ -306,6 +338,15 @@ base::Status run_scheme(const Subject& subject, SchemeResult& result, int repeat
   return {};
 }
 
+/// The prompts share no prefix, so both runs computed every position: what only one has is an
+/// error.
+AnswerVerdict compare_all(const std::vector<RequestAnswer>& baseline,
+                          const std::vector<RequestAnswer>& answers) {
+  AnswerVerdict verdict = compare(baseline, answers);
+  verdict.equal = verdict.equal && verdict.missing_hashes == 0;
+  return verdict;
+}
+
 }  // namespace
 
 int32_t requests_at(const VerifyOptions& options, int concurrency) {
@@ -313,11 +354,13 @@ int32_t requests_at(const VerifyOptions& options, int concurrency) {
 }
 
 base::Result<VerifyReport> plan(const VerifyOptions& options) {
+  FF_TRY(check_load(options));
   FF_ASSIGN(const Subject subject, open_subject(options));
   return plan_subject(subject);
 }
 
 base::Result<VerifyReport> run(const VerifyOptions& options, const Progress& progress) {
+  FF_TRY(check_load(options));
   FF_ASSIGN(const Subject subject, open_subject(options));
   FF_ASSIGN(VerifyReport report, plan_subject(subject));
   // The baseline goes first: the others are compared with it.
@@ -335,12 +378,13 @@ base::Result<VerifyReport> run(const VerifyOptions& options, const Progress& pro
       if (runtime::interrupted()) return base::fail("interrupted");
       if (!status.ok()) {
         result.failure = status.error().message;
+        result.loads.clear();  // some repeats of a load are not the load
         progress(fmt::format("{} failed: {}", mesh::scheme_name(result.scheme), result.failure));
         continue;
       }
       if (repeat > 0) continue;
       if (result.scheme == report.baseline) baseline = answers;
-      if (!baseline.empty()) result.answers = compare(baseline, answers);
+      if (!baseline.empty()) result.answers = compare_all(baseline, answers);
     }
   }
   for (SchemeResult& result : report.schemes) {

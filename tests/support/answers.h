@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <atomic>
 #include <memory>
 #include <string>
 #include <vector>
@@ -58,13 +60,21 @@ inline runtime::ClusterConfig thread_config(const mesh::ParallelConfig& scheme) 
 struct Answers {
   std::vector<verify::RequestAnswer> requests;
   engine::SchedulerStats stats;
+  int64_t largest_batch = 0;  ///< sequences of one step of one replica
 };
 
 /// Runs the requests in `order` (indices; all are outstanding at once) and collects their answers.
 inline Answers answers_of(runtime::Cluster& cluster, const std::vector<engine::Request>& requests,
                           const std::vector<size_t>& order) {
   auto recorder = std::make_shared<verify::AnswerRecorder>(requests.size());
-  cluster.trace([recorder](const engine::StepRecord& record) { recorder->observe(record); });
+  auto largest_batch = std::make_shared<std::atomic<int64_t>>(0);
+  cluster.trace([=](const engine::StepRecord& record) {
+    recorder->observe(record);
+    int64_t largest = *largest_batch;
+    while (std::ssize(record.chunks) > largest &&
+           !largest_batch->compare_exchange_weak(largest, std::ssize(record.chunks))) {
+    }
+  });
   std::vector<engine::Request> ordered;
   for (const size_t i : order) ordered.push_back(requests[i]);
   size_t next = 0;
@@ -85,7 +95,7 @@ inline Answers answers_of(runtime::Cluster& cluster, const std::vector<engine::R
                                           base::SteadyClock(), submit, nullptr);
   EXPECT_TRUE(logs.ok()) << (logs.ok() ? "" : logs.error().message);
   cluster.trace(nullptr);
-  return {recorder->take(), cluster.engine_stats().scheduler};
+  return {recorder->take(), cluster.engine_stats().scheduler, *largest_batch};
 }
 
 /// The same on one group, driven by an engine in the calling thread.
