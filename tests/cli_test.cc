@@ -208,6 +208,7 @@ TEST(Verify, WritesTheJsonThatItPrints) {
     const char* axis = scheme.at("tp") > 1 ? "tp" : "pp";
     EXPECT_GT(scheme.at("comm").at(axis).at("bytes"), 0) << scheme;
     EXPECT_GT(scheme.at("memory_bytes").at("weights"), 0);
+    EXPECT_THAT(scheme.at("start_command").get<std::string>(), HasSubstr("fourfold generate"));
   }
   EXPECT_TRUE(report.at("winners").contains("throughput"));
 }

@@ -143,6 +143,32 @@ std::string load_section(const VerifyReport& report, int concurrency) {
   return out + table.str() + devices_note(report, most_devices);
 }
 
+/// What the axes cost at one concurrency, and how to start each scheme.
+std::string details_section(const VerifyReport& report, int concurrency) {
+  std::string out =
+      fmt::format("\nCommunication at concurrency {}, per rank and run; seconds include waiting\n",
+                  concurrency);
+  Table table({"scheme", "axis", "seconds", "waiting", "KiB sent", "calls"});
+  std::string starts = "\nStart a scheme\n";
+  bool any = false;
+  for (const SchemeResult& r : report.schemes) {
+    const auto it = r.loads.find(concurrency);
+    if (it == r.loads.end()) continue;
+    const std::string name = mesh::scheme_name(r.scheme);
+    starts += fmt::format("  {:<10} {}\n", name, start_command(report, r.scheme));
+    for (const auto& [axis, label] : axes()) {
+      const auto cost = it->second.comm.find(axis);
+      if (cost == it->second.comm.end() || cost->second.calls == 0) continue;
+      any = true;
+      const AxisCost& c = cost->second;
+      table.add({name, label, fmt::format("{:.3f}", c.seconds),
+                 fmt::format("{:.3f}", c.wait_seconds), fmt::format("{:.0f}", c.bytes / 1024),
+                 fmt::format("{:.0f}", c.calls)});
+    }
+  }
+  return (any ? out + table.str() : "") + starts;
+}
+
 std::string ranking_section(const VerifyReport& report, int concurrency) {
   static const std::vector<std::pair<std::string, std::string>> kObjectives = {
       {"ttft", "TTFT"}, {"tpot", "TPOT"}, {"throughput", "throughput"}};
@@ -187,7 +213,7 @@ nlohmann::ordered_json to_json(const AnswerVerdict& verdict) {
   return out;
 }
 
-nlohmann::ordered_json scheme_json(const SchemeResult& r) {
+nlohmann::ordered_json scheme_json(const VerifyReport& report, const SchemeResult& r) {
   const mesh::ParallelConfig& c = r.scheme;
   return {{"scheme", mesh::scheme_name(c)},
           {"tp", c.tp},
@@ -202,7 +228,8 @@ nlohmann::ordered_json scheme_json(const SchemeResult& r) {
           {"answers", r.answers ? to_json(*r.answers) : nlohmann::ordered_json()},
           {"memory_bytes",
            {{"weights", r.weight_bytes}, {"kv", r.kv_bytes}, {"activations", r.activation_bytes}}},
-          {"load_s", r.load_s}};
+          {"load_s", r.load_s},
+          {"start_command", start_command(report, r.scheme)}};
 }
 
 nlohmann::ordered_json load_json(const LoadResult& load, int concurrency) {
@@ -322,13 +349,8 @@ std::string to_text(const VerifyReport& report) {
                     [&](const SchemeResult& r) { return r.loads.contains(concurrency); });
     if (any) out += load_section(report, concurrency) + ranking_section(report, concurrency);
   }
-  const auto last = winners(report, largest_concurrency(report));
-  const auto best = last.find("throughput");
-  if (best != last.end()) {
-    const auto scheme = mesh::parse_scheme(best->second.scheme);
-    out += fmt::format("\nRun the throughput winner at concurrency {}: {}\n",
-                       largest_concurrency(report), start_command(report, scheme.value()));
-  }
+  const int largest = largest_concurrency(report);
+  if (!winners(report, largest).empty()) out += details_section(report, largest);
   for (const SchemeResult& r : report.schemes) {
     if (!r.legal)
       out += fmt::format("{} is not legal: {}\n", mesh::scheme_name(r.scheme), r.reason);
@@ -362,7 +384,7 @@ nlohmann::ordered_json to_json(const VerifyReport& report) {
   out["baseline"] = mesh::scheme_name(report.baseline);
   out["schemes"] = nlohmann::ordered_json::array();
   for (const SchemeResult& r : report.schemes) {
-    nlohmann::ordered_json scheme = scheme_json(r);
+    nlohmann::ordered_json scheme = scheme_json(report, r);
     scheme["loads"] = nlohmann::ordered_json::array();
     for (const auto& [concurrency, load] : r.loads) {
       scheme["loads"].push_back(load_json(load, concurrency));

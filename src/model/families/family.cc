@@ -1,6 +1,5 @@
 #include "model/families/family.h"
 
-#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
