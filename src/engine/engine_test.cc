@@ -43,6 +43,33 @@ TEST(Engine, KeepsAsManyStepsOutstandingAsTheExecutorTakes) {
   EXPECT_EQ(executor.submitted(), 3);
 }
 
+TEST(Engine, TracingMayBeginAndEndWhileStepsAreOutstanding) {
+  SimulatedExecutor executor(toy());
+  const base::ManualClock clock;
+  Engine engine(executor, {.lookahead = 1}, clock);
+  ASSERT_TRUE(engine.add(request(1, 8)).ok());
+  size_t tokens = engine.run_once().size();  // a second step is under way now
+  int records = 0;
+  engine.trace([&](const StepRecord&) { ++records; });
+  tokens += engine.run_once().size();
+  EXPECT_EQ(records, 1);
+  engine.trace(nullptr);
+  while (engine.has_work()) tokens += engine.run_once().size();
+  EXPECT_EQ(tokens, 8U) << "no token is lost on the way";
+  EXPECT_LE(records, 2);
+}
+
+TEST(Engine, ClearingThePrefixCacheForgetsThePeakOfKvBlocks) {
+  SimulatedExecutor executor(toy());
+  const base::ManualClock clock;
+  Engine engine(executor, {}, clock);
+  ASSERT_TRUE(engine.add(request(1, 20)).ok());
+  while (engine.has_work()) engine.run_once();
+  EXPECT_GE(engine.stats().scheduler.peak_blocks, 5);
+  engine.clear_prefix_cache();
+  EXPECT_EQ(engine.stats().scheduler.peak_blocks, 0);
+}
+
 TEST(Engine, HasWorkUntilTheLastEventIsOut) {
   SimulatedExecutor executor(toy());
   const base::ManualClock clock;

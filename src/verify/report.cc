@@ -201,14 +201,14 @@ nlohmann::ordered_json to_json(const AnswerVerdict& verdict) {
   nlohmann::ordered_json out = {{"equal", verdict.equal},
                                 {"equal_token_share", verdict.equal_token_share},
                                 {"compared", verdict.compared_hashes},
+                                {"missing", verdict.missing_hashes},
                                 {"first_difference", nullptr}};
   if (verdict.first_difference) {
     const Difference& d = *verdict.first_difference;
-    out["first_difference"] = {
-        {"request", d.request},
-        {"position", d.position},
-        {"layer", d.layer == kLogitsLayer ? nlohmann::ordered_json("logits")
-                                          : nlohmann::ordered_json(d.layer)}};
+    nlohmann::ordered_json layer = d.layer;
+    if (d.layer == kLogitsLayer) layer = "logits";
+    if (d.layer == kTokenLayer) layer = "token";
+    out["first_difference"] = {{"request", d.request}, {"position", d.position}, {"layer", layer}};
   }
   return out;
 }
