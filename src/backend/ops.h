@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/numerics.h"
 #include "base/result.h"
 #include "tensor/buffer.h"
 #include "tensor/view.h"
@@ -34,6 +35,7 @@ class Stream {
   virtual void synchronize() = 0;
 
   OpCounters counters;
+  base::Numerics numerics = base::Numerics::kInvariant;  ///< of the operators enqueued next
 };
 
 /// Fills row `row` of the shard (`out.size()` columns, fp32). Must be callable from one thread.

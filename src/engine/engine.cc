@@ -113,6 +113,12 @@ void Engine::trace(StepObserver observer) {
   for (Scheduler& scheduler : schedulers_) scheduler.set_trace(observer_ != nullptr);
 }
 
+void Engine::set_numerics(base::Numerics numerics) {
+  while (outstanding_ > 0) commit_step();
+  for (Scheduler& scheduler : schedulers_) scheduler.set_numerics(numerics);
+  clear_prefix_cache();
+}
+
 void Engine::clear_prefix_cache() {
   for (Scheduler& scheduler : schedulers_) scheduler.clear_prefix_cache();
 }

@@ -52,6 +52,9 @@ class Engine {
   /// Tells `observer` of every step from now on, which are traced (StepBatch::trace); null: no
   /// more. Waits for the outstanding steps first; their events come from the next run_once().
   void trace(StepObserver observer);
+  /// Numerics of every step from now on. Waits for the outstanding steps first and clears the
+  /// prefix cache: keys and values of one numerics are not those of the other.
+  void set_numerics(base::Numerics numerics);
   void clear_prefix_cache();
   EngineStats stats() const;
   /// The executor's failure; empty while it works.

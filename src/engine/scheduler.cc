@@ -100,6 +100,7 @@ std::optional<StepBatch> Scheduler::plan(StepId step) {
   Draft draft;
   draft.batch.step = step;
   draft.batch.trace = trace_;
+  draft.batch.numerics = numerics_;
   draft.batch.chunks.reserve(running_.size());
   draft.batch.tokens.reserve(running_.size());
   draft.chunks.reserve(running_.size());

@@ -82,8 +82,9 @@ class Scheduler {
   bool has_events() const { return !events_.empty(); }
   ReplicaLoad load(std::span<const TokenId> prompt) const;
   void clear_prefix_cache() { cache_.clear_prefixes(); }
-  /// StepBatch::trace of every step from now on.
+  /// StepBatch::trace and StepBatch::numerics of every step from now on.
   void set_trace(bool trace) { trace_ = trace; }
+  void set_numerics(base::Numerics numerics) { numerics_ = numerics; }
   SchedulerStats stats() const;
   SchedulerSnapshot snapshot() const;
 
@@ -125,6 +126,7 @@ class Scheduler {
   SchedulerStats stats_;
   int64_t plans_ = 0;
   bool trace_ = false;
+  base::Numerics numerics_ = base::Numerics::kInvariant;
 };
 
 }  // namespace fourfold::engine

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/numerics.h"
 #include "engine/ids.h"
 
 namespace fourfold::engine {
@@ -56,6 +57,7 @@ struct StepBatch {
   std::vector<SampledRef> refs;
   std::vector<BlockId> blocks;  ///< appended blocks, chunk after chunk
   bool trace = false;           ///< hash the residual after every layer (LayerTrace)
+  base::Numerics numerics = base::Numerics::kInvariant;
 
   bool operator==(const StepBatch&) const = default;
 };

@@ -289,6 +289,12 @@ class LocalCluster final : public Cluster {
     }
   }
 
+  void set_numerics(base::Numerics numerics) override {
+    for (const auto& group : groups_) {
+      group->call([&](engine::Engine& engine) { engine.set_numerics(numerics); });
+    }
+  }
+
   void clear_prefix_cache() override {
     for (const auto& group : groups_) {
       group->call([](engine::Engine& engine) { engine.clear_prefix_cache(); });

@@ -79,6 +79,8 @@ class Cluster {
 
   /// Traces every step from now on and tells `observer` of each, on engine threads; null: no more.
   virtual void trace(engine::StepObserver observer) = 0;
+  /// Numerics of every step from now on; clears the prefix cache.
+  virtual void set_numerics(base::Numerics numerics) = 0;
   virtual void clear_prefix_cache() = 0;
   /// Counters of all engines since the start.
   virtual engine::EngineStats engine_stats() = 0;

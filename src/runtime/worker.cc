@@ -291,6 +291,7 @@ StageReport StageWorker::run(const std::vector<StepBatch>& batches) {
                                       at.stage, at.shard, batch.step.value));
   StageReport report{.step = batch.step, .stage = at.stage, .output = {}};
   apply_tables(batch);
+  stream_->numerics = batch.numerics;
   ++steps_;
   const auto m = static_cast<int64_t>(batch.tokens.size());
   rows_ += m;

@@ -142,8 +142,16 @@ void fields_of(auto& io, Is<engine::Chunk> auto& c) {
   io(c.slot, c.position, c.num_tokens, c.num_blocks, c.sample);
 }
 void fields_of(auto& io, Is<engine::SampledRef> auto& r) { io(r.step, r.row); }
+void fields_of(Writer& io, const base::Numerics& numerics) {
+  io(numerics == base::Numerics::kFast);
+}
+void fields_of(Reader& io, base::Numerics& numerics) {
+  bool fast = false;
+  io(fast);
+  numerics = fast ? base::Numerics::kFast : base::Numerics::kInvariant;
+}
 void fields_of(auto& io, Is<engine::StepBatch> auto& b) {
-  io(b.step, b.starts, b.chunks, b.tokens, b.refs, b.blocks, b.trace);
+  io(b.step, b.starts, b.chunks, b.tokens, b.refs, b.blocks, b.trace, b.numerics);
 }
 void fields_of(auto& io, Is<engine::TokenLogprob> auto& t) { io(t.token, t.logprob); }
 void fields_of(auto& io, Is<engine::SampledToken> auto& t) {
