@@ -129,6 +129,12 @@ EngineStats Engine::stats() const {
   return stats;
 }
 
+Occupancy Engine::occupancy() const {
+  Occupancy out;
+  for (const Scheduler& scheduler : schedulers_) out.merge(scheduler.occupancy());
+  return out;
+}
+
 std::vector<SchedulerSnapshot> Engine::snapshots() const {
   std::vector<SchedulerSnapshot> out;
   for (const Scheduler& scheduler : schedulers_) out.push_back(scheduler.snapshot());

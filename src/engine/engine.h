@@ -57,6 +57,7 @@ class Engine {
   void set_numerics(base::Numerics numerics);
   void clear_prefix_cache();
   EngineStats stats() const;
+  Occupancy occupancy() const;
   /// The executor's failure; empty while it works.
   const std::string& failure() const { return failure_; }
   /// One for each replica.

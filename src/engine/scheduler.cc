@@ -17,6 +17,13 @@ void SchedulerStats::merge(const SchedulerStats& other) {
   max_prompt_chunks = std::max(max_prompt_chunks, other.max_prompt_chunks);
 }
 
+void Occupancy::merge(const Occupancy& other) {
+  running += other.running;
+  waiting += other.waiting;
+  used_blocks += other.used_blocks;
+  blocks += other.blocks;
+}
+
 Scheduler::Scheduler(const ExecutorLimits& limits, const SchedulerOptions& options)
     : limits_(limits),
       options_(options),
@@ -333,6 +340,14 @@ SchedulerStats Scheduler::stats() const {
   SchedulerStats stats = stats_;
   stats.peak_blocks = cache_.peak_used();
   return stats;
+}
+
+Occupancy Scheduler::occupancy() const {
+  const BlockPool& pool = cache_.pool();
+  return {.running = std::ssize(running_),
+          .waiting = std::ssize(waiting_),
+          .used_blocks = pool.blocks() - pool.free_blocks(),
+          .blocks = pool.blocks()};
 }
 
 SchedulerSnapshot Scheduler::snapshot() const {

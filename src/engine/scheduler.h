@@ -45,6 +45,17 @@ struct SchedulerStats {
   void merge(const SchedulerStats& other);
 };
 
+/// How full the replicas are at one moment.
+struct Occupancy {
+  int64_t running = 0;  ///< sequences
+  int64_t waiting = 0;
+  int64_t used_blocks = 0;
+  int64_t blocks = 0;
+
+  void merge(const Occupancy& other);
+  bool operator==(const Occupancy&) const = default;
+};
+
 /// Decides what one replica computes in each step. Integers only; used by one thread.
 ///
 /// - First come, first served: running sequences in order of arrival, then waiting ones.
@@ -86,6 +97,7 @@ class Scheduler {
   void set_trace(bool trace) { trace_ = trace; }
   void set_numerics(base::Numerics numerics) { numerics_ = numerics; }
   SchedulerStats stats() const;
+  Occupancy occupancy() const;
   SchedulerSnapshot snapshot() const;
 
  private:

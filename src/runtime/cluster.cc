@@ -185,6 +185,10 @@ class Group {
   }
 
   int64_t outstanding_tokens() const { return outstanding_tokens_; }
+  engine::Occupancy occupancy() {
+    const std::lock_guard lock(mutex_);
+    return occupancy_;
+  }
   GroupExecutor& executor() { return *executor_; }
 
  private:
@@ -206,6 +210,7 @@ class Group {
     while (true) {
       {
         std::unique_lock lock(mutex_);
+        occupancy_ = engine_.occupancy();
         wake_.wait(lock, [&] { return stopping_ || !inbox_.empty() || engine_.has_work(); });
         if (stopping_) return;
         work.swap(inbox_);
@@ -236,6 +241,7 @@ class Group {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::vector<std::function<void()>> inbox_;
+  engine::Occupancy occupancy_;  // after the latest step
   bool stopping_ = false;
   std::thread thread_;
 };
@@ -306,6 +312,12 @@ class LocalCluster final : public Cluster {
     for (const auto& group : groups_) {
       total.merge(group->call([](engine::Engine& engine) { return engine.stats(); }));
     }
+    return total;
+  }
+
+  engine::Occupancy occupancy() override {
+    engine::Occupancy total;
+    for (const auto& group : groups_) total.merge(group->occupancy());
     return total;
   }
 

@@ -84,6 +84,8 @@ class Cluster {
   virtual void clear_prefix_cache() = 0;
   /// Counters of all engines since the start.
   virtual engine::EngineStats engine_stats() = 0;
+  /// How full the replicas were after their latest steps; never waits for a step.
+  virtual engine::Occupancy occupancy() = 0;
   /// Of every rank; only while no request is running.
   virtual base::Result<std::vector<RankReport>> rank_reports() = 0;
   virtual const engine::ExecutorLimits& limits() const = 0;
