@@ -134,6 +134,11 @@ void ModelFlags::add_to(CLI::App& app) {
                  "processes: each device is a process, joined by MPI; threads: all in one process")
       ->check(CLI::IsMember({"processes", "threads"}))
       ->capture_default_str();
+  app.add_option("--numerics", numerics,
+                 "fast: every kernel takes its quickest order of additions; invariant: the same "
+                 "bits whatever the scheme and the batch")
+      ->check(CLI::IsMember({"fast", "invariant"}))
+      ->capture_default_str();
   app.add_option("--cpus-per-device", cpus_per_device, "Cores (threads) of one device")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
@@ -177,6 +182,10 @@ base::Result<runtime::ClusterConfig> ModelFlags::cluster_config() const {
   config.scheduler.max_step_tokens = max_num_batched_tokens;
   config.scheduler.prefix_cache = prefix_caching;
   return config;
+}
+
+base::Numerics ModelFlags::numerics_of_steps() const {
+  return numerics == "fast" ? base::Numerics::kFast : base::Numerics::kInvariant;
 }
 
 void ParallelFlags::add_to(CLI::App& app) {

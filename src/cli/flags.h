@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "base/numerics.h"
 #include "base/result.h"
 #include "mesh/mesh.h"
 #include "runtime/cluster.h"
@@ -26,6 +27,7 @@ struct ModelFlags {
   std::string backend = "cpu";
   std::string isa;
   std::string ranks = "processes";
+  std::string numerics = "fast";
   int cpus_per_device = 1;
   int block_size = 16;
   std::string kv_cache_memory;
@@ -37,6 +39,8 @@ struct ModelFlags {
   void add_to(CLI::App& app);
   /// Everything but the scheme.
   base::Result<runtime::ClusterConfig> cluster_config() const;
+  /// --numerics, for Cluster::set_numerics.
+  base::Numerics numerics_of_steps() const;
 };
 
 /// Flags for one scheme.
