@@ -321,11 +321,16 @@ class LocalCluster final : public Cluster {
     return total;
   }
 
-  base::Result<std::vector<RankReport>> rank_reports() override {
+  base::Result<std::vector<RankReport>> rank_reports(double peaks_s) override {
+    std::vector<std::future<base::Result<std::vector<RankStats>>>> asked;
+    for (const auto& group : groups_) {
+      asked.push_back(
+          std::async(std::launch::async, [&] { return group->executor().stats(peaks_s); }));
+    }
     std::vector<RankReport> out;
     for (size_t g = 0; g < groups_.size(); ++g) {
       GroupExecutor& executor = groups_[g]->executor();
-      FF_ASSIGN(const std::vector<RankStats> stats, executor.stats());
+      FF_ASSIGN(const std::vector<RankStats> stats, asked[g].get());
       const std::vector<RankMemory>& memory = executor.memory();
       for (size_t r = 0; r < stats.size(); ++r) {
         // A group's ranks are numbered inside it; its replicas follow those of earlier groups.

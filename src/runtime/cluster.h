@@ -86,8 +86,9 @@ class Cluster {
   virtual engine::EngineStats engine_stats() = 0;
   /// How full the replicas were after their latest steps; never waits for a step.
   virtual engine::Occupancy occupancy() = 0;
-  /// Of every rank; only while no request is running.
-  virtual base::Result<std::vector<RankReport>> rank_reports() = 0;
+  /// Of every rank; only while no request is running. With `peaks_s` > 0 all ranks measure their
+  /// peaks first, at the same time, for so many seconds.
+  virtual base::Result<std::vector<RankReport>> rank_reports(double peaks_s = 0) = 0;
   virtual const engine::ExecutorLimits& limits() const = 0;
 };
 

@@ -24,8 +24,9 @@ class GroupExecutor : public engine::Executor {
   /// By rank.
   virtual const std::vector<RankMemory>& memory() const = 0;
 
-  /// By rank, after all steps submitted so far. Errors: the failure of the group.
-  virtual base::Result<std::vector<RankStats>> stats() = 0;
+  /// By rank, after all steps submitted so far. With `peaks_s` > 0 all ranks measure their peaks
+  /// first, at the same time, for so many seconds. Errors: the failure of the group.
+  virtual base::Result<std::vector<RankStats>> stats(double peaks_s = 0) = 0;
 };
 
 /// A word about how far the start is, for a progress line; called by the thread that starts.

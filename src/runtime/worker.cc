@@ -27,7 +27,7 @@ using tensor::View;
 
 /// What a rank remembers of a running sequence between steps.
 struct Slot {
-  engine::SamplingParams sampling;
+  Sampler sampler;
   std::vector<int32_t> blocks;
 };
 
@@ -61,7 +61,7 @@ class StageWorker final : public Worker {
   StageReport run(const std::vector<StepBatch>& batches) override;
   bool reports() const override { return groups_->coordinates().shard == 0; }
   RankMemory memory() const override { return memory_; }
-  RankStats stats() const override;
+  base::Result<RankStats> stats(double peaks_s) override;
 
  private:
   base::Status allocate_cache();
@@ -157,7 +157,7 @@ base::Status StageWorker::allocate_cache() {
 
 void StageWorker::apply_tables(const StepBatch& batch) {
   for (const engine::SlotStart& start : batch.starts) {
-    slots_.at(static_cast<size_t>(start.slot.value)) = {start.sampling, {}};
+    slots_.at(static_cast<size_t>(start.slot.value)) = {Sampler(start), {}};
   }
   size_t next = 0;
   for (const engine::Chunk& chunk : batch.chunks) {
@@ -263,8 +263,8 @@ void StageWorker::sample_rows(const StepBatch& batch, const std::vector<SampledR
     for (size_t i = 0; i < sampled.size(); ++i) {
       const SampledRow& row = sampled[i];
       const std::span<const float> row_logits = logits.subspan(i * vocab, vocab);
-      SampledToken token = sample(row_logits, slots_[static_cast<size_t>(row.slot.value)].sampling,
-                                  row.next_position);
+      SampledToken token = slots_[static_cast<size_t>(row.slot.value)].sampler.sample(
+          row_logits, row.next_position);
       if (batch.trace) {
         const View view{
             const_cast<float*>(row_logits.data()), DType::kF32, {1, static_cast<int64_t>(vocab)}};
@@ -329,8 +329,11 @@ StageReport StageWorker::run(const std::vector<StepBatch>& batches) {
   return report;
 }
 
-RankStats StageWorker::stats() const {
+base::Result<RankStats> StageWorker::stats(double peaks_s) {
   RankStats out;
+  if (peaks_s > 0) {
+    FF_ASSIGN(out.peaks, ops_->measure_peaks(*stream_, peaks_s));
+  }
   out.steps = steps_;
   out.rows = rows_;
   out.ops = stream_->counters;

@@ -47,6 +47,7 @@ struct RankStats {
   backend::OpCounters ops;
   std::vector<std::pair<mesh::Axis, comm::CommStats>> comm;
   int64_t peak_rss_bytes = 0;
+  backend::Peaks peaks;  ///< of this rank's threads; 0 where they were not asked for
 };
 
 /// A stage's part of a step's output, made by shard 0 of each stage: the last stage has the sampled
@@ -79,7 +80,9 @@ class Worker {
   /// True where run()'s report has to reach the front: shard 0 of each stage.
   virtual bool reports() const = 0;
   virtual RankMemory memory() const = 0;
-  virtual RankStats stats() const = 0;
+  /// With `peaks_s` > 0 it measures the peaks for so many seconds first. Errors: those of
+  /// Ops::measure_peaks.
+  virtual base::Result<RankStats> stats(double peaks_s) = 0;
 };
 
 }  // namespace fourfold::runtime

@@ -134,10 +134,15 @@ class Reader {
 template <typename T, typename U>
 concept Is = std::same_as<std::remove_const_t<T>, U>;
 
+void fields_of(auto& io, Is<engine::LogitBias> auto& b) { io(b.token, b.bias); }
 void fields_of(auto& io, Is<engine::SamplingParams> auto& p) {
-  io(p.temperature, p.top_k, p.top_p, p.seed, p.logprobs);
+  static_assert(sizeof(engine::SamplingParams) == 80, "a field is missing below");
+  io(p.temperature, p.top_k, p.top_p, p.min_p, p.repetition_penalty, p.presence_penalty,
+     p.frequency_penalty, p.logit_bias, p.min_tokens, p.seed, p.choice, p.logprobs);
 }
-void fields_of(auto& io, Is<engine::SlotStart> auto& s) { io(s.slot, s.sampling); }
+void fields_of(auto& io, Is<engine::SlotStart> auto& s) {
+  io(s.slot, s.sampling, s.prompt_tokens, s.history, s.stop_tokens);
+}
 void fields_of(auto& io, Is<engine::Chunk> auto& c) {
   io(c.slot, c.position, c.num_tokens, c.num_blocks, c.sample);
 }
@@ -166,8 +171,8 @@ void fields_of(auto& io, Is<RankMemory> auto& m) {
   io(m.weight_bytes, m.file_bytes_read, m.kv_bytes, m.activation_bytes, m.load_s);
 }
 void fields_of(auto& io, Is<backend::OpCounters> auto& c) {
-  static_assert(sizeof(backend::OpCounters) == 24, "a field is missing below");
-  io(c.matmul_flops, c.attention_flops, c.seconds);
+  static_assert(sizeof(backend::OpCounters) == 32, "a field is missing below");
+  io(c.matmul_flops, c.attention_flops, c.bytes, c.seconds);
 }
 void fields_of(auto& io, Is<comm::CommStats> auto& s) {
   static_assert(sizeof(comm::CommStats) == 32, "a field is missing below");
@@ -184,13 +189,13 @@ void fields_of(Reader& io, std::pair<mesh::Axis, comm::CommStats>& entry) {
   entry.first = static_cast<mesh::Axis>(axis);
 }
 void fields_of(auto& io, Is<RankStats> auto& s) {
-  io(s.steps, s.rows, s.ops, s.comm, s.peak_rss_bytes);
+  io(s.steps, s.rows, s.ops, s.comm, s.peak_rss_bytes, s.peaks.matmul_flop_s, s.peaks.read_bytes_s);
 }
 
 void fields_of(auto& io, Is<Hello> auto& m) { io(m.rank, m.secret); }
 void fields_of(auto& io, Is<Ready> auto& m) { io(m.memory); }
 void fields_of(auto& io, Is<Report> auto& m) { io(m.report); }
-void fields_of(auto&, Is<StatsRequest> auto&) {}
+void fields_of(auto& io, Is<StatsRequest> auto& m) { io(m.peaks_s); }
 void fields_of(auto& io, Is<Stats> auto& m) { io(m.stats); }
 void fields_of(auto&, Is<Ping> auto&) {}
 void fields_of(auto&, Is<Pong> auto&) {}
@@ -227,7 +232,7 @@ bool is_consistent(const engine::StepBatch& batch) {
     if (!block.valid()) return false;
   }
   for (const engine::SlotStart& start : batch.starts) {
-    if (!start.slot.valid()) return false;
+    if (!start.slot.valid() || start.prompt_tokens < 0) return false;
   }
   return batch.step.valid() && tokens == std::ssize(batch.tokens) &&
          blocks == std::ssize(batch.blocks);
@@ -238,6 +243,10 @@ void fields_of(Reader& io, Step& m) {
   io(m.batches);
   for (const engine::StepBatch& batch : m.batches) {
     if (!is_consistent(batch)) return io.refuse("a step's arrays do not fit its chunks");
+    for (const engine::SlotStart& start : batch.starts) {
+      const base::Status status = engine::check_sampling(start.sampling);
+      if (!status.ok()) return io.refuse(status.error().message);
+    }
   }
 }
 

@@ -38,7 +38,9 @@ struct Report {
   StageReport report;
 };
 /// Front to worker: answer with Stats when all steps before this are done.
-struct StatsRequest {};
+struct StatsRequest {
+  double peaks_s = 0;  ///< > 0: measure the rank's peaks first, for so long
+};
 struct Stats {
   RankStats stats;
 };

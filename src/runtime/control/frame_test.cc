@@ -105,9 +105,10 @@ RankConfig random_config(Random& random) {
 RankStats random_stats(Random& random) {
   RankStats stats{.steps = random.size(),
                   .rows = random.size(),
-                  .ops = {random.size(), random.size(), random.unit()},
+                  .ops = {random.size(), random.size(), random.size(), random.unit()},
                   .comm = {},
-                  .peak_rss_bytes = random.size()};
+                  .peak_rss_bytes = random.size(),
+                  .peaks = {random.unit(), random.unit()}};
   for (const mesh::Axis axis : {mesh::Axis::kTensor, mesh::Axis::kPipeline, mesh::Axis::kControl}) {
     stats.comm.push_back({axis, {random.unit(), random.unit(), random.size(), random.size()}});
   }
@@ -184,7 +185,10 @@ TEST(Frame, KeepsEveryFieldOfARanksStatistics) {
   EXPECT_EQ(got.rows, sent.rows);
   EXPECT_EQ(got.ops.matmul_flops, sent.ops.matmul_flops);
   EXPECT_EQ(got.ops.attention_flops, sent.ops.attention_flops);
+  EXPECT_EQ(got.ops.bytes, sent.ops.bytes);
   EXPECT_EQ(got.ops.seconds, sent.ops.seconds);
+  EXPECT_EQ(got.peaks.matmul_flop_s, sent.peaks.matmul_flop_s);
+  EXPECT_EQ(got.peaks.read_bytes_s, sent.peaks.read_bytes_s);
   ASSERT_EQ(got.comm.size(), 3U);
   EXPECT_EQ(got.comm[1].first, mesh::Axis::kPipeline);
   EXPECT_EQ(got.comm[1].second.seconds, sent.comm[1].second.seconds);

@@ -73,7 +73,7 @@ class ProcessExecutor final : public GroupExecutor {
   const std::vector<RankMemory>& memory() const override { return memory_; }
   void submit(std::vector<engine::StepBatch> batches) override;
   engine::StepResult wait() override;
-  base::Result<std::vector<RankStats>> stats() override;
+  base::Result<std::vector<RankStats>> stats(double peaks_s) override;
 
  private:
   void monitor();
@@ -153,12 +153,12 @@ engine::StepResult ProcessExecutor::wait() {
   return collector_.take();
 }
 
-base::Result<std::vector<RankStats>> ProcessExecutor::stats() {
+base::Result<std::vector<RankStats>> ProcessExecutor::stats(double peaks_s) {
   {
     const std::lock_guard lock(mutex_);
     for (std::optional<RankStats>& stats : stats_) stats.reset();
   }
-  broadcast(StatsRequest{});
+  broadcast(StatsRequest{peaks_s});
   std::unique_lock lock(mutex_);
   const auto complete = [this] {
     return std::all_of(stats_.begin(), stats_.end(), [](const auto& stats) { return !!stats; });

@@ -21,7 +21,9 @@ namespace {
 /// How often the front looks whether the program was interrupted while it waits.
 constexpr std::chrono::milliseconds kInterruptTick(50);
 
-struct StatsTask {};
+struct StatsTask {
+  double peaks_s = 0;
+};
 using StepTask = std::shared_ptr<const std::vector<engine::StepBatch>>;
 using Task = std::variant<StepTask, StatsTask>;
 
@@ -77,10 +79,10 @@ class ThreadExecutor final : public GroupExecutor {
     return collector_.take();
   }
 
-  base::Result<std::vector<RankStats>> stats() override {
+  base::Result<std::vector<RankStats>> stats(double peaks_s) override {
     std::unique_lock lock(mutex_);
     for (Rank& rank : ranks_) rank.stats.reset();
-    give(StatsTask{});
+    give(StatsTask{peaks_s});
     wait_until(lock, [this] {
       return std::all_of(ranks_.begin(), ranks_.end(), [](const Rank& r) { return !!r.stats; });
     });
@@ -166,7 +168,7 @@ class ThreadExecutor final : public GroupExecutor {
         const std::lock_guard lock(mutex_);
         FF_TRY(collector_.add(rank, std::move(report)));
       } else {
-        RankStats stats = worker->stats();
+        FF_ASSIGN(RankStats stats, worker->stats(std::get<StatsTask>(*task).peaks_s));
         const std::lock_guard lock(mutex_);
         ranks_[index].stats = std::move(stats);
       }

@@ -78,7 +78,7 @@ class FakeWorker final : public Worker {
     memory.weight_bytes = 100 + rank_;
     return memory;
   }
-  RankStats stats() const override {
+  base::Result<RankStats> stats(double /*peaks_s*/) override {
     RankStats stats;
     stats.steps = steps_;
     stats.rows = rank_;
@@ -258,7 +258,7 @@ class DeadlockedWorker final : public Worker {
   }
   bool reports() const override { return true; }
   RankMemory memory() const override { return {}; }
-  RankStats stats() const override { return {}; }
+  base::Result<RankStats> stats(double /*peaks_s*/) override { return RankStats(); }
 
  private:
   std::unique_ptr<comm::Communicator> group_;

@@ -86,8 +86,9 @@ base::Status serve(Worker& worker, const RankConfig& config, Channel& channel, I
       }
       StageReport report = worker.run(step->batches);
       if (worker.reports()) FF_TRY(channel.send(Report{std::move(report)}));
-    } else if (std::holds_alternative<StatsRequest>(message)) {
-      FF_TRY(channel.send(Stats{worker.stats()}));
+    } else if (const auto* request = std::get_if<StatsRequest>(&message)) {
+      FF_ASSIGN(RankStats stats, worker.stats(request->peaks_s));
+      FF_TRY(channel.send(Stats{std::move(stats)}));
     } else if (std::holds_alternative<Shutdown>(message)) {
       return {};
     } else {
