@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "backend/peaks.h"
 #include "base/clock.h"
 
 namespace fourfold::backend {
@@ -35,6 +36,33 @@ void check_layout(const RowLayout& rows, int64_t count) {
         rows.block_tables.shape.rank());
 }
 
+/// Adds the work of an attention; CHECKs the positions.
+void count_attention(OpCounters& counters, const RowLayout& rows, const KvLayer& cache,
+                     int64_t heads, int64_t window, int64_t kv_element_bytes) {
+  int64_t keys = 0;  // of all rows
+  int64_t read = 0;  // positions, once for each run of rows of a sequence
+  int64_t run_begin = 0;
+  int64_t run_end = 0;
+  int64_t run_sequence = -1;
+  for (int64_t row = 0; row < rows.positions.rows(); ++row) {
+    const int64_t position = rows.positions.i32()[row];
+    CHECK(position >= 0, "attention: position {}", position);
+    const int64_t begin = window_begin(position, window);
+    keys += position + 1 - begin;
+    if (rows.sequences.i32()[row] != run_sequence) {
+      read += run_end - run_begin;
+      run_sequence = rows.sequences.i32()[row];
+      run_begin = begin;
+      run_end = position + 1;
+    }
+    run_begin = std::min(run_begin, begin);
+    run_end = std::max(run_end, position + 1);
+  }
+  read += run_end - run_begin;
+  counters.attention_flops += 4 * keys * cache.head_dim * heads;
+  counters.bytes += 2 * read * cache.kv_heads * cache.head_dim * kv_element_bytes;
+}
+
 }  // namespace
 
 OpTimer::OpTimer(Stream& stream) : stream_(stream), begin_ns_(steady_ns()) {}
@@ -48,6 +76,11 @@ std::unique_ptr<Stream> HostOps::make_stream(int threads, std::span<const int> c
 
 base::Result<WeightPtr> HostOps::load_vector(std::span<const float> values) const {
   return WeightPtr(std::make_unique<VectorWeight>(values));
+}
+
+base::Result<Peaks> HostOps::measure_peaks(Stream& stream, double seconds) const {
+  return backend::measure_peaks(pool_of(stream), seconds,
+                                [this](int64_t steps) { return compute_in_registers(steps); });
 }
 
 void HostOps::add(Stream& stream, View x, View y) const {
@@ -107,13 +140,15 @@ int64_t window_begin(int64_t position, int64_t window) {
   return window > 0 ? std::max<int64_t>(0, position - window + 1) : 0;
 }
 
-void check_matmul(View x, DType x_dtype, const Weight& weight, View out) {
+void check_matmul(Stream& stream, View x, DType x_dtype, const Weight& weight, View out) {
   CHECK(x.dtype == x_dtype && out.dtype == DType::kF32, "matmul: {} -> {}", name_of(x.dtype),
         name_of(out.dtype));
   CHECK(x.shape == tensor::Shape({out.rows(), weight.columns()}), "matmul: x is [{}, {}], K = {}",
         x.rows(), x.shape[1], weight.columns());
   CHECK(out.shape == tensor::Shape({x.rows(), weight.rows()}), "matmul: out is [{}, {}], N = {}",
         out.rows(), out.shape[1], weight.rows());
+  stream.counters.matmul_flops += 2 * x.rows() * weight.rows() * weight.columns();
+  if (x.rows() > 0) stream.counters.bytes += weight.bytes();
 }
 
 void check_rms_norm(View x, View out, DType activation_dtype) {
@@ -146,7 +181,8 @@ void check_kv_write(View keys, View values, const RowLayout& rows, const KvLayer
 }
 
 void check_attention(Stream& stream, View queries, const RowLayout& rows, const KvLayer& cache,
-                     const Ops::AttentionParams& params, View out, DType out_dtype) {
+                     const Ops::AttentionParams& params, View out, DType out_dtype,
+                     DType kv_dtype) {
   const int64_t heads = queries.shape[1];
   CHECK(queries.shape == tensor::Shape({queries.rows(), heads, cache.head_dim}),
         "attention: queries of head_dim {}, cache of {}", queries.shape[2], cache.head_dim);
@@ -156,13 +192,7 @@ void check_attention(Stream& stream, View queries, const RowLayout& rows, const 
   CHECK(out.shape == tensor::Shape({queries.rows(), heads * cache.head_dim}),
         "attention: out is [{}, {}]", out.rows(), out.shape[1]);
   check_layout(rows, queries.rows());
-  int64_t keys = 0;
-  for (int64_t row = 0; row < queries.rows(); ++row) {
-    const int64_t position = rows.positions.i32()[row];
-    CHECK(position >= 0, "attention: position {}", position);
-    keys += position + 1 - window_begin(position, params.window);
-  }
-  stream.counters.attention_flops += 4 * keys * cache.head_dim * heads;
+  count_attention(stream.counters, rows, cache, heads, params.window, size_of(kv_dtype));
 }
 
 void check_gated_activation(View gate, View up, View out, DType out_dtype) {

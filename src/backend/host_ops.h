@@ -37,10 +37,15 @@ class HostOps : public Ops {
   base::Result<Buffer> allocate(int64_t bytes) const final;
   std::unique_ptr<Stream> make_stream(int threads, std::span<const int> cpus) const final;
   base::Result<WeightPtr> load_vector(std::span<const float> values) const final;
+  base::Result<Peaks> measure_peaks(Stream& stream, double seconds) const final;
 
   void add(Stream& stream, View x, View y) const final;
   void gather_rows(Stream& stream, View x, View indices, View out) const final;
   void hash_rows(Stream& stream, View x, std::span<uint64_t> out) const final;
+
+ private:
+  /// Runs the instruction of matmul `steps` times on registers; the FLOPs that were.
+  virtual double compute_in_registers(int64_t steps) const = 0;
 };
 
 ThreadPool& pool_of(Stream& stream);
@@ -54,13 +59,14 @@ int64_t row_grain(int64_t item_elements);
 int64_t window_begin(int64_t position, int64_t window);
 
 // Shapes of the operators' arguments, CHECKed.
-void check_matmul(View x, DType x_dtype, const Weight& weight, View out);
+/// Also adds the work to the stream's counters.
+void check_matmul(Stream& stream, View x, DType x_dtype, const Weight& weight, View out);
 void check_rms_norm(View x, View out, DType activation_dtype);
 void check_norm_rope(View x, View positions, const RopeTable& rope);
 void check_kv_write(View keys, View values, const RowLayout& rows, const KvLayer& cache);
 /// Also adds the work to the stream's counters.
 void check_attention(Stream& stream, View queries, const RowLayout& rows, const KvLayer& cache,
-                     const Ops::AttentionParams& params, View out, DType out_dtype);
+                     const Ops::AttentionParams& params, View out, DType out_dtype, DType kv_dtype);
 void check_gated_activation(View gate, View up, View out, DType out_dtype);
 
 /// The block table of a sequence; CHECKs that its entries for positions [first, last] are blocks of

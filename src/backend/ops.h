@@ -23,7 +23,17 @@ using tensor::View;
 struct OpCounters {
   int64_t matmul_flops = 0;     ///< 2 * rows * N * K of every matmul
   int64_t attention_flops = 0;  ///< 4 * keys * head_dim per query head and row
-  double seconds = 0;           ///< time inside operators
+  /// The least that had to be read of weights and cache: the matrix of every matmul once, and once
+  /// in an attention the keys and values of each run of rows of one sequence. Activations, norm
+  /// gains and embedding rows are not counted.
+  int64_t bytes = 0;
+  double seconds = 0;  ///< time inside operators
+};
+
+/// Ceilings of a stream's threads, measured.
+struct Peaks {
+  double matmul_flop_s = 0;  ///< of the instruction that matmul is made of, operands in registers
+  double read_bytes_s = 0;   ///< reading memory that no cache holds
 };
 
 /// A queue of operators in order. On the CPU it is the rank's threads and an operator is done when
@@ -100,9 +110,9 @@ enum class Activation { kSilu, kGeluTanh };
 ///
 /// Operators take views of the right shapes (CHECKed), allocate from the arena only and return
 /// nothing; zero rows are legal everywhere. With `activation` below the dtype of matmul inputs (f32
-/// on `reference`, bf16 on `cpu`) and all accumulations in f32. Every operator keeps the order of
-/// additions of docs/numerics.md: a row's result never depends on the other rows, the threads, or
-/// how the cache is paged.
+/// on `reference`, bf16 on `cpu`) and all accumulations in f32. With the stream's numerics
+/// invariant, every operator keeps the order of additions of docs/numerics.md: a row's result never
+/// depends on the other rows, the threads, or how the cache is paged. With fast numerics it may.
 class Ops {
  public:
   virtual ~Ops() = default;
@@ -131,6 +141,11 @@ class Ops {
   virtual int64_t matrix_bytes(const MatrixShape& shape) const = 0;
   virtual base::Result<WeightPtr> load_matrix(const MatrixShape& shape,
                                               const RowReader& reader) const = 0;
+  /// Measures for about `seconds`, half of them each. Ranks that share a machine should call it at
+  /// the same time: then each sees its share. Takes 256 MiB or more of memory for the time of the
+  /// call; an error if there is not as much.
+  virtual base::Result<Peaks> measure_peaks(Stream& stream, double seconds) const = 0;
+
   /// A vector of f32 (norm gains): [1, n].
   virtual base::Result<WeightPtr> load_vector(std::span<const float> values) const = 0;
 

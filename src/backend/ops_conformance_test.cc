@@ -346,7 +346,36 @@ TEST_P(Conformance, CountsTheWorkThatWasAsked) {
   const Owned out(DType::kF32, {3, 5});
   device.ops->matmul(*device.stream, device.arena, x.view(), *weight, out.view());
   EXPECT_EQ(device.stream->counters.matmul_flops, 2 * 3 * 5 * 40);
+  EXPECT_EQ(device.stream->counters.bytes, weight->bytes());
   EXPECT_GT(device.stream->counters.seconds, 0);
+}
+
+TEST_P(Conformance, CountsTheCacheOnceForTheRowsOfASequence) {
+  Device device(GetParam(), 1, {.rows = 4, .heads = 2, .head_dim = 16});
+  const Owned positions({4, 5, 6, 2});
+  const Owned sequences({0, 0, 0, 1});
+  const Owned table(DType::kI32, {2, 1});
+  const Owned keys(device.ops->kv_dtype(), {1, 1, 8, 16});
+  const Owned values(device.ops->kv_dtype(), {1, 1, 8, 16});
+  const Owned queries(DType::kF32, {4, 2, 16}, std::vector<float>(128, 0.0F));
+  const Owned out(device.ops->activation_dtype(), {4, 32});
+  device.ops->attention(*device.stream, device.arena, queries.view(),
+                        {positions.view(), sequences.view(), table.view()},
+                        {keys.view().data, values.view().data, 1, 1, 8, 16}, {.window = 4},
+                        out.view());
+  EXPECT_EQ(device.stream->counters.attention_flops, 4 * (4 + 4 + 4 + 3) * 16 * 2);
+  // Positions 1 to 6 of sequence 0 and 0 to 2 of sequence 1.
+  EXPECT_EQ(device.stream->counters.bytes,
+            2 * (6 + 3) * 16 * tensor::size_of(device.ops->kv_dtype()));
+}
+
+TEST_P(Conformance, PeaksArePositiveAndTheStreamStaysAsItWas) {
+  Device device(GetParam(), 2);
+  const auto peaks = device.ops->measure_peaks(*device.stream, 1e-3);
+  ASSERT_TRUE(peaks.ok());
+  EXPECT_GT(peaks->matmul_flop_s, 0);
+  EXPECT_GT(peaks->read_bytes_s, 0);
+  EXPECT_EQ(device.stream->counters.bytes, 0);
 }
 
 TEST(Conformance, ReportsTheErrorOfAReader) {

@@ -98,8 +98,7 @@ void CpuOps::rms_norm(Stream& stream, View x, const Weight& gain, float eps, Vie
 void CpuOps::matmul(Stream& stream, Arena& arena, View x, const Weight& weight, View out) const {
   OpTimer timer(stream);
   const PackedMatrix& matrix = matrix_of(weight);
-  check_matmul(x, activation_dtype(), matrix, out);
-  stream.counters.matmul_flops += 2 * x.rows() * matrix.rows() * matrix.columns();
+  check_matmul(stream, x, activation_dtype(), matrix, out);
   multiply(matmul_, pool_of(stream), arena, x, matrix, out);
 }
 
@@ -145,7 +144,7 @@ void CpuOps::kv_write(Stream& stream, View keys, View values, const RowLayout& r
 void CpuOps::attention(Stream& stream, Arena& arena, View queries, const RowLayout& rows,
                        const KvLayer& cache, const AttentionParams& params, View out) const {
   OpTimer timer(stream);
-  check_attention(stream, queries, rows, cache, params, out, activation_dtype());
+  check_attention(stream, queries, rows, cache, params, out, activation_dtype(), kv_dtype());
   const int64_t heads = queries.shape[1] / cache.kv_heads;  // that share a KV head
   const int64_t head_dim = cache.head_dim;
   const int64_t head_elements = cache.block_size * head_dim;
@@ -189,6 +188,10 @@ void CpuOps::gated_activation(Stream& stream, Activation activation, View gate, 
       gate.shape.elements(), row_grain(1), [&](int64_t begin, int64_t end, int) {
         kernel(gate.f32() + begin, up.f32() + begin, end - begin, bits_of(out) + begin);
       });
+}
+
+double CpuOps::compute_in_registers(int64_t steps) const {
+  return matmul_.compute_in_registers(steps);
 }
 
 }  // namespace fourfold::backend

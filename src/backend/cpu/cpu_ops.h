@@ -36,6 +36,8 @@ class CpuOps final : public HostOps {
                         View out) const override;
 
  private:
+  double compute_in_registers(int64_t steps) const override;
+
   std::string name_;
   const RowKernels& rows_;
   const MatmulKernel& matmul_;

@@ -30,6 +30,8 @@ struct MatmulKernel {
   int64_t tiles;         ///< it computes at once; divides kMaxTaskTiles
   int64_t row_multiple;  ///< rows it computes at once whether needed or not
   bool f32_rows;         ///< x is f32 (exactly bf16 values), else bf16
+  /// Runs the kernel's instruction on registers alone, `steps` times 12 or more; the FLOPs done.
+  double (*compute_in_registers)(int64_t steps);
 };
 
 /// The query heads of one row that share one KV head.

@@ -83,9 +83,28 @@ void run(const MatmulTask& task) {
   _tile_release();
 }
 
+double compute_in_registers(int64_t steps) {
+  _tile_loadconfig(&kTileConfig);
+  _tile_zero(4);
+  _tile_zero(5);
+  _tile_zero(6);
+  _tile_zero(7);
+  for (int64_t i = 0; i < steps; ++i) {
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+  _tile_release();
+  return static_cast<double>(steps) * 4 * 16 * 16 * 64;
+}
+
 }  // namespace
 
-const MatmulKernel kMatmulAmx = {
-    .run = run, .tiles = kTiles, .row_multiple = 16, .f32_rows = false};
+const MatmulKernel kMatmulAmx = {.run = run,
+                                 .tiles = kTiles,
+                                 .row_multiple = 16,
+                                 .f32_rows = false,
+                                 .compute_in_registers = compute_in_registers};
 
 }  // namespace fourfold::backend

@@ -187,10 +187,9 @@ void ReferenceOps::rms_norm(Stream& stream, View x, const Weight& gain, float ep
 void ReferenceOps::matmul(Stream& stream, Arena&, View x, const Weight& weight, View out) const {
   OpTimer timer(stream);
   const ReferenceMatrix& matrix = matrix_of(weight);
-  check_matmul(x, activation_dtype(), matrix, out);
+  check_matmul(stream, x, activation_dtype(), matrix, out);
   const int64_t rows = x.rows();
   const int64_t n = matrix.rows();
-  stream.counters.matmul_flops += 2 * rows * n * matrix.columns();
   pool_of(stream).parallel_for(
       base::ceil_div(n, kTile), row_grain(rows * matrix.columns()),
       [&](int64_t begin, int64_t end, int) {
@@ -248,7 +247,7 @@ void ReferenceOps::kv_write(Stream& stream, View keys, View values, const RowLay
 void ReferenceOps::attention(Stream& stream, Arena& arena, View queries, const RowLayout& rows,
                              const KvLayer& cache, const AttentionParams& params, View out) const {
   OpTimer timer(stream);
-  check_attention(stream, queries, rows, cache, params, out, activation_dtype());
+  check_attention(stream, queries, rows, cache, params, out, activation_dtype(), kv_dtype());
   const int64_t heads = queries.shape[1];
   const int64_t head_dim = cache.head_dim;
   ThreadPool& pool = pool_of(stream);
@@ -278,6 +277,18 @@ void ReferenceOps::gated_activation(Stream& stream, Activation activation, View 
                                    out.f32()[i] = activate(activation, gate.f32()[i]) * up.f32()[i];
                                  }
                                });
+}
+
+double ReferenceOps::compute_in_registers(int64_t steps) const {
+  // Two rows of a tile: what the compiler makes of multiply_tile's innermost loop.
+  std::array<float, 2 * kTile> sums = {};
+  float x = 1;
+  for (int64_t i = 0; i < steps; ++i) {
+    for (float& sum : sums) sum += x * x;
+    asm volatile("" : "+x"(x));
+  }
+  asm volatile("" : : "m"(sums));
+  return static_cast<double>(steps) * 2 * std::ssize(sums);
 }
 
 }  // namespace fourfold::backend

@@ -29,6 +29,9 @@ class ReferenceOps final : public HostOps {
                  const KvLayer& cache, const AttentionParams& params, View out) const override;
   void gated_activation(Stream& stream, Activation activation, View gate, View up,
                         View out) const override;
+
+ private:
+  double compute_in_registers(int64_t steps) const override;
 };
 
 }  // namespace fourfold::backend
