@@ -71,8 +71,8 @@ TEST(ShareTest, PeakMemoryOfAProcessIsItsShardAndItsCacheAndLittleMore) {
   config.program = FOURFOLD_BINARY;
   auto cluster = runtime::Cluster::start(config, [](const std::string&) {});
   ASSERT_TRUE(cluster.ok()) << cluster.error().message;
-  std::vector<engine::Request> requests = load::make_requests(
-      {.input_len = 48, .output_len = 4, .requests = 4, .vocab = 32000, .seed = 1});
+  std::vector<engine::Request> requests = load::make_requests(load::synthetic_workload(
+      {.input_len = 48, .output_len = 4, .conversations = 4, .vocab = 32000, .seed = 1}));
   answers_of(**cluster, requests, {0, 1, 2, 3});
   const auto reports = (*cluster)->rank_reports();
   ASSERT_TRUE(reports.ok());

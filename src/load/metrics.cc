@@ -1,12 +1,69 @@
 #include "load/metrics.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <limits>
+#include <utility>
+
+#include "load/capacity.h"
 
 namespace fourfold::load {
 namespace {
 
 double milliseconds(int64_t ns) { return static_cast<double>(ns) * 1e-6; }
+
+/// A client that sends late offers another load than it says. Up to 10 ms is what the operating
+/// system may take to wake a thread on a busy machine, and is small against a TTFT; beyond it, a
+/// delay still does not matter while it is small against the gaps between requests.
+constexpr double kLatenessFloorMs = 10;
+constexpr double kLatenessShareOfGap = 0.1;
+
+std::string lateness_fault(const std::vector<double>& lateness_ms, double mean_gap_ms) {
+  if (lateness_ms.empty()) return "";
+  const double bound = std::max(kLatenessFloorMs, kLatenessShareOfGap * mean_gap_ms);
+  const double p99 = percentile(lateness_ms, 99);
+  if (p99 <= bound) return "";
+  return fmt::format(
+      "requests were sent too late: p99 {:.1f} ms after their time, at most {:.1f} ms is allowed",
+      p99, bound);
+}
+
+/// Token counts and the number of good requests, which become rates.
+struct Totals {
+  int64_t begin_ns = std::numeric_limits<int64_t>::max();
+  int64_t end_ns = std::numeric_limits<int64_t>::min();
+  int64_t last_sent_ns = std::numeric_limits<int64_t>::min();
+  int64_t prompt_tokens = 0;
+  int64_t output_tokens = 0;
+  int64_t completed = 0;
+  int64_t good = 0;
+};
+
+void add_request(const RequestLog& r, const Slo& slo, RunMetrics& out, Totals& totals) {
+  const int64_t first_ns = r.chunks.front().at_ns;
+  const int64_t last_ns = r.chunks.back().at_ns;
+  int64_t tokens = 0;
+  for (const TokenChunk& chunk : r.chunks) tokens += chunk.tokens;
+  const double ttft = milliseconds(first_ns - r.sent_ns);
+  const double e2e = milliseconds(last_ns - r.sent_ns);
+  double tpot = 0;
+  if (tokens > 1) {
+    tpot = milliseconds(last_ns - first_ns) / static_cast<double>(tokens - 1);
+    out.tpot_ms.push_back(tpot);
+    if (tpot > 0) out.tok_s_user.push_back(1e3 / tpot);
+  }
+  out.ttft_ms.push_back(ttft);
+  out.e2e_ms.push_back(e2e);
+  for (size_t i = 1; i < r.chunks.size(); ++i) {
+    out.itl_ms.push_back(milliseconds(r.chunks[i].at_ns - r.chunks[i - 1].at_ns));
+  }
+  totals.end_ns = std::max(totals.end_ns, last_ns);
+  totals.prompt_tokens += r.prompt_tokens;
+  totals.output_tokens += tokens;
+  ++totals.completed;
+  totals.good += slo.good(ttft, tpot, e2e) ? 1 : 0;
+}
 
 template <typename Member>
 Summary summarize_member(std::span<const RunMetrics> repeats, Member member) {
@@ -23,59 +80,127 @@ Summary summarize_member(std::span<const RunMetrics> repeats, Member member) {
 
 }  // namespace
 
-RunMetrics measure(std::span<const RequestLog> requests) {
+RunMetrics measure(std::span<const RequestLog> requests, const Slo& slo) {
   RunMetrics out;
-  int64_t begin = std::numeric_limits<int64_t>::max();
-  int64_t end = std::numeric_limits<int64_t>::min();
-  int64_t prompt_tokens = 0;
-  int64_t output_tokens = 0;
-  int64_t completed = 0;
+  Totals totals;
   for (const RequestLog& r : requests) {
-    begin = std::min(begin, r.sent_ns);
-    if (r.failed || r.token_ns.empty()) {
+    totals.begin_ns = std::min(totals.begin_ns, r.sent_ns);
+    totals.last_sent_ns = std::max(totals.last_sent_ns, r.sent_ns);
+    out.send_lateness_ms.push_back(milliseconds(r.sent_ns - r.scheduled_ns));
+    if (r.failed || r.chunks.empty()) {
       ++out.failed;
-      continue;
-    }
-    const int64_t first = r.token_ns.front();
-    const int64_t last = r.token_ns.back();
-    const auto tokens = static_cast<int64_t>(r.token_ns.size());
-    end = std::max(end, last);
-    ++completed;
-    prompt_tokens += r.prompt_tokens;
-    output_tokens += tokens;
-    out.ttft_ms.push_back(milliseconds(first - r.sent_ns));
-    out.e2e_ms.push_back(milliseconds(last - r.sent_ns));
-    if (tokens > 1) {
-      out.tpot_ms.push_back(milliseconds(last - first) / static_cast<double>(tokens - 1));
-    }
-    for (size_t i = 1; i < r.token_ns.size(); ++i) {
-      out.itl_ms.push_back(milliseconds(r.token_ns[i] - r.token_ns[i - 1]));
+    } else {
+      add_request(r, slo, out, totals);
     }
   }
-  if (completed == 0) return out;
-  out.duration_s = static_cast<double>(end - begin) * 1e-9;
+  if (requests.size() > 1) {
+    const double span_ms = milliseconds(totals.last_sent_ns - totals.begin_ns);
+    out.invalid_reason =
+        lateness_fault(out.send_lateness_ms, span_ms / static_cast<double>(requests.size() - 1));
+  }
+  out.saturated = capacity_exceeded(requests);
+  if (totals.completed == 0) return out;
+  out.duration_s = static_cast<double>(totals.end_ns - totals.begin_ns) * 1e-9;
   if (out.duration_s > 0) {
-    out.output_tok_s = static_cast<double>(output_tokens) / out.duration_s;
-    out.total_tok_s = static_cast<double>(output_tokens + prompt_tokens) / out.duration_s;
-    out.requests_s = static_cast<double>(completed) / out.duration_s;
+    const auto rate = [&](int64_t count) { return static_cast<double>(count) / out.duration_s; };
+    out.output_tok_s = rate(totals.output_tokens);
+    out.total_tok_s = rate(totals.output_tokens + totals.prompt_tokens);
+    out.requests_s = rate(totals.completed);
+    out.goodput_rps = rate(totals.good);
   }
   return out;
 }
 
+base::Result<bool> meets(const Slo& slo, const RunMetrics& run) {
+  if (!run.valid()) return base::fail("{}", run.invalid_reason);
+  if (run.saturated || run.failed > 0) return false;
+  bool met = true;
+  const auto check = [&](const std::optional<double>& bound,
+                         const std::vector<double>& values) -> base::Status {
+    if (!bound || values.empty()) return {};
+    const std::optional<double> reached = supported_percentile(values, slo.percentile);
+    if (!reached) {
+      return base::fail("{} requests are too few for the p{} of the service level; send more",
+                        values.size(), slo.percentile);
+    }
+    met = met && *reached <= *bound;
+    return {};
+  };
+  FF_TRY(check(slo.ttft_ms, run.ttft_ms));
+  FF_TRY(check(slo.tpot_ms, run.tpot_ms));
+  FF_TRY(check(slo.e2e_ms, run.e2e_ms));
+  return met;
+}
+
 LoadSummary summarize(std::span<const RunMetrics> repeats) {
   LoadSummary out;
+  for (const RunMetrics& run : repeats) {
+    out.failed += run.failed;
+    out.requests += static_cast<int64_t>(run.ttft_ms.size()) + run.failed;
+    out.saturated = out.saturated || run.saturated;
+    if (out.invalid_reason.empty()) out.invalid_reason = run.invalid_reason;
+  }
+  out.output_tok_s = summarize_member(repeats, &RunMetrics::output_tok_s);
+  out.total_tok_s = summarize_member(repeats, &RunMetrics::total_tok_s);
+  out.requests_s = summarize_member(repeats, &RunMetrics::requests_s);
+  out.goodput_rps = summarize_member(repeats, &RunMetrics::goodput_rps);
+  out.send_lateness_ms = summarize_member(repeats, &RunMetrics::send_lateness_ms);
+  if (out.saturated) return out;
   out.ttft_ms = summarize_member(repeats, &RunMetrics::ttft_ms);
   out.tpot_ms = summarize_member(repeats, &RunMetrics::tpot_ms);
   out.itl_ms = summarize_member(repeats, &RunMetrics::itl_ms);
   out.e2e_ms = summarize_member(repeats, &RunMetrics::e2e_ms);
-  out.output_tok_s = summarize_member(repeats, &RunMetrics::output_tok_s);
-  out.total_tok_s = summarize_member(repeats, &RunMetrics::total_tok_s);
-  out.requests_s = summarize_member(repeats, &RunMetrics::requests_s);
-  for (const RunMetrics& run : repeats) {
-    out.failed += run.failed;
-    out.requests += static_cast<int64_t>(run.ttft_ms.size()) + run.failed;
-  }
+  out.output_tok_s_user = summarize_member(repeats, &RunMetrics::tok_s_user);
   return out;
+}
+
+std::vector<std::pair<std::string, std::string>> definitions() {
+  return {
+      {"ttft_ms",
+       "Time to first token: from sending the request to receiving its first output token, as "
+       "vllm bench serve and AIPerf have it. Waiting in a queue counts."},
+      {"tpot_ms",
+       "Time per output token of one request: (last - first token received) / (output tokens - 1), "
+       "of requests of two tokens and more; vllm bench serve's TPOT. AIPerf calls the same number "
+       "inter-token latency where a first chunk holds one token."},
+      {"itl_ms",
+       "Inter-token latency: every gap between two receptions of one request, over all requests; "
+       "vllm bench serve's ITL and AIPerf's inter-chunk latency. Tokens received together make one "
+       "reception."},
+      {"e2e_ms", "End to end: from sending the request to receiving its last output token."},
+      {"output_tok_s_user",
+       "Speed that one user sees: 1000 / TPOT of one request, over all requests; AIPerf's output "
+       "token throughput per user. InferenceX's interactivity is 1000 / (mean or percentile of "
+       "TPOT), which is never above the mean of this one."},
+      {"output_tok_s",
+       "Output tokens of all finished requests over the time from the first request sent to the "
+       "last token received."},
+      {"total_tok_s", "Prompt and output tokens of all finished requests over the same time."},
+      {"requests_s", "Finished requests over the same time."},
+      {"goodput_rps",
+       "Finished requests that keep every bound of the service level (TTFT, TPOT, E2E) over the "
+       "same time, as vllm bench serve --goodput; the TPOT of a single token is 0."},
+      {"send_lateness_ms",
+       "Time at which the client sent a request minus the time at which it was due: its arrival "
+       "time, or the moment its place became free, or the end of the turn before it. A run is "
+       "invalid where the p99 is above 10 ms and above a tenth of the mean gap between requests."},
+      {"saturated",
+       "Capacity exceeded: the number of unfinished requests grew from the second to the last "
+       "quarter of the arrivals, departures fell behind arrivals by more than two standard "
+       "deviations, and requests took ever longer. Latencies of such a run measure its length and "
+       "are not given."},
+      {"mean", "Over all requests of all repeats; of a rate, over the repeats."},
+      {"p50",
+       "Percentiles over all requests of all repeats, linear between the closest ranks "
+       "(numpy's default); given only where 100 / (100 - p) values stand behind them."},
+      {"ci95",
+       "Half the width of the 95 % interval of the mean over the repeats' means (Student's "
+       "t)."},
+      {"tie",
+       "Schemes that the repeats cannot tell from the winner: paired t tests between all schemes "
+       "by repeat, with Holm's correction, so that of schemes that are equal any is declared "
+       "different in at most 5 % of all rankings."},
+  };
 }
 
 }  // namespace fourfold::load

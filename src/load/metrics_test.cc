@@ -13,9 +13,9 @@ constexpr int64_t kMs = 1'000'000;
 
 TEST(Metrics, FollowTheDefinitionsOfVllmBenchServe) {
   const std::vector<RequestLog> log = {
-      {.sent_ns = 0, .token_ns = {100 * kMs, 110 * kMs, 130 * kMs}, .prompt_tokens = 8},
-      {.sent_ns = 50 * kMs, .token_ns = {250 * kMs}, .prompt_tokens = 4},
-      {.sent_ns = 60 * kMs, .token_ns = {}, .prompt_tokens = 4, .failed = true},
+      {.chunks = {{100 * kMs}, {110 * kMs}, {130 * kMs}}, .prompt_tokens = 8},
+      {.scheduled_ns = 50 * kMs, .sent_ns = 50 * kMs, .chunks = {{250 * kMs}}, .prompt_tokens = 4},
+      {.scheduled_ns = 60 * kMs, .sent_ns = 60 * kMs, .prompt_tokens = 4, .failed = true},
   };
   const RunMetrics m = measure(log);
   EXPECT_THAT(m.ttft_ms, ElementsAre(100, 200));

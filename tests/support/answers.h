@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/philox.h"
+#include "load/run.h"
 #include "load/workload.h"
 #include "mesh/mesh.h"
 #include "runtime/cluster.h"
@@ -32,8 +33,8 @@ inline std::vector<mesh::ParallelConfig> legal_schemes(int devices) {
 /// Eight requests of 24 tokens, half greedy and half with a seed, whose prompts of 13 to 20 tokens
 /// share their first 12.
 inline std::vector<engine::Request> eight_requests() {
-  std::vector<engine::Request> requests = load::make_requests(
-      {.input_len = 20, .output_len = 24, .requests = 8, .vocab = 1019, .seed = 7});
+  std::vector<engine::Request> requests = load::make_requests(load::synthetic_workload(
+      {.input_len = 20, .output_len = 24, .conversations = 8, .vocab = 1019, .seed = 7}));
   for (size_t i = 0; i < requests.size(); ++i) {
     requests[i].prompt.resize(20 - i);
     std::copy_n(requests[0].prompt.begin(), 12, requests[i].prompt.begin());
@@ -78,22 +79,25 @@ inline Answers answers_of(runtime::Cluster& cluster, const std::vector<engine::R
   std::vector<engine::Request> ordered;
   for (const size_t i : order) ordered.push_back(requests[i]);
   size_t next = 0;
-  const load::Submit submit = [&](const engine::Request& request, auto sink) {
+  const load::Submit submit = [&](engine::Request tagged, load::Sink sink) {
     const size_t index = order[next++];
-    engine::Request tagged = request;
     tagged.id = cluster.next_id();
     recorder->assign(tagged.id, index);
     return cluster.submit(std::move(tagged), [=](const engine::SequenceEvent& event, int64_t now) {
       if (event.token) recorder->add_token(index, event.token->token);
-      sink({.tokens = event.token ? 1 : 0,
+      std::span<const engine::TokenId> tokens;
+      if (event.token) tokens = {&event.token->token, 1};
+      sink({.tokens = tokens,
             .finished = event.finish.has_value(),
             .failure = event.failure,
             .now_ns = now});
     });
   };
-  const auto logs = load::run_closed_loop(ordered, static_cast<int>(ordered.size()),
-                                          base::SteadyClock(), submit, nullptr);
-  EXPECT_TRUE(logs.ok()) << (logs.ok() ? "" : logs.error().message);
+  load::SteadyWaitableClock clock;
+  const int concurrency = static_cast<int>(ordered.size());
+  const auto run = load::run_load(load::explicit_workload(std::move(ordered)),
+                                  {.concurrency = concurrency}, clock, submit);
+  EXPECT_TRUE(run.ok()) << (run.ok() ? "" : run.error().message);
   cluster.trace(nullptr);
   return {recorder->take(), cluster.engine_stats().scheduler, *largest_batch};
 }
