@@ -39,10 +39,11 @@ int32_t KvCache::known_tokens(std::span<const TokenId> tokens) const {
 }
 
 std::optional<int32_t> KvCache::open(BlockTable& table, std::span<const TokenId> tokens,
-                                     int64_t headroom) {
+                                     int64_t headroom, std::span<const BlockId> fork) {
   CHECK(table.blocks.empty(), "a table of {} blocks is open already", table.blocks.size());
   if (pool_.free_blocks() <= headroom) return std::nullopt;  // spares the search
-  std::vector<BlockId> found = find_prefix(tokens);
+  std::vector<BlockId> found =
+      reuse_ ? find_prefix(tokens) : std::vector<BlockId>(fork.begin(), fork.end());
   const auto shared = static_cast<int32_t>(found.size());
   const int64_t total = blocks_for(static_cast<int64_t>(tokens.size()));
   const int64_t revived = std::count_if(
@@ -52,7 +53,7 @@ std::optional<int32_t> KvCache::open(BlockTable& table, std::span<const TokenId>
   table.blocks = std::move(found);
   for (const BlockId block : table.blocks) pool_.share(block);
   table.published = shared;
-  if (shared > 0) table.prefix = index_.prefix(table.blocks.back());
+  if (reuse_ && shared > 0) table.prefix = index_.prefix(table.blocks.back());
   while (static_cast<int64_t>(table.blocks.size()) < total) append_block(table);
   return shared * block_size_;
 }

@@ -20,6 +20,10 @@ struct Request {
   SamplingParams sampling;
   std::vector<TokenId> stop_tokens;  ///< the output ends with the first of them
   bool ignore_eos = false;           ///< stop_tokens do not end the output
+  /// More outputs for the same prompt, a sequence each: forks[i] samples as choice
+  /// sampling.choice + 1 + i. Each has its own events and can be cancelled by itself; all share the
+  /// KV blocks that the prompt fills.
+  std::vector<SequenceId> forks;
 };
 
 enum class FinishReason {

@@ -11,6 +11,7 @@ namespace fourfold::engine {
 void SchedulerStats::merge(const SchedulerStats& other) {
   queried_tokens += other.queried_tokens;
   hit_tokens += other.hit_tokens;
+  forked_tokens += other.forked_tokens;
   preemptions += other.preemptions;
   lookahead_rows += other.lookahead_rows;
   peak_blocks = std::max(peak_blocks, other.peak_blocks);
@@ -23,6 +24,27 @@ void Occupancy::merge(const Occupancy& other) {
   used_blocks += other.used_blocks;
   blocks += other.blocks;
 }
+
+namespace {
+
+/// Of prompt and output together.
+int64_t token_limit(const Request& request, const ExecutorLimits& limits) {
+  return std::min(static_cast<int64_t>(request.prompt.size()) + request.max_new_tokens,
+                  int64_t{limits.max_positions});
+}
+
+SlotStart slot_start(const Sequence& sequence) {
+  SlotStart start{.slot = sequence.slot,
+                  .sampling = sequence.sampling,
+                  .prompt_tokens = sequence.prompt_tokens,
+                  .history = {},
+                  .stop_tokens = {}};
+  if (sequence.sampling.has_penalties()) start.history = sequence.tokens;
+  if (sequence.sampling.min_tokens > 0) start.stop_tokens = sequence.stop_tokens;
+  return start;
+}
+
+}  // namespace
 
 Scheduler::Scheduler(const ExecutorLimits& limits, const SchedulerOptions& options)
     : limits_(limits),
@@ -37,10 +59,13 @@ Scheduler::Scheduler(const ExecutorLimits& limits, const SchedulerOptions& optio
   for (int32_t slot = limits.slots - 1; slot >= 0; --slot) free_slots_.emplace_back(slot);
 }
 
-base::Status Scheduler::add(Request request) {
+base::Status Scheduler::check(const Request& request) const {
   const auto prompt = static_cast<int64_t>(request.prompt.size());
-  CHECK(request.id.valid() && !sequences_.contains(request.id), "sequence {} exists already",
-        request.id.value);
+  FF_TRY(check_sampling(request.sampling));
+  if (request.sampling.min_tokens > request.max_new_tokens) {
+    return base::fail("min_tokens is {}, expected at most {}, the number of new tokens",
+                      request.sampling.min_tokens, request.max_new_tokens);
+  }
   if (prompt == 0 || request.max_new_tokens < 1) {
     return base::fail("a request needs a prompt token and a new token, this one has {} and {}",
                       prompt, request.max_new_tokens);
@@ -56,8 +81,7 @@ base::Status Scheduler::add(Request request) {
         "the prompt or allow a longer context",
         prompt, limits_.max_positions);
   }
-  const int64_t max_tokens =
-      std::min(prompt + request.max_new_tokens, int64_t{limits_.max_positions});
+  const int64_t max_tokens = token_limit(request, limits_);
   // The last token is sampled, but never computed.
   const int64_t blocks = cache_.blocks_for(max_tokens - 1);
   if (blocks > limits_.blocks) {
@@ -66,15 +90,29 @@ base::Status Scheduler::add(Request request) {
         "has {}; ask for fewer tokens or give the cache more memory",
         max_tokens, blocks, limits_.block_size, limits_.blocks);
   }
-  auto sequence = std::make_unique<Sequence>();
-  sequence->id = request.id;
-  sequence->sampling = request.sampling;
-  if (!request.ignore_eos) sequence->stop_tokens = std::move(request.stop_tokens);
-  sequence->tokens = std::move(request.prompt);
-  sequence->prompt_tokens = static_cast<int32_t>(prompt);
-  sequence->max_tokens = static_cast<int32_t>(max_tokens);
-  waiting_.push_back(sequence.get());
-  sequences_.emplace(request.id, std::move(sequence));
+  return {};
+}
+
+base::Status Scheduler::add(Request request) {
+  FF_TRY(check(request));
+  Sequence sequence;
+  sequence.id = request.id;
+  if (!request.forks.empty()) sequence.family = request.id;
+  sequence.sampling = std::move(request.sampling);
+  sequence.stop_tokens = std::move(request.stop_tokens);
+  sequence.ignore_stop = request.ignore_eos;
+  sequence.prompt_tokens = static_cast<int32_t>(request.prompt.size());
+  sequence.max_tokens = static_cast<int32_t>(token_limit(request, limits_));
+  sequence.tokens = std::move(request.prompt);
+  request.forks.insert(request.forks.begin(), request.id);
+  for (const SequenceId id : request.forks) {
+    CHECK(id.valid() && !sequences_.contains(id), "sequence {} exists already", id.value);
+    sequence.id = id;
+    auto owned = std::make_unique<Sequence>(sequence);
+    waiting_.push_back(owned.get());
+    sequences_.emplace(id, std::move(owned));
+    ++sequence.sampling.choice;
+  }
   return {};
 }
 
@@ -168,23 +206,56 @@ void Scheduler::plan_running(Draft& draft, int32_t distance) {
   }
 }
 
+/// Positions in blocks that a prompt of several choices fills; the block of its last token is
+/// never shared.
+int32_t Scheduler::shared_positions(const Sequence& sequence) const {
+  if (!sequence.family.valid()) return 0;
+  return (sequence.prompt_tokens - 1) / limits_.block_size * limits_.block_size;
+}
+
+/// The running choice of the same prompt that has computed most; null if there is none.
+const Sequence* Scheduler::running_sibling(const Sequence& sequence) const {
+  const Sequence* best = nullptr;
+  if (!sequence.family.valid()) return best;
+  for (const Sequence* other : running_) {
+    if (other->family != sequence.family) continue;
+    if (best == nullptr || other->computed > best->computed) best = other;
+  }
+  return best;
+}
+
 void Scheduler::plan_waiting(Draft& draft) {
-  while (!waiting_.empty() && draft.prompt_tokens > 0 && !free_slots_.empty()) {
-    Sequence& sequence = *waiting_.front();
+  auto next = waiting_.begin();
+  while (next != waiting_.end() && draft.prompt_tokens > 0 && !free_slots_.empty()) {
+    Sequence& sequence = **next;
+    const Sequence* sibling = running_sibling(sequence);
+    std::span<const BlockId> fork;
+    if (sibling != nullptr) {
+      const int32_t shared = shared_positions(sequence);
+      if (sibling->computed < shared) {
+        ++next;
+        continue;
+      }
+      fork =
+          std::span(sibling->table.blocks).first(static_cast<size_t>(shared / limits_.block_size));
+    }
     // Room for everyone to grow by a block, or it would be preempted at once.
     const auto headroom = static_cast<int64_t>(running_.size());
-    const std::optional<int32_t> known = cache_.open(sequence.table, sequence.tokens, headroom);
+    const std::optional<int32_t> known =
+        cache_.open(sequence.table, sequence.tokens, headroom, fork);
     if (!known) return;
-    waiting_.pop_front();
+    next = waiting_.erase(next);
     running_.push_back(&sequence);
     sequence.slot = free_slots_.back();
     free_slots_.pop_back();
     sequence.planned = sequence.computed = *known;
-    if (!sequence.preempted) {
+    if (sibling != nullptr) {
+      stats_.forked_tokens += *known;
+    } else if (!sequence.preempted) {
       stats_.queried_tokens += sequence.length();
       stats_.hit_tokens += *known;
     }
-    draft.batch.starts.push_back({sequence.slot, sequence.sampling});
+    draft.batch.starts.push_back(slot_start(sequence));
     plan_prompt(draft, sequence);
   }
 }
@@ -296,8 +367,9 @@ void Scheduler::accept(Sequence& sequence, const std::vector<SampledToken>& samp
         sequence.id.value, sampled.size());
   const TokenId token = sampled[0].token;
   sequence.tokens.push_back(token);
-  if (std::find(sequence.stop_tokens.begin(), sequence.stop_tokens.end(), token) !=
-      sequence.stop_tokens.end()) {
+  const bool stops = std::find(sequence.stop_tokens.begin(), sequence.stop_tokens.end(), token) !=
+                     sequence.stop_tokens.end();
+  if (stops && !sequence.ignore_stop) {
     end(sequence, sampled[0], FinishReason::kStop);
   } else if (std::cmp_equal(sequence.tokens.size(), sequence.max_tokens)) {
     end(sequence, sampled[0], FinishReason::kLength);
@@ -331,7 +403,9 @@ ReplicaLoad Scheduler::load(std::span<const TokenId> prompt) const {
   ReplicaLoad load{.free_blocks = cache_.pool().free_blocks(),
                    .known_tokens = cache_.known_tokens(prompt)};
   for (const auto& [id, sequence] : sequences_) {
-    if (!sequence->ended) load.outstanding_tokens += sequence->max_tokens - sequence->computed;
+    if (sequence->ended) continue;
+    const int32_t shared = id == sequence->family ? 0 : shared_positions(*sequence);
+    load.outstanding_tokens += sequence->max_tokens - std::max(sequence->computed, shared);
   }
   return load;
 }

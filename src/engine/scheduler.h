@@ -37,6 +37,7 @@ struct SchedulerOptions {
 struct SchedulerStats {
   int64_t queried_tokens = 0;  ///< prompt tokens looked up in the prefix cache, once a request
   int64_t hit_tokens = 0;      ///< those of them that needed no computing
+  int64_t forked_tokens = 0;   ///< prompt tokens that a choice got from another; not counted above
   int64_t preemptions = 0;
   int64_t lookahead_rows = 0;  ///< rows whose token was not known when they were planned
   int64_t peak_blocks = 0;     ///< used at once in one replica since the prefix cache was cleared
@@ -66,12 +67,16 @@ struct Occupancy {
 ///   of its steps is in flight, and its prompt and output so far are computed again later. Sampling
 ///   depends on positions only, so its output stays the same. The oldest is never preempted, which
 ///   is why something always gets done.
+/// - Several choices of one prompt are a sequence each. While one of them computes the prompt the
+///   others wait, and later requests may pass them; then they share the blocks that it fills and
+///   compute the rest of the prompt, less than a block or one token, each for itself.
 /// - Blocks and slots are given back only when no step that names them is in flight.
 class Scheduler {
  public:
   Scheduler(const ExecutorLimits& limits, const SchedulerOptions& options);
 
-  /// Queues a request. Errors: an empty request, one that can never fit.
+  /// Queues a request. Errors: an empty request, one that can never fit, sampling parameters out of
+  /// their range.
   base::Status add(Request request);
   /// Ends a sequence with kCancelled. No effect if it has ended.
   void cancel(SequenceId id);
@@ -111,6 +116,9 @@ class Scheduler {
     bool starved = false;  ///< a sequence found no block
   };
 
+  base::Status check(const Request& request) const;
+  int32_t shared_positions(const Sequence& sequence) const;
+  const Sequence* running_sibling(const Sequence& sequence) const;
   bool can_decode(const Sequence& sequence, StepId step, int32_t distance) const;
   void set_budgets(Draft& draft, int32_t distance) const;
   void plan_running(Draft& draft, int32_t distance);
@@ -130,8 +138,8 @@ class Scheduler {
   KvCache cache_;
   std::vector<SlotId> free_slots_;
   std::unordered_map<SequenceId, std::unique_ptr<Sequence>> sequences_;
-  std::vector<Sequence*> running_;  ///< oldest first; all are older than those waiting
-  std::deque<Sequence*> waiting_;   ///< oldest first
+  std::vector<Sequence*> running_;  ///< in the order of admission
+  std::deque<Sequence*> waiting_;   ///< the preempted, then by arrival
   Sequence* preempting_ = nullptr;  ///< the youngest running, preempted when its steps are back
   std::deque<StepRecord> in_flight_;
   std::vector<SequenceEvent> events_;

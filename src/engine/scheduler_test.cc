@@ -122,7 +122,7 @@ TEST(Scheduler, CarriesOnlyWhatIsNew) {
   Bench bench(roomy());
   bench.add(request(kA, 6));
   const StepBatch prompt = bench.step();
-  EXPECT_THAT(prompt.starts, ElementsAre(SlotStart{SlotId(0), {}}));
+  EXPECT_THAT(prompt.starts, ElementsAre(SlotStart{.slot = SlotId(0), .prompt_tokens = 6}));
   EXPECT_THAT(prompt.chunks, ElementsAre(Chunk{SlotId(0), 0, 6, 2, true}));
   EXPECT_THAT(prompt.tokens, ElementsAre(100, 101, 102, 103, 104, 105));
   bench.commit(42);

@@ -13,9 +13,11 @@ namespace fourfold::engine {
 /// [computed, planned) are in flight, [planned, length) can be planned.
 struct Sequence {
   SequenceId id;
+  SequenceId family;  ///< of the first choice; valid if there are several
   SamplingParams sampling;
-  std::vector<TokenId> stop_tokens;  ///< empty if ignored
-  std::vector<TokenId> tokens;       ///< prompt, then the output that is known
+  std::vector<TokenId> stop_tokens;
+  bool ignore_stop = false;
+  std::vector<TokenId> tokens;  ///< prompt, then the output that is known
   int32_t prompt_tokens = 0;
   int32_t max_tokens = 0;  ///< of prompt and output together
 

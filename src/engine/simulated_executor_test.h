@@ -1,10 +1,12 @@
 #pragma once
 
 // A toy model behind the Executor interface, for tests. The next token depends on every token of
-// the sequence so far, on the seed and on the position, and the model reads its past only from KV
-// blocks through the block tables that the steps build. So a wrong block, table, position, order or
-// reference changes the answer.
+// the sequence so far, on seed, choice and position, and the model reads its past only from KV
+// blocks through the block tables that the steps build. With penalties it depends on the tokens
+// that the sampler was told of or sampled, too. So a wrong block, table, position, order, reference
+// or history changes the answer.
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <utility>
@@ -24,9 +26,19 @@ constexpr uint64_t mix(uint64_t a, uint64_t b) {
   return x ^ (x >> 31);
 }
 
-constexpr TokenId toy_token(uint64_t state, uint64_t seed, int32_t position, int32_t vocab) {
-  const uint64_t draw = mix(mix(state, seed), static_cast<uint64_t>(position));
-  return static_cast<TokenId>(draw % static_cast<uint64_t>(vocab));
+/// The token at `position`. `start` is what the sampler knows of the sequence, its history up to
+/// date.
+inline TokenId toy_token(uint64_t state, const SlotStart& start, int32_t position, int32_t vocab) {
+  const SamplingParams& sampling = start.sampling;
+  uint64_t draw = mix(mix(state, sampling.seed), static_cast<uint64_t>(position));
+  draw = mix(draw, static_cast<uint64_t>(sampling.choice));
+  for (const TokenId token : start.history) draw = mix(draw, static_cast<uint64_t>(token));
+  auto token = static_cast<TokenId>(draw % static_cast<uint64_t>(vocab));
+  if (position - start.prompt_tokens < sampling.min_tokens &&
+      std::count(start.stop_tokens.begin(), start.stop_tokens.end(), token) > 0) {
+    token = (token + 1) % vocab;  // the only stop token of these tests is masked
+  }
+  return token;
 }
 
 /// What the toy model says to a request when it is alone, and why it stops.
@@ -43,11 +55,22 @@ inline ToyAnswer toy_answer(const Request& request, int32_t vocab, int32_t max_p
     answer.states.push_back(mix(past, static_cast<uint64_t>(token)));
     past = mix(past, answer.states.back());
   };
-  for (const TokenId token : request.prompt) feed(token);
-  auto position = static_cast<int32_t>(request.prompt.size());
+  SlotStart start;
+  start.sampling = request.sampling;
+  start.stop_tokens = request.stop_tokens;
+  start.prompt_tokens = static_cast<int32_t>(request.prompt.size());
+  const auto remember = [&](TokenId token) {
+    if (request.sampling.has_penalties()) start.history.push_back(token);
+  };
+  for (const TokenId token : request.prompt) {
+    feed(token);
+    remember(token);
+  }
+  int32_t position = start.prompt_tokens;
   for (int32_t i = 0; i < request.max_new_tokens && position < max_positions; ++i, ++position) {
-    const TokenId token = toy_token(answer.states.back(), request.sampling.seed, position, vocab);
+    const TokenId token = toy_token(answer.states.back(), start, position, vocab);
     answer.tokens.push_back(token);
+    remember(token);
     if (!request.ignore_eos) {
       for (const TokenId stop : request.stop_tokens) {
         if (token == stop) answer.reason = FinishReason::kStop;
@@ -110,7 +133,7 @@ class SimulatedExecutor final : public Executor {
 
  private:
   struct Slot {
-    SamplingParams sampling;
+    SlotStart start;
     std::vector<BlockId> blocks;
   };
   struct Replica {
@@ -138,7 +161,7 @@ class SimulatedExecutor final : public Executor {
     CHECK(std::cmp_less_equal(batch.tokens.size(), limits().max_step_tokens), "{} rows",
           batch.tokens.size());
     for (const SlotStart& start : batch.starts) {
-      replica.slots.at(static_cast<size_t>(start.slot.value)) = {start.sampling, {}};
+      replica.slots.at(static_cast<size_t>(start.slot.value)) = {start, {}};
     }
     StepOutput output;
     std::vector<TokenId> sampled;
@@ -163,8 +186,10 @@ class SimulatedExecutor final : public Executor {
         cell(replica, slot, position) = state;
       }
       if (!chunk.sample) continue;
-      sampled.push_back(
-          toy_token(state, slot.sampling.seed, chunk.position + chunk.num_tokens, options_.vocab));
+      const TokenId token =
+          toy_token(state, slot.start, chunk.position + chunk.num_tokens, options_.vocab);
+      if (slot.start.sampling.has_penalties()) slot.start.history.push_back(token);
+      sampled.push_back(token);
     }
     CHECK(row == batch.tokens.size() && block == batch.blocks.size(), "tokens or blocks left over");
     for (const TokenId token : sampled) {

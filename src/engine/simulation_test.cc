@@ -40,10 +40,27 @@ struct Life {
   SimulatedExecutor::Options executor;
   SchedulerOptions scheduler;
   std::vector<Request> requests;
+  std::vector<Request> alone;  ///< by sequence id: each choice as a request of its own
   int32_t arrival_percent = 0;
   int32_t cancel_percent = 0;
   bool trace = false;
 };
+
+void add_request(Life& life, Request request, int32_t choices) {
+  for (int32_t c = 0; c < choices; ++c) {
+    const SequenceId id(std::ssize(life.alone));
+    Request alone = request;
+    alone.id = id;
+    alone.sampling.choice += c;
+    life.alone.push_back(std::move(alone));
+    if (c == 0) {
+      request.id = id;
+    } else {
+      request.forks.push_back(id);
+    }
+  }
+  life.requests.push_back(std::move(request));
+}
 
 Life make_life(uint64_t seed) {
   Random random(seed);
@@ -74,7 +91,6 @@ Life make_life(uint64_t seed) {
   const bool sharing = random.percent(70);
   for (int32_t i = 0; i < count; ++i) {
     Request request;
-    request.id = SequenceId(i);
     const int32_t length = random.in(1, 24);
     const int32_t shared = sharing ? random.in(0, 24) : 0;
     for (int32_t p = 0; p < length; ++p) {
@@ -85,7 +101,10 @@ Life make_life(uint64_t seed) {
     request.sampling.seed = static_cast<uint64_t>(random.in(0, 1000));
     if (random.percent(60)) request.stop_tokens = {random.in(0, life.executor.vocab - 1)};
     request.ignore_eos = random.percent(20);
-    life.requests.push_back(std::move(request));
+    if (random.percent(20)) request.sampling.min_tokens = random.in(1, request.max_new_tokens);
+    if (random.percent(20)) request.sampling.repetition_penalty = 1.5F;
+    if (random.percent(20)) request.sampling.choice = random.in(0, 3);
+    add_request(life, std::move(request), random.percent(20) ? random.in(2, 4) : 1);
   }
   life.arrival_percent = random.in(10, 100);
   life.cancel_percent = random.percent(30) ? 5 : 0;
@@ -116,7 +135,7 @@ class LifeRun {
         coverage_(coverage),
         executor_(life_.executor),
         engine_(executor_, life_.scheduler, clock_) {
-    for (const Request& request : life_.requests) {
+    for (const Request& request : life_.alone) {
       expected_.push_back(
           toy_answer(request, life_.executor.vocab, life_.executor.limits.max_positions));
     }
@@ -131,7 +150,7 @@ class LifeRun {
         add(life_.requests[next++]);
       }
       if (random_.percent(life_.cancel_percent)) {
-        engine_.cancel(SequenceId(random_.in(0, static_cast<int32_t>(next))));
+        engine_.cancel(SequenceId(random_.in(0, static_cast<int32_t>(life_.alone.size()))));
       }
       if (random_.percent(1)) engine_.clear_prefix_cache();
       for (const SequenceEvent& event : engine_.run_once()) take(event);
@@ -148,6 +167,7 @@ class LifeRun {
     const base::Status status = engine_.add(request);
     if (status.ok()) {
       seen_[request.id] = {};
+      for (const SequenceId id : request.forks) seen_[id] = {};
       return;
     }
     ++coverage_.refused;
@@ -194,7 +214,7 @@ class LifeRun {
   }
 
   void check_answers() {
-    for (const Request& request : life_.requests) {
+    for (const Request& request : life_.alone) {
       const auto it = seen_.find(request.id);
       if (it == seen_.end()) continue;  // refused
       const Seen& seen = it->second;
@@ -215,7 +235,7 @@ class LifeRun {
   }
 
   Life life_;
-  std::vector<ToyAnswer> expected_;  ///< by request id
+  std::vector<ToyAnswer> expected_;  ///< by sequence id
   Random random_;
   Coverage& coverage_;
   SimulatedExecutor executor_;
@@ -235,6 +255,7 @@ TEST(Simulation, AnswersAsIfEveryRequestWereAlone) {
   EXPECT_GT(stats.preemptions, 1000);
   EXPECT_GT(stats.hit_tokens, 1000);
   EXPECT_LT(stats.hit_tokens, stats.queried_tokens);
+  EXPECT_GT(stats.forked_tokens, 1000);
   EXPECT_GT(stats.lookahead_rows, 1000);
   EXPECT_GE(stats.max_prompt_chunks, 6) << "depth is up to 6";
   EXPECT_GT(coverage.traced_rows, 1000);

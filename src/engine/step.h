@@ -7,25 +7,19 @@
 
 #include "base/numerics.h"
 #include "engine/ids.h"
+#include "engine/sampling.h"
 
 namespace fourfold::engine {
 
-/// How the next token of a sequence is chosen. Draws come from Philox with key = seed and counter =
-/// (choice 0, position of the new token, draw), so they depend on the request alone.
-struct SamplingParams {
-  float temperature = 1.0F;  ///< 0: greedy
-  int32_t top_k = 0;         ///< 0: all
-  float top_p = 1.0F;        ///< (0, 1]
-  uint64_t seed = 0;
-  int32_t logprobs = -1;  ///< -1: none; k: of the chosen token and of the k best
-
-  bool operator==(const SamplingParams&) const = default;
-};
-
-/// A slot taken by a sequence: its block table starts empty.
+/// A slot taken by a sequence: its block table starts empty. Rows carry only tokens that have to be
+/// computed, so what sampling needs of the others comes here; later tokens the worker samples
+/// itself.
 struct SlotStart {
   SlotId slot;
   SamplingParams sampling;
+  int32_t prompt_tokens = 0;
+  std::vector<TokenId> history;      ///< prompt and output so far; only for penalties
+  std::vector<TokenId> stop_tokens;  ///< only with min_tokens
   bool operator==(const SlotStart&) const = default;
 };
 

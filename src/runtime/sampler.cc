@@ -5,6 +5,8 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
@@ -114,10 +116,17 @@ TokenId draw(std::span<const float> logits, const SamplingParams& params, int32_
   const auto weight = [&](size_t i) { return softmax.weight(logit_of(logits, order[i])); };
 
   size_t candidates = logits.size();
+  if (params.top_k > 0) candidates = std::min(candidates, static_cast<size_t>(params.top_k));
   double mass = 0;
-  if (params.top_k > 0 && static_cast<size_t>(params.top_k) < candidates) {
-    candidates = static_cast<size_t>(params.top_k);
-    for (size_t i = 0; i < candidates; ++i) mass += weight(i);
+  if (params.min_p > 0 || candidates < logits.size()) {
+    // The largest weight is 1, so min_p is a weight too.
+    size_t kept = 0;
+    for (; kept < candidates; ++kept) {
+      const double w = weight(kept);
+      if (w < double{params.min_p}) break;
+      mass += w;
+    }
+    candidates = kept;
   } else {
     mass = softmax.total(logits);
   }
@@ -130,8 +139,8 @@ TokenId draw(std::span<const float> logits, const SamplingParams& params, int32_
     mass = reached;
   }
 
-  const std::array<uint32_t, 4> random =
-      base::philox(params.seed, {0, static_cast<uint32_t>(position), 0, 0});
+  const std::array<uint32_t, 4> random = base::philox(
+      params.seed, {static_cast<uint32_t>(params.choice), static_cast<uint32_t>(position), 0, 0});
   const double target = double{base::uniform_unit(random[0])} * mass;
   double reached = 0;
   size_t last = 0;
@@ -145,41 +154,94 @@ TokenId draw(std::span<const float> logits, const SamplingParams& params, int32_
   return order[last];
 }
 
-void add_logprobs(std::span<const float> logits, const SamplingParams& params, float max,
-                  FallingOrder& order, SampledToken& sampled) {
-  const Softmax softmax{max, 1.0};
+float largest(std::span<const float> logits) {
+  float max = kMinusInfinity;
+  for (const float logit : logits) max = std::max(max, value_of(logit));
+  return max;
+}
+
+void add_logprobs(std::span<const float> logits, size_t count, FallingOrder& order,
+                  SampledToken& sampled) {
+  const Softmax softmax{largest(logits), 1.0};
   const double log_total = std::log(softmax.total(logits));
   const auto logprob = [&](TokenId token) {
     const float value = value_of(logit_of(logits, token));
-    const double distance = value == max ? 0.0 : double{value} - double{max};
+    const double distance = value == softmax.max ? 0.0 : double{value} - double{softmax.max};
     return static_cast<float>(distance - log_total);
   };
   sampled.logprob = logprob(sampled.token);
-  const size_t count = std::min(static_cast<size_t>(params.logprobs), logits.size());
-  for (size_t i = 0; i < count; ++i) sampled.top.push_back({order[i], logprob(order[i])});
+  for (size_t i = 0; i < std::min(count, logits.size()); ++i) {
+    sampled.top.push_back({order[i], logprob(order[i])});
+  }
 }
 
 }  // namespace
 
-SampledToken sample(std::span<const float> logits, const SamplingParams& params, int32_t position) {
-  CHECK(!logits.empty() && position >= 0, "{} logits at position {}", logits.size(), position);
-  CHECK(params.temperature >= 0 && params.top_k >= 0 && params.top_p > 0 && params.top_p <= 1,
-        "temperature {}, top_k {}, top_p {}", params.temperature, params.top_k, params.top_p);
-  size_t best = 0;
-  for (size_t i = 1; i < logits.size(); ++i) {
-    if (value_of(logits[i]) > value_of(logits[best])) best = i;
+Sampler::Sampler(engine::SlotStart start)
+    : params_(std::move(start.sampling)),
+      prompt_tokens_(start.prompt_tokens),
+      stop_tokens_(std::move(start.stop_tokens)) {
+  const base::Status status = engine::check_sampling(params_);
+  CHECK(status.ok(), "{}", status.error().message);
+  if (!params_.has_penalties()) return;
+  for (size_t i = 0; i < start.history.size(); ++i) {
+    counts_[start.history[i]] += std::cmp_less(i, prompt_tokens_) ? 0 : 1;
   }
-  const float max = value_of(logits[best]);
+}
+
+bool Sampler::adjusts(int32_t position) const {
+  return !params_.logit_bias.empty() || !counts_.empty() ||
+         (!stop_tokens_.empty() && position - prompt_tokens_ < params_.min_tokens);
+}
+
+void Sampler::adjust(std::span<float> logits, int32_t position) const {
+  const auto in_vocabulary = [&](TokenId token) {
+    return token >= 0 && std::cmp_less(token, logits.size());
+  };
+  for (const engine::LogitBias& entry : params_.logit_bias) {
+    if (in_vocabulary(entry.token)) logits[static_cast<size_t>(entry.token)] += entry.bias;
+  }
+  if (position - prompt_tokens_ < params_.min_tokens) {
+    for (const TokenId token : stop_tokens_) {
+      if (in_vocabulary(token)) logits[static_cast<size_t>(token)] = kMinusInfinity;
+    }
+  }
+  const float repetition = params_.repetition_penalty;
+  for (const auto& [token, count] : counts_) {
+    if (!in_vocabulary(token)) continue;
+    float& logit = logits[static_cast<size_t>(token)];
+    logit = logit > 0 ? logit / repetition : logit * repetition;
+    if (count == 0) continue;
+    logit -= params_.frequency_penalty * static_cast<float>(count);
+    logit -= params_.presence_penalty;
+  }
+}
+
+SampledToken Sampler::sample(std::span<const float> logits, int32_t position) {
+  CHECK(!logits.empty() && position >= 0, "{} logits at position {}", logits.size(), position);
+  std::vector<float> copy;
+  std::span<const float> adjusted = logits;
+  if (adjusts(position)) {
+    copy.assign(logits.begin(), logits.end());
+    adjust(copy, position);
+    adjusted = copy;
+  }
+  const float max = largest(adjusted);
 
   SampledToken sampled;
-  const bool greedy = params.temperature == 0;
-  if (greedy && params.logprobs < 0) {
-    sampled.token = static_cast<TokenId>(best);
-    return sampled;
+  std::optional<FallingOrder> order;
+  if (params_.temperature == 0) {
+    const auto is_best = [max](float logit) { return value_of(logit) == max; };
+    sampled.token = static_cast<TokenId>(std::find_if(adjusted.begin(), adjusted.end(), is_best) -
+                                         adjusted.begin());
+  } else {
+    sampled.token = draw(adjusted, params_, position, max, order.emplace(adjusted));
   }
-  FallingOrder order(logits);
-  sampled.token = greedy ? static_cast<TokenId>(best) : draw(logits, params, position, max, order);
-  if (params.logprobs >= 0) add_logprobs(logits, params, max, order, sampled);
+  if (params_.logprobs >= 0) {
+    if (!order || !copy.empty()) order.emplace(logits);
+    add_logprobs(logits, static_cast<size_t>(params_.logprobs), *order, sampled);
+  }
+  if (params_.has_penalties()) ++counts_[sampled.token];
   return sampled;
 }
 

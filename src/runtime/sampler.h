@@ -2,24 +2,52 @@
 
 #include <cstdint>
 #include <span>
+#include <unordered_map>
+#include <vector>
 
 #include "engine/step.h"
 
 namespace fourfold::runtime {
 
-/// Chooses the token that comes at `position` from one row of fp32 logits [vocab].
-///
-/// Greedy (temperature 0): the largest logit, the lowest id among equals. Otherwise the softmax of
-/// logits / temperature, cut to the top_k largest and then to the smallest set whose probability
-/// reaches top_p (ties by lower id), drawn by inverse CDF in falling order of probability with one
-/// Philox number: key = seed, counter = (choice 0, position, draw 0). Depends on the row, the
-/// parameters and the position alone. Log-probabilities are of the unmodified logits; logits_hash
-/// is left to the caller.
-///
-/// top_p counts the probabilities that top_k leaves over. Broken rows have a defined answer too:
-/// NaN counts as minus infinity, plus infinities share all probability, and in a row of minus
-/// infinities all tokens are alike.
-engine::SampledToken sample(std::span<const float> logits, const engine::SamplingParams& params,
-                            int32_t position);
+/// Chooses the tokens of one sequence, and remembers them where its penalties ask for that.
+class Sampler {
+ public:
+  Sampler() = default;
+  explicit Sampler(engine::SlotStart start);
+
+  /// Chooses the token that comes at `position` from one row of fp32 logits [vocab]. Depends on the
+  /// row, the parameters, the sequence's tokens so far and the position alone. Positions are asked
+  /// for in order, each once. Steps and formulas are those of vLLM
+  /// (https://docs.vllm.ai/en/v0.20.0/api/vllm/v1/sample/sampler/ and its apply_penalties), with l
+  /// a token's logit:
+  ///
+  /// 1. logit_bias: l + bias. Then, while the output has fewer than min_tokens, stop tokens: minus
+  ///    infinity.
+  /// 2. Penalties. repetition_penalty r, once for a token of prompt or output: l / r if l > 0, else
+  ///    l * r. Then, for a token that occurs n > 0 times in the output: l - frequency_penalty * n,
+  ///    then l - presence_penalty.
+  /// 3. Greedy (temperature 0): the largest logit, the lowest id among equals. Otherwise the
+  ///    softmax of l / temperature, of which min_p keeps the tokens with at least that share of the
+  ///    largest probability, then top_k the k largest, then top_p the smallest set whose
+  ///    probability among those left reaches it (ties by lower id).
+  /// 4. A draw by inverse CDF in falling order of probability with one Philox number: key = seed,
+  ///    counter = (choice, position, draw 0).
+  ///
+  /// Log-probabilities are of the unmodified logits; logits_hash is left to the caller. Broken rows
+  /// have a defined answer too: NaN counts as minus infinity, plus infinities share all
+  /// probability, and in a row of minus infinities all tokens are alike. Biases and penalties of
+  /// tokens outside the vocabulary have no effect.
+  engine::SampledToken sample(std::span<const float> logits, int32_t position);
+
+ private:
+  bool adjusts(int32_t position) const;
+  void adjust(std::span<float> logits, int32_t position) const;
+
+  engine::SamplingParams params_;
+  int32_t prompt_tokens_ = 0;
+  std::vector<engine::TokenId> stop_tokens_;
+  /// Tokens of prompt and output, with how often each occurs in the output.
+  std::unordered_map<engine::TokenId, int32_t> counts_;
+};
 
 }  // namespace fourfold::runtime

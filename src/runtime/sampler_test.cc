@@ -3,9 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <fstream>
 #include <limits>
 #include <map>
+#include <nlohmann/json.hpp>
+#include <numeric>
 #include <set>
 #include <vector>
 
@@ -16,6 +20,7 @@ namespace {
 
 using engine::SampledToken;
 using engine::SamplingParams;
+using engine::SlotStart;
 using engine::TokenId;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
@@ -27,6 +32,13 @@ std::vector<float> random_logits(size_t count, uint64_t seed) {
     logits[i] = 8 * base::uniform_unit(base::philox(seed, {static_cast<uint32_t>(i), 0, 0, 0})[0]);
   }
   return logits;
+}
+
+/// Of a sequence without tokens so far.
+SampledToken sample(std::span<const float> logits, const SamplingParams& params, int32_t position) {
+  SlotStart start;
+  start.sampling = params;
+  return Sampler(std::move(start)).sample(logits, position);
 }
 
 /// Tokens drawn at `draws` positions, with their counts.
@@ -138,6 +150,171 @@ TEST(Sampler, DrawsByTheSoftmaxOfTheLogits) {
     // It can fail: the same draws do not fit a slightly other distribution.
     EXPECT_GT(chi_square(counts, softmax(logits, temperature * 1.2), kDraws), 24.3) << temperature;
   }
+}
+
+/// tools/make_sampling_golden.py.
+struct GoldenCase {
+  std::vector<float> logits;
+  std::vector<TokenId> output;
+  SlotStart start;
+  TokenId greedy = 0;
+  std::vector<double> probabilities;
+};
+
+std::vector<GoldenCase> golden_cases() {
+  std::ifstream file(FOURFOLD_SOURCE_DIR "/tests/golden/sampling.json");
+  std::vector<GoldenCase> out;
+  for (const nlohmann::json& json : nlohmann::json::parse(file)) {
+    const nlohmann::json& params = json.at("params");
+    GoldenCase c;
+    c.logits = json.at("logits").get<std::vector<float>>();
+    c.output = json.at("output").get<std::vector<TokenId>>();
+    c.greedy = json.at("greedy");
+    c.probabilities = json.at("probabilities").get<std::vector<double>>();
+    c.start.history = json.at("prompt").get<std::vector<TokenId>>();
+    c.start.prompt_tokens = static_cast<int32_t>(c.start.history.size());
+    c.start.stop_tokens = json.at("stop_tokens").get<std::vector<TokenId>>();
+    c.start.sampling = {.temperature = params.at("temperature"),
+                        .top_k = params.at("top_k"),
+                        .top_p = params.at("top_p"),
+                        .min_p = params.at("min_p"),
+                        .repetition_penalty = params.at("repetition_penalty"),
+                        .presence_penalty = params.at("presence_penalty"),
+                        .frequency_penalty = params.at("frequency_penalty"),
+                        .min_tokens = params.at("min_tokens")};
+    for (const nlohmann::json& entry : params.at("logit_bias")) {
+      c.start.sampling.logit_bias.push_back({entry.at(0), entry.at(1)});
+    }
+    out.push_back(std::move(c));
+  }
+  return out;
+}
+
+/// The sampler of a case that was preempted after `restarted_at` tokens of the output and has
+/// sampled the others itself.
+Sampler sampler_of(const GoldenCase& golden, uint64_t seed, size_t restarted_at) {
+  SlotStart start = golden.start;
+  start.sampling.seed = seed;
+  const auto middle = golden.output.begin() + static_cast<std::ptrdiff_t>(restarted_at);
+  start.history.insert(start.history.end(), golden.output.begin(), middle);
+  Sampler sampler(std::move(start));
+  for (size_t i = restarted_at; i < golden.output.size(); ++i) {
+    std::vector<float> certain(golden.logits.size(), -kInfinity);
+    certain[static_cast<size_t>(golden.output[i])] = kInfinity;
+    sampler.sample(certain, golden.start.prompt_tokens + static_cast<int32_t>(i));
+  }
+  return sampler;
+}
+
+TEST(Sampler, DrawsFromTheDistributionOfTransformersAndVllm) {
+  const std::vector<GoldenCase> cases = golden_cases();
+  ASSERT_GE(cases.size(), 40U);
+  int64_t compared = 0;
+  for (size_t c = 0; c < cases.size(); ++c) {
+    SCOPED_TRACE("case " + std::to_string(c));
+    const GoldenCase& golden = cases[c];
+    const std::vector<double>& p = golden.probabilities;
+    std::vector<size_t> falling(p.size());
+    std::iota(falling.begin(), falling.end(), 0);
+    std::stable_sort(falling.begin(), falling.end(),
+                     [&](size_t a, size_t b) { return p[a] > p[b]; });
+    const int32_t position =
+        golden.start.prompt_tokens + static_cast<int32_t>(golden.output.size());
+    for (uint64_t seed = 0; seed < 100; ++seed) {
+      const double u =
+          base::uniform_unit(base::philox(seed, {0, static_cast<uint32_t>(position), 0, 0})[0]);
+      double reached = 0;
+      double distance = 1;  // of u to a step of the cumulative distribution
+      size_t expected = falling.front();
+      for (const size_t token : falling) {
+        if (p[token] == 0) break;
+        if (reached <= u) expected = token;
+        distance = std::min(distance, std::abs(reached - u));
+        reached += p[token];
+      }
+      if (distance < 1e-5) continue;
+      ++compared;
+      Sampler sampler = sampler_of(golden, seed, seed % (golden.output.size() + 1));
+      EXPECT_EQ(sampler.sample(golden.logits, position).token, static_cast<TokenId>(expected));
+    }
+    GoldenCase greedy = golden;
+    greedy.start.sampling.temperature = 0;
+    EXPECT_EQ(sampler_of(greedy, 0, 0).sample(golden.logits, position).token, golden.greedy);
+  }
+  EXPECT_GT(compared, 95 * std::ssize(cases));
+}
+
+TEST(Sampler, EveryChoiceHasItsOwnDraws) {
+  const std::vector<float> logits = random_logits(2000, 5);
+  int different = 0;
+  for (int32_t position = 0; position < 100; ++position) {
+    const float u =
+        base::uniform_unit(base::philox(4, {3, static_cast<uint32_t>(position), 0, 0})[0]);
+    const std::vector<float> flat(1000, 1.0F);
+    EXPECT_EQ(sample(flat, {.seed = 4, .choice = 3}, position).token,
+              static_cast<TokenId>(u * 1000.0));
+    different += sample(logits, {.seed = 4, .choice = 0}, position).token !=
+                         sample(logits, {.seed = 4, .choice = 1}, position).token
+                     ? 1
+                     : 0;
+  }
+  EXPECT_GT(different, 90);
+}
+
+TEST(Sampler, MasksStopTokensUntilTheOutputIsLongEnough) {
+  SlotStart start;
+  start.sampling = {.temperature = 0, .min_tokens = 2};
+  start.prompt_tokens = 5;
+  start.stop_tokens = {1, 2};
+  Sampler sampler(start);
+  const std::vector<float> logits = {0, 3, 2, 1};
+  EXPECT_EQ(sampler.sample(logits, 5).token, 3);
+  EXPECT_EQ(sampler.sample(logits, 6).token, 3);
+  EXPECT_EQ(sampler.sample(logits, 7).token, 1);
+}
+
+TEST(Sampler, IgnoresBiasesAndHistoryOutsideTheVocabulary) {
+  SlotStart start;
+  start.sampling = {.temperature = 0,
+                    .repetition_penalty = 2,
+                    .logit_bias = {{1, 1}, {4, 50}, {1 << 30, 50}},
+                    .min_tokens = 9};
+  start.prompt_tokens = 2;
+  start.history = {0, -7, 4, 1 << 30};
+  start.stop_tokens = {-1, 4};
+  EXPECT_EQ(Sampler(start).sample(std::vector<float>{3, 1, 0, 1}, 4).token, 1) << "1.5, 2, 0, 1";
+}
+
+TEST(Sampler, LogprobsAreOfTheLogitsBeforeBiasAndPenalties) {
+  SlotStart start;
+  start.sampling = {
+      .temperature = 0, .presence_penalty = 2, .logit_bias = {{0, 100}}, .logprobs = 2};
+  start.history = {1};
+  const std::vector<float> logits = {0, 2, 1};
+  const std::vector<double> p = softmax(logits, 1);
+  const SampledToken sampled = Sampler(start).sample(logits, 1);
+  EXPECT_EQ(sampled.token, 0);
+  EXPECT_NEAR(sampled.logprob, std::log(p[0]), 1e-6);
+  ASSERT_EQ(sampled.top.size(), 2U);
+  EXPECT_EQ(sampled.top[0].token, 1);
+  EXPECT_EQ(sampled.top[1].token, 2);
+}
+
+TEST(Sampler, MinPKeepsTokensByTheirShareOfTheLargest) {
+  std::vector<float> logits;
+  for (const float p : {0.1F, 0.5F, 0.05F, 0.3F, 0.05F}) logits.push_back(std::log(p));
+  const auto kept = [&](const SamplingParams& params) {
+    std::set<TokenId> tokens;
+    for (const auto& [token, count] : draw_many(logits, params, 1000)) tokens.insert(token);
+    return tokens;
+  };
+  EXPECT_EQ(kept({.min_p = 1}), (std::set<TokenId>{1}));
+  EXPECT_EQ(kept({.min_p = 0.59F}), (std::set<TokenId>{1, 3}));
+  EXPECT_EQ(kept({.min_p = 0.19F}), (std::set<TokenId>{0, 1, 3}));
+  EXPECT_EQ(kept({.min_p = 0.09F}), (std::set<TokenId>{0, 1, 2, 3, 4}));
+  EXPECT_EQ(kept({.top_k = 2, .min_p = 0.19F}), (std::set<TokenId>{1, 3}));
+  // Of what min_p leaves over, 1 has 0.5 / 0.8.
+  EXPECT_EQ(kept({.top_p = 0.6F, .min_p = 0.59F}), (std::set<TokenId>{1}));
 }
 
 TEST(Sampler, FindsItsTokenFarDownALongFlatRow) {

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <random>
@@ -17,6 +18,7 @@ using engine::BlockId;
 using engine::Chunk;
 using engine::SampledToken;
 using engine::SlotId;
+using engine::SlotStart;
 using engine::StepBatch;
 using engine::StepId;
 using testing::HasSubstr;
@@ -33,17 +35,36 @@ class Random {
   std::mt19937_64 engine_;
 };
 
+SlotStart random_start(Random& random) {
+  SlotStart start{.slot = SlotId(random.below(100)),
+                  .sampling = {.temperature = random.unit(),
+                               .top_k = random.below(50),
+                               .top_p = 1 - random.unit() / 2,
+                               .min_p = random.unit(),
+                               .repetition_penalty = 1 + random.unit(),
+                               .presence_penalty = random.unit(),
+                               .frequency_penalty = -random.unit(),
+                               .min_tokens = random.below(30),
+                               .seed = random.bits(),
+                               .choice = random.below(9),
+                               .logprobs = random.below(20) - 1},
+                  .prompt_tokens = random.below(1000),
+                  .history = {},
+                  .stop_tokens = {}};
+  for (int32_t i = random.below(4); i > 0; --i) {
+    start.sampling.logit_bias.push_back({10 - i, 100 * random.unit()});
+    start.history.push_back(random.below(50'000));
+    start.stop_tokens.push_back(random.below(50'000));
+  }
+  return start;
+}
+
 StepBatch random_batch(Random& random) {
   StepBatch batch;
   batch.step = StepId(random.size());
   batch.trace = random.below(2) == 1;
   for (int32_t i = random.below(4); i > 0; --i) {
-    batch.starts.push_back({SlotId(random.below(100)),
-                            {.temperature = random.unit(),
-                             .top_k = random.below(50),
-                             .top_p = random.unit(),
-                             .seed = random.bits(),
-                             .logprobs = random.below(20) - 1}});
+    batch.starts.push_back(random_start(random));
   }
   for (int32_t i = random.below(3); i > 0; --i) {
     batch.refs.push_back({StepId(random.size()), random.below(256)});
@@ -156,7 +177,22 @@ TEST(Frame, EveryMessageComesBackAsItWas) {
 TEST(Frame, KeepsEveryFieldOfAStepAndItsReport) {
   Random random(1);
   StepBatch batch = random_batch(random);
-  batch.starts.push_back({SlotId(3), {.temperature = 0.5F, .top_k = 4, .seed = ~0ULL}});
+  batch.starts.push_back({.slot = SlotId(3),
+                          .sampling = {.temperature = 0.5F,
+                                       .top_k = 4,
+                                       .top_p = 0.75F,
+                                       .min_p = 0.25F,
+                                       .repetition_penalty = 1.5F,
+                                       .presence_penalty = -2,
+                                       .frequency_penalty = 2,
+                                       .logit_bias = {{7, -100}, {9, 100}},
+                                       .min_tokens = 12,
+                                       .seed = ~0ULL,
+                                       .choice = 5,
+                                       .logprobs = 3},
+                          .prompt_tokens = 11,
+                          .history = {1, 2, 3},
+                          .stop_tokens = {4}});
   StepBatch empty;
   empty.step = StepId(4);
   const base::Result<Message> step = decode_frame(encode_frame(Step{{batch, empty}}));
@@ -263,7 +299,7 @@ TEST(Frame, ACountThatLiesCostsNoMemory) {
 
 TEST(Frame, RefusesAStepWhoseArraysDoNotFitItsChunks) {
   const StepBatch good{.step = StepId(7),
-                       .starts = {{SlotId(1), {}}},
+                       .starts = {{.slot = SlotId(1)}},
                        .chunks = {{.slot = SlotId(1), .num_tokens = 2, .num_blocks = 1}},
                        .tokens = {5, -1},
                        .refs = {{StepId(6), 0}},
@@ -277,6 +313,7 @@ TEST(Frame, RefusesAStepWhoseArraysDoNotFitItsChunks) {
   };
   EXPECT_TRUE(refused([](StepBatch& b) { b.step = StepId(); }));
   EXPECT_TRUE(refused([](StepBatch& b) { b.starts[0].slot = SlotId(); }));
+  EXPECT_TRUE(refused([](StepBatch& b) { b.starts[0].prompt_tokens = -1; }));
   EXPECT_TRUE(refused([](StepBatch& b) { b.chunks[0].slot = SlotId(); }));
   EXPECT_TRUE(refused([](StepBatch& b) { b.chunks[0].position = -1; }));
   EXPECT_TRUE(refused([](StepBatch& b) { b.chunks[0].num_tokens = 0; }));
@@ -292,6 +329,39 @@ TEST(Frame, RefusesAStepWhoseArraysDoNotFitItsChunks) {
     b.chunks.push_back(b.chunks[0]);
     b.chunks.push_back({.slot = SlotId(1), .num_tokens = 4});  // 2^32 + 2 in all
   }));
+}
+
+TEST(Frame, RefusesSamplingParametersOutOfTheirRange) {
+  const auto error_of = [](const engine::SamplingParams& sampling) {
+    StepBatch batch;
+    batch.step = StepId(0);
+    batch.starts.push_back({.slot = SlotId(0), .sampling = sampling});
+    const base::Result<Message> back = decode_frame(encode_frame(Step{{batch}}));
+    return back.ok() ? std::string() : back.error().message;
+  };
+  EXPECT_EQ(error_of({}), "");
+  EXPECT_THAT(error_of({.temperature = std::numeric_limits<float>::quiet_NaN()}),
+              HasSubstr("temperature is nan"));
+  EXPECT_THAT(error_of({.top_p = 0}), HasSubstr("top_p is 0"));
+  EXPECT_THAT(error_of({.logit_bias = {{5, 1}, {5, 1}}}), HasSubstr("logit_bias"));
+  EXPECT_THAT(error_of({.logit_bias = std::vector<engine::LogitBias>(2000)}),
+              HasSubstr("at most 1024"));
+}
+
+TEST(Frame, AHistoryThatIsLongerThanTheFrameIsRefused) {
+  StepBatch batch;
+  batch.step = StepId(0);
+  batch.starts.push_back({.slot = SlotId(0), .history = {7, 7, 7}});
+  const std::vector<std::byte> frame = encode_frame(Step{{batch}});
+  const uint32_t count = 3;
+  const auto* bytes = reinterpret_cast<const std::byte*>(&count);
+  const auto at = std::search(frame.begin(), frame.end(), bytes, bytes + sizeof count);
+  ASSERT_NE(at, frame.end());
+  for (const uint32_t lie : {0U, 2U, 4U, 1U << 20, ~0U}) {
+    std::vector<std::byte> bad = frame;
+    std::memcpy(bad.data() + (at - frame.begin()), &lie, sizeof lie);
+    EXPECT_FALSE(decode_frame(bad).ok()) << lie;
+  }
 }
 
 TEST(Frame, ABadHeaderSaysWhatWasExpected) {
