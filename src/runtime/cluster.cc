@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
-#include <fstream>
 #include <future>
 #include <mutex>
 #include <optional>
@@ -17,24 +16,13 @@
 #include "engine/replica_choice.h"
 #include "model/decoder.h"
 #include "model/weights.h"
+#include "runtime/available_memory.h"
 #include "runtime/group_executor.h"
 
 namespace fourfold::runtime {
 namespace {
 
 constexpr int32_t kDefaultStepTokens = 512;
-
-int64_t available_memory_bytes() {
-  std::ifstream file("/proc/meminfo");
-  std::string key;
-  int64_t kib = 0;
-  std::string unit;
-  while (file >> key >> kib) {
-    std::getline(file, unit);
-    if (key == "MemAvailable:") return kib * 1024;
-  }
-  return int64_t{1} << 30;
-}
 
 /// The cores this process may use.
 std::vector<int> usable_cpus() {
