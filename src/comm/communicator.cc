@@ -10,14 +10,23 @@ CommStats& CommStats::operator+=(const CommStats& other) {
   return *this;
 }
 
-Communicator::Call::Call(CommStats& stats, size_t bytes)
-    : stats_(stats), begin_ns_(base::SteadyClock().now_ns()) {
+Communicator::Call::Call(Communicator& communicator, CallKind kind, size_t bytes, int peer)
+    : stats_(communicator.stats_),
+      progress_(communicator.progress_),
+      begin_ns_(base::SteadyClock().now_ns()) {
+  if (progress_ != nullptr) {
+    progress_->enter_call(
+        {.kind = kind, .axis = communicator.axis_, .sequence = stats_.calls, .peer = peer},
+        begin_ns_);
+  }
   stats_.bytes += static_cast<int64_t>(bytes);
   ++stats_.calls;
 }
 
 Communicator::Call::~Call() {
-  stats_.seconds += base::seconds_between(begin_ns_, base::SteadyClock().now_ns());
+  const int64_t end_ns = base::SteadyClock().now_ns();
+  if (progress_ != nullptr) progress_->leave_call(end_ns);
+  stats_.seconds += base::seconds_between(begin_ns_, end_ns);
 }
 
 }  // namespace fourfold::comm

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/clock.h"
+#include "comm/progress.h"
 #include "mesh/mesh.h"
 
 namespace fourfold::comm {
@@ -71,13 +72,19 @@ class Communicator {
   const CommStats& stats() const { return stats_; }
   mesh::Axis axis() const { return axis_; }
 
+  /// Where this rank marks its calls, and whoever works on them its other doings; may be null.
+  /// `progress` outlives this object. Groups that are split from this one have to be told too.
+  void report_to(Progress* progress) { progress_ = progress; }
+  Progress* progress() const { return progress_; }
+
  protected:
   explicit Communicator(mesh::Axis axis) : axis_(axis) {}
 
-  /// Accounts one call from its construction to its destruction.
+  /// Accounts one call from its construction to its destruction, and shows it as open. `peer`: of
+  /// send and recv.
   class Call {
    public:
-    Call(CommStats& stats, size_t bytes);
+    Call(Communicator& communicator, CallKind kind, size_t bytes, int peer = -1);
     ~Call();
     Call(const Call&) = delete;
     Call& operator=(const Call&) = delete;
@@ -92,6 +99,7 @@ class Communicator {
 
    private:
     CommStats& stats_;
+    Progress* progress_;
     int64_t begin_ns_;
   };
 
@@ -99,6 +107,7 @@ class Communicator {
 
  private:
   mesh::Axis axis_;
+  Progress* progress_ = nullptr;
 };
 
 /// Thrown out of a Communicator call when the group has been aborted. The one exception that

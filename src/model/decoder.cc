@@ -22,8 +22,8 @@ Decoder::Decoder(ModelSpec spec, const backend::Ops& ops, RankGroups& groups, We
 base::Result<std::unique_ptr<Decoder>> Decoder::create(const ModelSource& source,
                                                        const backend::Ops& ops, RankGroups& groups,
                                                        int64_t max_positions) {
-  FF_ASSIGN(Weights weights,
-            Weights::load(source, ops, groups.mesh().config(), groups.coordinates()));
+  FF_ASSIGN(Weights weights, Weights::load(source, ops, groups.mesh().config(),
+                                           groups.coordinates(), groups.progress()));
   std::unique_ptr<Decoder> decoder(new Decoder(source.spec, ops, groups, std::move(weights)));
   FF_TRY(decoder->make_rope_tables(max_positions));
   return decoder;
@@ -54,6 +54,7 @@ base::Status Decoder::make_rope_tables(int64_t max_positions) {
 }
 
 void Decoder::embed(backend::Stream& stream, View tokens, View residual) {
+  groups_.enter(comm::Operation::kEmbed);
   const ParamShard shard = shard_of(spec_, spec_.param(ParamKind::kEmbedding),
                                     groups_.mesh().config().tp, groups_.coordinates().shard);
   ops_.embed(stream, weights_.get(ParamKind::kEmbedding), tokens, shard.rows.begin,
@@ -75,6 +76,7 @@ void Decoder::run_layers(backend::Stream& stream, tensor::Arena& arena,
 void Decoder::attention(backend::Stream& stream, tensor::Arena& arena,
                         const backend::RowLayout& rows, const backend::KvLayer& cache, int layer,
                         View residual) {
+  groups_.enter(comm::Operation::kAttention, layer, residual.f32_span());
   const int64_t mark = arena.mark();
   const AttentionSpec& spec = spec_.layers[static_cast<size_t>(layer)].attention;
   const int tp = groups_.mesh().config().tp;
@@ -90,9 +92,10 @@ void Decoder::attention(backend::Stream& stream, tensor::Arena& arena,
   const View q = arena.allocate(DType::kF32, {m, heads * d});
   const View k = arena.allocate(DType::kF32, {m, kv_heads * d});
   const View v = arena.allocate(DType::kF32, {m, kv_heads * d});
-  ops_.matmul(stream, arena, x, weights_.get(ParamKind::kQuery, layer), q);
-  ops_.matmul(stream, arena, x, weights_.get(ParamKind::kKey, layer), k);
-  ops_.matmul(stream, arena, x, weights_.get(ParamKind::kValue, layer), v);
+  ops_.matmul(stream, arena, x,
+              {{weights_.get(ParamKind::kQuery, layer), q},
+               {weights_.get(ParamKind::kKey, layer), k},
+               {weights_.get(ParamKind::kValue, layer), v}});
 
   const View q_heads = q.reshape({m, heads, d});
   const View k_heads = k.reshape({m, kv_heads, d});
@@ -107,13 +110,14 @@ void Decoder::attention(backend::Stream& stream, tensor::Arena& arena,
   ops_.attention(stream, arena, q_heads, rows, cache, {.scale = spec.scale, .window = spec.window},
                  attended);
   const View partial = arena.allocate(DType::kF32, {m, spec_.hidden});
-  ops_.matmul(stream, arena, attended, weights_.get(ParamKind::kOutput, layer), partial);
+  ops_.matmul(stream, arena, attended, {{weights_.get(ParamKind::kOutput, layer), partial}});
   reduce_and_add(stream, mesh::Role::kAttention, ParamKind::kPostAttentionNorm, layer, partial,
                  residual);
   arena.release_to(mark);
 }
 
 void Decoder::mlp(backend::Stream& stream, tensor::Arena& arena, int layer, View residual) {
+  groups_.enter(comm::Operation::kMlp, layer, residual.f32_span());
   const int64_t mark = arena.mark();
   const int64_t m = residual.rows();
   const backend::Weight& gate_weight = weights_.get(ParamKind::kGate, layer);
@@ -123,13 +127,13 @@ void Decoder::mlp(backend::Stream& stream, tensor::Arena& arena, int layer, View
   ops_.rms_norm(stream, residual, weights_.get(ParamKind::kMlpNorm, layer), spec_.norm_eps, x);
   const View gate = arena.allocate(DType::kF32, {m, width});
   const View up = arena.allocate(DType::kF32, {m, width});
-  ops_.matmul(stream, arena, x, gate_weight, gate);
-  ops_.matmul(stream, arena, x, weights_.get(ParamKind::kUp, layer), up);
+  ops_.matmul(stream, arena, x,
+              {{gate_weight, gate}, {weights_.get(ParamKind::kUp, layer), up}});
   const View hidden = arena.allocate(ops_.activation_dtype(), {m, width});
   ops_.gated_activation(stream, spec_.layers[static_cast<size_t>(layer)].mlp.activation, gate, up,
                         hidden);
   const View partial = arena.allocate(DType::kF32, {m, spec_.hidden});
-  ops_.matmul(stream, arena, hidden, weights_.get(ParamKind::kDown, layer), partial);
+  ops_.matmul(stream, arena, hidden, {{weights_.get(ParamKind::kDown, layer), partial}});
   reduce_and_add(stream, mesh::Role::kMlp, ParamKind::kPostMlpNorm, layer, partial, residual);
   arena.release_to(mark);
 }
@@ -145,6 +149,7 @@ void Decoder::reduce_and_add(backend::Stream& stream, mesh::Role role, ParamKind
 
 std::span<const float> Decoder::logits(backend::Stream& stream, tensor::Arena& arena, View residual,
                                        View indices) {
+  groups_.enter(comm::Operation::kHead, -1, residual.f32_span());
   const int64_t r = indices.shape[0];
   const int tp = groups_.mesh().config().tp;
   const int64_t shard_rows = vocab_shard_rows(spec_, tp);
@@ -156,7 +161,7 @@ std::span<const float> Decoder::logits(backend::Stream& stream, tensor::Arena& a
   const backend::Weight& head =
       weights_.get(spec_.tied_embeddings ? ParamKind::kEmbedding : ParamKind::kHead);
   const View local = arena.allocate(DType::kF32, {r, head.rows()});
-  ops_.matmul(stream, arena, x, head, local);
+  ops_.matmul(stream, arena, x, {{head, local}});
   stream.synchronize();
 
   // Shards may hold different numbers of rows; on the wire each sends the same.

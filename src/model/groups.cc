@@ -9,7 +9,9 @@ std::unique_ptr<comm::Communicator> split(const mesh::Mesh& mesh, comm::Communic
                                           mesh::Role role, mesh::Axis axis) {
   // The smallest member names the group.
   const int color = mesh.group(world.rank(), role, axis).front();
-  return world.split(color, world.rank(), axis);
+  auto group = world.split(color, world.rank(), axis);
+  group->report_to(world.progress());
+  return group;
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 
 #include "comm/communicator.h"
 #include "mesh/mesh.h"
@@ -11,13 +12,20 @@ namespace fourfold::model {
 /// never see rank numbers.
 class RankGroups {
  public:
-  /// Collective over `world`, which holds all ranks of one group in mesh order.
+  /// Collective over `world`, which holds all ranks of one group in mesh order. All groups report
+  /// to the world's progress.
   RankGroups(const mesh::Mesh& mesh, std::unique_ptr<comm::Communicator> world);
 
   /// The shards that split `role`'s matrices with this rank.
   comm::Communicator& tensor(mesh::Role role);
   /// The same shard of every stage, in stage order.
   comm::Communicator& pipeline() { return *pipeline_; }
+
+  /// Marks that this rank begins with `operation` (comm::Progress).
+  void enter(comm::Operation operation, int32_t layer = -1, std::span<float> residual = {}) {
+    if (comm::Progress* progress = world_->progress()) progress->enter(operation, layer, residual);
+  }
+  comm::Progress* progress() const { return world_->progress(); }
 
   const mesh::Mesh& mesh() const { return mesh_; }
   int rank() const { return rank_; }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "base/sizes.h"
@@ -84,6 +85,15 @@ backend::RowReader make_reader(const ModelSource& source, const Param& param,
   };
 }
 
+/// The same reader; every row it reads is a mark of progress.
+backend::RowReader watched(backend::RowReader reader, comm::Progress* progress) {
+  if (progress == nullptr) return reader;
+  return [reader = std::move(reader), progress](int64_t row, std::span<float> out) {
+    progress->advance();
+    return reader(row, out);
+  };
+}
+
 int64_t param_bytes(const backend::Ops& ops, const Param& param, const ParamShard& shard) {
   if (param.is_vector) return param.columns * static_cast<int64_t>(sizeof(float));
   return ops.matrix_bytes(shard.shape());
@@ -92,8 +102,8 @@ int64_t param_bytes(const backend::Ops& ops, const Param& param, const ParamShar
 }  // namespace
 
 base::Result<Weights> Weights::load(const ModelSource& source, const backend::Ops& ops,
-                                    const mesh::ParallelConfig& config,
-                                    const mesh::Coordinates& at) {
+                                    const mesh::ParallelConfig& config, const mesh::Coordinates& at,
+                                    comm::Progress* progress) {
   const ModelSpec& spec = source.spec;
   const std::vector<int> split = layer_split(spec, config.pp);
   const int64_t read_before = source.tensors == nullptr ? 0 : source.tensors->bytes_read();
@@ -101,7 +111,8 @@ base::Result<Weights> Weights::load(const ModelSource& source, const backend::Op
   for (const Param& param : spec.params) {
     if (!stage_holds(spec, param, split, at.stage)) continue;
     const ParamShard shard = shard_of(spec, param, config.tp, at.shard);
-    const backend::RowReader reader = make_reader(source, param, shard);
+    const backend::RowReader reader = watched(make_reader(source, param, shard), progress);
+    if (progress != nullptr) progress->enter(comm::Operation::kLoad, param.layer);
     backend::WeightPtr weight;
     if (param.is_vector) {
       std::vector<float> values(static_cast<size_t>(param.columns));

@@ -7,6 +7,7 @@
 
 #include "backend/ops.h"
 #include "base/result.h"
+#include "comm/progress.h"
 #include "mesh/mesh.h"
 #include "model/source.h"
 #include "model/spec.h"
@@ -17,10 +18,10 @@ namespace fourfold::model {
 class Weights {
  public:
   /// Reads only this rank's bytes of the checkpoint, or makes dummy weights where the source has no
-  /// file.
+  /// file. `progress`, if any, advances with every row.
   static base::Result<Weights> load(const ModelSource& source, const backend::Ops& ops,
-                                    const mesh::ParallelConfig& config,
-                                    const mesh::Coordinates& at);
+                                    const mesh::ParallelConfig& config, const mesh::Coordinates& at,
+                                    comm::Progress* progress = nullptr);
 
   const backend::Weight& get(ParamKind kind, int32_t layer = -1) const;
   /// Null where the model has no such parameter.

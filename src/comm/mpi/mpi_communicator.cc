@@ -104,7 +104,7 @@ void MpiCommunicator::exchange(const std::function<std::span<const std::byte>(in
 void MpiCommunicator::all_reduce_sum(std::span<float> data) {
   CHECK(std::has_single_bit(static_cast<unsigned>(size_)), "all_reduce over {} ranks", size_);
   if (size_ == 1) return;
-  Call call(stats_, data.size_bytes());
+  Call call(*this, CallKind::kAllReduce, data.size_bytes());
   std::vector<float> other(data.size());
   for (int distance = 1; distance < size_; distance *= 2) {
     const int peer = rank_ ^ distance;
@@ -121,7 +121,7 @@ void MpiCommunicator::all_gather(std::span<const std::byte> in, std::span<std::b
   CHECK(out.size() == in.size() * static_cast<size_t>(size_), "all_gather of {} x {} into {}",
         size_, in.size(), out.size());
   if (size_ == 1) return copy_bytes(in, out);
-  Call call(stats_, in.size());
+  Call call(*this, CallKind::kAllGather, in.size());
   exchange([&](int) { return in; },
            [&](int from) { return out.subspan(static_cast<size_t>(from) * in.size(), in.size()); },
            call);
@@ -132,7 +132,7 @@ void MpiCommunicator::reduce_scatter_sum(std::span<const float> data, std::span<
   CHECK(data.size() == out.size() * static_cast<size_t>(size_), "reduce_scatter of {} into {} x {}",
         data.size(), size_, out.size());
   if (size_ == 1) return copy_bytes(std::as_bytes(data), std::as_writable_bytes(out));
-  Call call(stats_, data.size_bytes());
+  Call call(*this, CallKind::kReduceScatter, data.size_bytes());
   const size_t n = out.size();
   std::vector<float> received(data.size());
   exchange([&](int to) { return std::as_bytes(data.subspan(static_cast<size_t>(to) * n, n)); },
@@ -164,14 +164,15 @@ void MpiCommunicator::all_to_all_v(std::span<const std::byte> send,
   const auto outgoing = [&](int to) { return part(send, send_offsets, to); };
   const auto incoming = [&](int from) { return part(recv, recv_offsets, from); };
   if (size_ == 1) return copy_bytes(outgoing(0), incoming(0));
-  Call call(stats_, static_cast<size_t>(send_offsets.back() - send_offsets.front()));
+  Call call(*this, CallKind::kAllToAll,
+            static_cast<size_t>(send_offsets.back() - send_offsets.front()));
   exchange(outgoing, incoming, call);
 }
 
 void MpiCommunicator::broadcast(std::span<std::byte> data, int root) {
   CHECK(root >= 0 && root < size_, "broadcast from rank {} of {}", root, size_);
   if (size_ == 1) return;
-  Call call(stats_, rank_ == root ? data.size() : 0);
+  Call call(*this, CallKind::kBroadcast, rank_ == root ? data.size() : 0);
   if (rank_ != root) return receive(data, root, kCollectiveTag, call);
   std::vector<MPI_Request> requests;
   for (int to = 0; to < size_; ++to) {
@@ -190,7 +191,7 @@ void MpiCommunicator::drop_received_sends() {
 
 void MpiCommunicator::send(std::span<const std::byte> data, int to) {
   CHECK(to >= 0 && to < size_, "send to rank {} of {}", to, size_);
-  Call call(stats_, data.size());
+  Call call(*this, CallKind::kSend, data.size(), to);
   drop_received_sends();
   unsent_.push_back({.data = {data.begin(), data.end()}});
   unsent_.back().request = start_send(unsent_.back().data, to, kMessageTag);
@@ -198,14 +199,14 @@ void MpiCommunicator::send(std::span<const std::byte> data, int to) {
 
 void MpiCommunicator::recv(std::span<std::byte> data, int from) {
   CHECK(from >= 0 && from < size_, "receive from rank {} of {}", from, size_);
-  Call call(stats_, 0);
+  Call call(*this, CallKind::kRecv, 0, from);
   receive(data, from, kMessageTag, call);
   drop_received_sends();
 }
 
 void MpiCommunicator::barrier() {
   if (size_ == 1) return;
-  Call call(stats_, 0);
+  Call call(*this, CallKind::kBarrier, 0);
   MPI_Request request = MPI_REQUEST_NULL;
   check_mpi(MPI_Ibarrier(group_.comm(), &request), "MPI_Ibarrier");
   call.waiting([&] { finish(request); });

@@ -54,7 +54,7 @@ void SharedCommunicator::meet(Call& call, bool first) {
 void SharedCommunicator::barrier() {
   memory_->throw_if_aborted();
   if (size() == 1) return;
-  Call call(stats_, 0);
+  Call call(*this, CallKind::kBarrier, 0);
   meet(call, true);
 }
 
@@ -62,7 +62,7 @@ void SharedCommunicator::all_reduce_sum(std::span<float> data) {
   memory_->throw_if_aborted();
   CHECK(std::has_single_bit(static_cast<unsigned>(size())), "all_reduce over {} ranks", size());
   if (size() == 1) return;
-  Call call(stats_, data.size_bytes());
+  Call call(*this, CallKind::kAllReduce, data.size_bytes());
   const auto n = static_cast<int64_t>(data.size());
   if (n <= kSmallFloats) return reduce_small(data, call);
   for (int64_t begin = 0; begin < n; begin += kRegionFloats) {
@@ -104,7 +104,7 @@ void SharedCommunicator::all_gather(std::span<const std::byte> in, std::span<std
         size(), in.size(), out.size());
   const int64_t n = ssize(in);
   if (size() == 1) return copy_bytes(in.data(), out.data(), n);
-  Call call(stats_, in.size());
+  Call call(*this, CallKind::kAllGather, in.size());
   for (int64_t begin = 0; begin < n; begin += GroupMemory::kRegionBytes) {
     const int64_t count = std::min(GroupMemory::kRegionBytes, n - begin);
     copy_bytes(in.data() + begin, payload(rank_), count);
@@ -121,7 +121,7 @@ void SharedCommunicator::reduce_scatter_sum(std::span<const float> data, std::sp
         "reduce_scatter of {} into {} x {}", data.size(), size(), out.size());
   const auto n = static_cast<int64_t>(out.size());
   if (size() == 1) return copy_bytes(data.data(), out.data(), n * 4);
-  Call call(stats_, data.size_bytes());
+  Call call(*this, CallKind::kReduceScatter, data.size_bytes());
   // Each round shows the same part of every rank's segment.
   const int64_t step = kRegionFloats / size() / kLineFloats * kLineFloats;
   for (int64_t begin = 0; begin < n; begin += step) {
@@ -155,7 +155,7 @@ void SharedCommunicator::all_to_all_v(std::span<const std::byte> send,
     return copy_bytes(send.data() + send_offsets[0], recv.data() + recv_offsets[0], received(0));
   }
   const int64_t total = send_offsets.back();
-  Call call(stats_, static_cast<size_t>(total - send_offsets.front()));
+  Call call(*this, CallKind::kAllToAll, static_cast<size_t>(total - send_offsets.front()));
   // Everybody shows its buffer piece by piece. The offsets stand beside the first piece; the
   // longest buffer decides how many rounds there are.
   int64_t longest = 0;
@@ -191,7 +191,7 @@ void SharedCommunicator::broadcast(std::span<std::byte> data, int root) {
   memory_->throw_if_aborted();
   CHECK(root >= 0 && root < size(), "broadcast from rank {} of {}", root, size());
   if (size() == 1) return;
-  Call call(stats_, rank_ == root ? data.size() : 0);
+  Call call(*this, CallKind::kBroadcast, rank_ == root ? data.size() : 0);
   for (int64_t begin = 0; begin < ssize(data); begin += GroupMemory::kRegionBytes) {
     const int64_t count = std::min(GroupMemory::kRegionBytes, ssize(data) - begin);
     if (rank_ == root) copy_bytes(data.data() + begin, payload(root), count);
@@ -203,7 +203,7 @@ void SharedCommunicator::broadcast(std::span<std::byte> data, int root) {
 
 void SharedCommunicator::send(std::span<const std::byte> data, int to) {
   CHECK(to >= 0 && to < size(), "send to rank {} of {}", to, size());
-  Call call(stats_, data.size());
+  Call call(*this, CallKind::kSend, data.size(), to);
   int64_t begin = 0;
   do {
     const int64_t count = std::min(GroupMemory::kSlotBytes, ssize(data) - begin);
@@ -214,7 +214,7 @@ void SharedCommunicator::send(std::span<const std::byte> data, int to) {
 
 void SharedCommunicator::recv(std::span<std::byte> data, int from) {
   CHECK(from >= 0 && from < size(), "receive from rank {} of {}", from, size());
-  Call call(stats_, 0);
+  Call call(*this, CallKind::kRecv, 0, from);
   int64_t begin = 0;
   do {
     const int64_t count = std::min(GroupMemory::kSlotBytes, ssize(data) - begin);
