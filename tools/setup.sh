@@ -9,7 +9,7 @@ packages=(
   g++ cmake ninja-build ccache pkg-config git ca-certificates
   libopenmpi-dev openmpi-bin openssh-client
   libspdlog-dev libfmt-dev nlohmann-json3-dev libcli11-dev libxxhash-dev libpcre2-dev
-  libutf8proc-dev libboost1.81-dev libgtest-dev libgmock-dev libbenchmark-dev
+  libutf8proc-dev libyaml-cpp-dev libboost1.81-dev libgtest-dev libgmock-dev libbenchmark-dev
 )
 case "${1:-}" in
   "") ;;

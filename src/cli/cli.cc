@@ -1,8 +1,12 @@
 #include "cli/cli.h"
 
+#include <fmt/ranges.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <exception>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -12,6 +16,8 @@
 #include "base/version.h"
 #include "cli/commands.h"
 #include "cli/flags.h"
+#include "cli/help_format.h"
+#include "cli/settings.h"
 #include "runtime/launch/guard.h"
 #include "runtime/launch/interrupt.h"
 #include "runtime/launch/worker_main.h"
@@ -26,9 +32,38 @@ Examples:
   fourfold verify llama-3.1-8b --devices 8 --dry-run every scheme with its memory, nothing is loaded
   fourfold generate tiny "In the beginning" -n 64
   fourfold generate MODEL "Hello" -tp 2 -pp 2        split over four devices
+  fourfold bench offline MODEL --json now.json       every figure beside its ceiling
+  fourfold help verify                               flags and examples of one command
 
 A device is a fixed set of cores (--cpus-per-device, default 1). Schemes are written tp4pp2,
-tp2pp2dp2, ...; -tp, -pp and -dp are the flags that vLLM users know.)";
+tp2pp2dp2, ...; -tp, -pp and -dp are the flags that vLLM users know.
+
+Every flag can also come from the environment (--input-len: FOURFOLD_INPUT_LEN) or from a YAML file
+(--config FILE, a line "input-len: 128"). The command line is stronger than the environment, and the
+environment is stronger than the file; --print-config shows what holds and why.
+
+Exit code: 0 done, 1 it failed or something differed, 2 the command line makes no sense.)";
+
+/// A command and what runs it.
+using Commands = std::vector<std::pair<const CLI::App*, Command>>;
+
+/// The whole flag table. `command_line` is what reports say was run.
+Commands add_commands(CLI::App& app, const std::string& command_line) {
+  app.name("fourfold");
+  app.formatter(std::make_shared<HelpFormat>());  // before the commands, which take it over
+  app.footer(std::string(kFooter));
+  app.set_version_flag("--version",
+                       fmt::format("fourfold {} ({})", base::version(), base::commit()));
+  app.require_subcommand(1);
+  Commands out;
+  const auto add = [&](const char* name, Command command) {
+    out.emplace_back(app.get_subcommand(name), std::move(command));
+  };
+  add("generate", add_generate(app));
+  add("verify", add_verify(app, command_line));
+  add_settings_flags(app);
+  return out;
+}
 
 void suggest_flags(const CLI::App& command, const std::vector<std::string>& args) {
   for (const std::string& arg : args) {
@@ -39,27 +74,42 @@ void suggest_flags(const CLI::App& command, const std::vector<std::string>& args
   }
 }
 
-int usage_error(const CLI::App& app, const CLI::ParseError& error,
-                const std::vector<std::string>& args) {
-  const std::vector<CLI::App*> commands = app.get_subcommands();
-  const CLI::App& command = commands.empty() ? app : *commands.back();
-  if (commands.empty() && !args.empty() && !args.front().starts_with("-")) {
-    fmt::print(stderr, "fourfold: there is no command \"{}\"; expected generate or verify\n",
-               args.front());
+int usage_error(CLI::App& app, const CLI::ParseError& error, const std::vector<std::string>& args) {
+  const CLI::App& command = chosen_command(app);
+  const bool any = !app.get_subcommands().empty();
+  if (!any && !args.empty() && !args.front().starts_with("-")) {
+    std::vector<std::string> names;
+    for (const CLI::App* known : app.get_subcommands(nullptr)) names.push_back(known->get_name());
+    fmt::print(stderr, "fourfold: there is no command \"{}\"; expected {}\n", args.front(),
+               fmt::join(names, " or "));
   } else {
     fmt::print(stderr, "fourfold: {}\n", error.what());
   }
   if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::ExtrasError)) {
     suggest_flags(command, args);
   }
-  fmt::print(stderr, "Run fourfold{} --help for what there is.\n",
-             commands.empty() ? "" : " " + command.get_name());
+  fmt::print(stderr, "Run {} --help for what there is.\n", full_name(command));
   return 2;
 }
 
-std::string command_line(int argc, char** argv) {
+/// "help verify" as "verify --help".
+std::vector<std::string> without_help_command(std::vector<std::string> args) {
+  if (!args.empty() && args.front() == "help") {
+    args.erase(args.begin());
+    args.emplace_back("--help");
+  }
+  return args;
+}
+
+std::string joined(const std::vector<std::string>& args) {
   std::string out = "fourfold";
-  for (int i = 1; i < argc; ++i) out += std::string(" ") + argv[i];
+  for (const std::string& arg : args) out += " " + arg;
+  return out;
+}
+
+std::vector<std::string> environment() {
+  std::vector<std::string> out;
+  for (char** entry = environ; *entry != nullptr; ++entry) out.emplace_back(*entry);
   return out;
 }
 
@@ -74,30 +124,38 @@ int run(int argc, char** argv) {
   if (argc > 1 && std::string_view(argv[1]) == "guard") {
     return runtime::guard_main(argc - 1, argv + 1);
   }
+  CLI::App table;
+  add_commands(table, "");
+  const auto arguments = complete_arguments(
+      table, without_help_command(normalise(argc, argv)), environment(),
+      [](const std::string& warning) { fmt::print(stderr, "fourfold: {}\n", warning); });
+  if (!arguments.ok()) {
+    fail(arguments.error());
+    return 2;
+  }
+
   CLI::App app{
       "fourfold runs large language models over several devices by tensor, pipeline and data "
-      "parallelism, and finds out which combination is best for your model, hardware and load.",
-      "fourfold"};
-  app.footer(std::string(kFooter));
-  app.set_version_flag("--version",
-                       fmt::format("fourfold {} ({})", base::version(), base::commit()));
-  app.require_subcommand(1);
-  const Command generate = add_generate(app);
-  const Command verify = add_verify(app, command_line(argc, argv));
-
-  std::vector<std::string> args = normalise(argc, argv);
-  const std::vector<std::string> given = args;
-  std::reverse(args.begin(), args.end());  // CLI11 takes them from the back
+      "parallelism, and finds out which combination is best for your model, hardware and load."};
+  const Commands commands = add_commands(app, joined(arguments->args));
   try {
-    app.parse(args);
+    parse(app, arguments->args);
   } catch (const CLI::Success& success) {
     return app.exit(success);
   } catch (const CLI::ParseError& error) {
-    return usage_error(app, error, given);
+    return usage_error(app, error, arguments->args);
   }
+  const CLI::App& chosen = chosen_command(app);
+  if (wants_settings(chosen)) {
+    fmt::print("{}", effective_settings(chosen, *arguments));
+    return 0;
+  }
+  const auto command = std::find_if(commands.begin(), commands.end(), [&](const auto& entry) {
+    return entry.first == app.get_subcommands().front();
+  });
   runtime::install_interrupt_handler();
   try {
-    const int code = app.got_subcommand("generate") ? generate() : verify();
+    const int code = command->second();
     if (std::fflush(stdout) != 0) return fail(base::fail("the output could not be written"));
     return code;
   } catch (const std::exception& error) {  // a full disk under fmt::print, no memory

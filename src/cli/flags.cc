@@ -57,20 +57,25 @@ std::vector<std::string> normalise(int argc, const char* const* argv) {
   return out;
 }
 
-std::string nearest_flag(const CLI::App& app, const std::string& flag) {
-  const std::string_view wanted = std::string_view(flag).substr(0, flag.find('='));
+std::string nearest(const std::vector<std::string>& known, std::string_view wanted) {
   std::string best;
   int best_distance = std::max(2, static_cast<int>(wanted.size()) / 3);
-  for (const CLI::Option* option : app.get_options()) {
-    for (const std::string& name : option->get_lnames()) {
-      const int distance = edit_distance(wanted, "--" + name);
-      if (distance <= best_distance) {
-        best = "--" + name;
-        best_distance = distance - 1;
-      }
+  for (const std::string& name : known) {
+    const int distance = edit_distance(wanted, name);
+    if (distance <= best_distance) {
+      best = name;
+      best_distance = distance - 1;
     }
   }
   return best;
+}
+
+std::string nearest_flag(const CLI::App& app, const std::string& flag) {
+  std::vector<std::string> known;
+  for (const CLI::Option* option : app.get_options()) {
+    for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
+  }
+  return nearest(known, flag.substr(0, flag.find('=')));
 }
 
 base::Result<int64_t> parse_bytes(const std::string& text) {
@@ -115,53 +120,70 @@ base::Result<std::vector<int>> parse_int_list(const std::string& text) {
 }
 
 void ModelFlags::add_to(CLI::App& app) {
-  app.add_option("model", model,
+  constexpr const char* kModel = "Model";
+  constexpr const char* kDevices = "Devices";
+  constexpr const char* kMemory = "Memory and batching";
+  app.add_option("model,--model", model,
                  "Hugging Face folder, GGUF file, hub id in the local cache, \"tiny\", or a preset "
                  "such as llama-3.1-8b")
       ->capture_default_str();
   app.add_option("--load-format", load_format,
                  "auto: read the weights; dummy: make them up from --dummy-seed")
       ->check(CLI::IsMember({"auto", "dummy"}))
-      ->capture_default_str();
-  app.add_option("--dummy-seed", dummy_seed, "Seed of made-up weights")->capture_default_str();
+      ->capture_default_str()
+      ->group(kModel);
+  app.add_option("--dummy-seed", dummy_seed, "Seed of made-up weights")
+      ->capture_default_str()
+      ->group(kModel);
   app.add_option("--backend", backend, "cpu (bf16, own kernels) or reference (plain fp32)")
       ->check(CLI::IsMember({"cpu", "reference"}))
-      ->capture_default_str();
+      ->capture_default_str()
+      ->group(kDevices);
   app.add_option("--isa", isa,
                  "Instruction set of the cpu backend: amx, avx512_bf16 or avx2 (default: the "
-                 "strongest this machine has)");
+                 "strongest this machine has)")
+      ->group(kDevices);
   app.add_option("--ranks", ranks,
                  "processes: each device is a process, joined by MPI; threads: all in one process")
       ->check(CLI::IsMember({"processes", "threads"}))
-      ->capture_default_str();
+      ->capture_default_str()
+      ->group(kDevices);
   app.add_option("--numerics", numerics,
                  "fast: every kernel takes its quickest order of additions; invariant: the same "
                  "bits whatever the scheme and the batch")
       ->check(CLI::IsMember({"fast", "invariant"}))
-      ->capture_default_str();
+      ->capture_default_str()
+      ->group(kDevices);
   app.add_option("--cpus-per-device", cpus_per_device, "Cores (threads) of one device")
       ->check(CLI::Range(1, 1024))
-      ->capture_default_str();
+      ->capture_default_str()
+      ->group(kDevices);
   app.add_option("--block-size", block_size, "Positions in one KV cache block")
       ->check(CLI::Range(1, 4096))
-      ->capture_default_str();
+      ->capture_default_str()
+      ->group(kMemory);
   app.add_option(
          "--kv-cache-memory-bytes", kv_cache_memory,
          "KV cache of one device, for example 512MiB (default: what the load needs, at most "
          "a quarter of the free memory)")
-      ->check(checked_by(parse_bytes));
+      ->check(checked_by(parse_bytes))
+      ->group(kMemory);
   app.add_option("--max-model-len", max_model_len,
                  "Longest prompt and output together (default: what the command needs)")
-      ->check(CLI::Range(0, std::numeric_limits<int>::max()));
+      ->check(CLI::Range(0, std::numeric_limits<int>::max()))
+      ->group(kMemory);
   app.add_option("--max-num-seqs", max_num_seqs, "Sequences that a replica runs at once")
       ->check(CLI::Range(1, 65536))
-      ->capture_default_str();
+      ->capture_default_str()
+      ->group(kMemory);
   app.add_option("--max-num-batched-tokens", max_num_batched_tokens,
                  "Token budget of one step, prompt chunks and decodes together")
       ->check(CLI::Range(1, 1 << 20))
-      ->capture_default_str();
+      ->capture_default_str()
+      ->group(kMemory);
   app.add_flag("--enable-prefix-caching,!--no-enable-prefix-caching", prefix_caching,
-               "Reuse the KV blocks of shared prefixes (default: on)");
+               "Reuse the KV blocks of shared prefixes (default: on)")
+      ->group(kMemory);
 }
 
 base::Result<runtime::ClusterConfig> ModelFlags::cluster_config() const {
@@ -192,20 +214,25 @@ void ParallelFlags::add_to(CLI::App& app) {
   const auto size = CLI::Range(1, 65536);
   app.add_option("--tensor-parallel-size", config.tp, "-tp: ranks that split each layer")
       ->check(size)
+      ->group("Parallelism")
       ->capture_default_str();
   app.add_option("--pipeline-parallel-size", config.pp, "-pp: stages that split the layers")
       ->check(size)
+      ->group("Parallelism")
       ->capture_default_str();
   app.add_option("--data-parallel-size", config.dp, "-dp: independent replicas")
       ->check(size)
+      ->group("Parallelism")
       ->capture_default_str();
   app.add_option("--expert-parallel-size", config.ep,
                  "-ep: ranks that split the experts; experts are not here yet, so 1")
       ->check(size)
+      ->group("Parallelism")
       ->capture_default_str();
   app.add_option("--expert-tensor-parallel-size", config.etp,
                  "-etp: ranks that split each expert (default: tp/ep); not here yet")
-      ->check(size);
+      ->check(size)
+      ->group("Parallelism");
 }
 
 int fail(const base::Error& error) {

@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/numerics.h"
@@ -15,6 +16,9 @@ namespace fourfold::cli {
 /// argv with vLLM's two-letter short flags (-tp, -pp, -dp, -ep, -etp) spelled out, which the parser
 /// cannot express.
 std::vector<std::string> normalise(int argc, const char* const* argv);
+
+/// The one of `known` nearest to `wanted` by edit distance, or "" if none is near.
+std::string nearest(const std::vector<std::string>& known, std::string_view wanted);
 
 /// The known flag nearest to `flag` by edit distance, or "" if none is near.
 std::string nearest_flag(const CLI::App& app, const std::string& flag);
