@@ -95,6 +95,18 @@ TEST(KvCache, RecomputesTheLastBlockOfAFullyKnownPromptPrivately) {
   EXPECT_EQ(cache.pool().references(first.blocks[1]), 1);
 }
 
+TEST(KvCache, WithoutReuseSharesOnlyTheBlocksItIsGiven) {
+  KvCache cache(8, 2, false, &hash_block);
+  const BlockTable first = computed_table(cache, {1, 2, 3, 4, 5});
+  BlockTable second;
+  const std::span fork = std::span(first.blocks).first(2);
+  EXPECT_EQ(cache.open(second, Tokens{1, 2, 3, 4, 5, 6}, 0, fork), 4);
+  EXPECT_THAT(second.blocks, ElementsAre(first.blocks[0], first.blocks[1], BlockId(3)));
+  cache.close(second);
+  EXPECT_EQ(cache.pool().references(first.blocks[0]), 1);
+  EXPECT_EQ(cache.open(second, Tokens{1, 2, 3, 4, 5, 6}, 0), 0);
+}
+
 TEST(KvCache, PublishesOnlyWhatIsComputedAndKnown) {
   KvCache cache(8, 2, true, &hash_block);
   const Tokens tokens{1, 2, 3, 4, 5};

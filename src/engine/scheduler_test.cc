@@ -385,6 +385,152 @@ TEST(Scheduler, SharesACommonPrefixAndCountsItsTokens) {
   EXPECT_EQ(bench.scheduler.stats().hit_tokens, 8);
 }
 
+/// Three choices of a prompt of two full blocks of four and two tokens more.
+class Choices : public testing::TestWithParam<bool> {
+ protected:
+  static Request three(int32_t prompt_tokens = 10) {
+    Request out = request(kA, prompt_tokens);
+    out.forks = {kB, kC};
+    return out;
+  }
+  SchedulerOptions options(int32_t chunk_tokens = 0) const {
+    return {.chunk_tokens = chunk_tokens, .lookahead = 0, .prefix_cache = GetParam()};
+  }
+};
+
+TEST_P(Choices, ShareTheFullBlocksOfThePromptAndComputeTheRestPrivately) {
+  Bench bench(roomy(), options());
+  bench.add(three());
+  EXPECT_THAT(bench.step().chunks, ElementsAre(Chunk{SlotId(0), 0, 10, 3, true}));
+  bench.commit();
+  const StepBatch forked = bench.step();
+  EXPECT_THAT(forked.chunks,
+              ElementsAre(Chunk{SlotId(0), 10, 1, 0, true}, Chunk{SlotId(1), 8, 2, 3, true},
+                          Chunk{SlotId(2), 8, 2, 3, true}));
+  EXPECT_THAT(forked.blocks,
+              ElementsAre(BlockId(0), BlockId(1), BlockId(3), BlockId(0), BlockId(1), BlockId(4)));
+  ASSERT_EQ(forked.starts.size(), 2U);
+  EXPECT_EQ(forked.starts[0].sampling.choice, 1);
+  EXPECT_EQ(forked.starts[1].sampling.choice, 2);
+  EXPECT_EQ(bench.scheduler.stats().forked_tokens, 16);
+  EXPECT_EQ(bench.scheduler.stats().queried_tokens, 10) << "one request";
+  EXPECT_EQ(bench.scheduler.stats().hit_tokens, 0);
+}
+
+TEST_P(Choices, WaitForThePromptWhileLaterRequestsPass) {
+  Bench bench(roomy(), options(/*chunk_tokens=*/5));
+  bench.add(three());
+  Request later = request(SequenceId(9), 3);
+  bench.add(later);
+  EXPECT_THAT(slots(bench.step()), ElementsAre(SlotId(0), SlotId(1)));
+  EXPECT_THAT(slots(bench.step()), ElementsAre(SlotId(0)))
+      << "eight positions are not computed yet";
+  bench.commit();
+  bench.commit();
+  EXPECT_THAT(chunk_sizes(bench.step()), ElementsAre(1, 1, 2, 2));
+}
+
+TEST_P(Choices, OfAPromptWithinOneBlockShareNothing) {
+  Bench bench(roomy(), options());
+  bench.add(three(/*prompt_tokens=*/4));
+  EXPECT_THAT(chunk_sizes(bench.step()), ElementsAre(4, 4, 4));
+}
+
+TEST_P(Choices, GoOnWhenTheOneThatComputesThePromptIsCancelled) {
+  Bench bench(roomy(), options(/*chunk_tokens=*/5));
+  bench.add(three());
+  bench.step();
+  bench.scheduler.cancel(kA);
+  EXPECT_THAT(chunk_sizes(bench.step()), ElementsAre(5)) << "B starts over, C waits for B";
+  bench.commit();
+  bench.commit();
+  bench.step();
+  bench.commit();
+  EXPECT_THAT(chunk_sizes(bench.step()), ElementsAre(1, 2));
+  bench.scheduler.cancel(kB);
+  bench.commit();
+  EXPECT_EQ(bench.scheduler.snapshot().sequences.size(), 1U);
+  EXPECT_EQ(bench.scheduler.snapshot().sequences[0].id, kC);
+}
+
+TEST_P(Choices, HaveTheirOwnEvents) {
+  Bench bench(roomy(), options());
+  Request request = three();
+  request.max_new_tokens = 2;
+  bench.add(request);
+  for (int i = 0; i < 3; ++i) {
+    bench.step();
+    bench.commit();
+  }
+  std::vector<SequenceId> tokens;
+  std::vector<SequenceId> ended;
+  for (const SequenceEvent& event : bench.scheduler.take_events()) {
+    tokens.push_back(event.id);
+    if (event.finish == FinishReason::kLength) ended.push_back(event.id);
+  }
+  EXPECT_THAT(tokens, ElementsAre(kA, kA, kB, kC, kB, kC));
+  EXPECT_THAT(ended, ElementsAre(kA, kB, kC));
+}
+
+TEST_P(Choices, CountTheSharedPromptOnceAsOutstanding) {
+  Bench bench(roomy(), options());
+  bench.add(three());
+  EXPECT_EQ(bench.scheduler.load({}).outstanding_tokens, 10 + 20 + 2 * (2 + 20));
+}
+
+INSTANTIATE_TEST_SUITE_P(PrefixCache, Choices, testing::Bool(), [](const auto& test) {
+  return test.param ? std::string("On") : std::string("Off");
+});
+
+TEST(Scheduler, TellsTheSamplerOnlyWhatItNeeds) {
+  Bench bench(roomy(), {.lookahead = 0, .preempt_every_k = 3});
+  bench.add(request(kC, 1));
+  Request plain = request(kA, 3);
+  plain.stop_tokens = {9};
+  bench.add(plain);
+  Request penalised = request(kB, 2);
+  penalised.stop_tokens = {9};
+  penalised.ignore_eos = true;
+  penalised.sampling.presence_penalty = 1;
+  penalised.sampling.min_tokens = 4;
+  bench.add(penalised);
+  const StepBatch first = bench.step();
+  ASSERT_EQ(first.starts.size(), 3U);
+  EXPECT_THAT(first.starts[1].history, IsEmpty());
+  EXPECT_THAT(first.starts[1].stop_tokens, IsEmpty());
+  EXPECT_EQ(first.starts[1].prompt_tokens, 3);
+  EXPECT_THAT(first.starts[2].history, ElementsAre(200, 201));
+  EXPECT_THAT(first.starts[2].stop_tokens, ElementsAre(9));
+  bench.commit(31);
+  EXPECT_THAT(bench.step().starts, IsEmpty());
+  bench.commit(32);
+  const StepBatch resumed = bench.step();  // preempted and admitted again in one plan
+  ASSERT_EQ(resumed.starts.size(), 1U);
+  EXPECT_THAT(resumed.starts[0].history, ElementsAre(200, 201, 31, 32));
+  EXPECT_EQ(resumed.starts[0].prompt_tokens, 2);
+}
+
+TEST(Scheduler, RefusesSamplingParametersOutOfTheirRange) {
+  const auto refusal_of = [](const SamplingParams& sampling) {
+    Request bad = request(kA, 3);
+    bad.sampling = sampling;
+    return refusal(roomy(), bad);
+  };
+  EXPECT_EQ(refusal_of({.min_p = 1, .presence_penalty = -2, .min_tokens = 20}), "accepted");
+  EXPECT_THAT(refusal_of({.temperature = -1}), HasSubstr("temperature is -1"));
+  EXPECT_THAT(refusal_of({.top_k = -1}), HasSubstr("top_k is -1"));
+  EXPECT_THAT(refusal_of({.top_p = 1.5F}), HasSubstr("top_p is 1.5, expected more than 0"));
+  EXPECT_THAT(refusal_of({.min_p = -0.5F}), HasSubstr("min_p is -0.5, expected 0 to 1"));
+  EXPECT_THAT(refusal_of({.repetition_penalty = 0}), HasSubstr("repetition_penalty is 0"));
+  EXPECT_THAT(refusal_of({.presence_penalty = 3}), HasSubstr("expected -2 to 2"));
+  EXPECT_THAT(refusal_of({.frequency_penalty = -3}), HasSubstr("frequency_penalty is -3"));
+  EXPECT_THAT(refusal_of({.logit_bias = {{5, 101}}}), HasSubstr("token 5 is 101"));
+  EXPECT_THAT(refusal_of({.logit_bias = {{5, 1}, {4, 1}}}), HasSubstr("rising tokens"));
+  EXPECT_THAT(refusal_of({.min_tokens = 21}), HasSubstr("at most 20, the number of new tokens"));
+  EXPECT_THAT(refusal_of({.choice = -1}), HasSubstr("choice is -1"));
+  EXPECT_THAT(refusal_of({.logprobs = -2}), HasSubstr("logprobs is -2"));
+}
+
 TEST(Scheduler, ForgetsPrefixesWhenTheCacheIsCleared) {
   Bench bench(roomy());
   bench.add(request(kA, 10, 1));

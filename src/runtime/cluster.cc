@@ -118,6 +118,12 @@ std::vector<RankMemory> plan_memory(const ClusterConfig& config, const model::Mo
 
 namespace {
 
+std::vector<engine::SequenceId> sequences_of(const engine::Request& request) {
+  std::vector<engine::SequenceId> ids = {request.id};
+  ids.insert(ids.end(), request.forks.begin(), request.forks.end());
+  return ids;
+}
+
 /// One group: its executor, its engine, and the thread that drives them.
 class Group {
  public:
@@ -147,16 +153,19 @@ class Group {
   }
 
   /// Never waits for the step in progress: requests sent together start together. What the engine
-  /// refuses comes back as an event.
-  void submit(engine::Request request, EventSink sink) {
-    const int64_t tokens =
-        static_cast<int64_t>(request.prompt.size()) + int64_t{request.max_new_tokens};
-    outstanding_tokens_ += tokens;
-    post([this, tokens, request = std::move(request), sink = std::move(sink)]() mutable {
-      const engine::SequenceId id = request.id;
-      sinks_.emplace(id, Sink{std::move(sink), tokens});
+  /// refuses comes back as an event of each sequence. `new_prompt_tokens`: those to compute.
+  void submit(engine::Request request, int64_t new_prompt_tokens, EventSink sink) {
+    const std::vector<engine::SequenceId> ids = sequences_of(request);
+    outstanding_tokens_ += new_prompt_tokens + std::ssize(ids) * request.max_new_tokens;
+    post([this, ids, new_prompt_tokens, request = std::move(request),
+          sink = std::move(sink)]() mutable {
+      for (const engine::SequenceId id : ids) {
+        const int64_t prompt = id == request.id ? new_prompt_tokens : 0;
+        sinks_.emplace(id, Sink{sink, prompt, request.max_new_tokens});
+      }
       const base::Status added = engine_.add(std::move(request));
-      if (!added.ok()) {
+      if (added.ok()) return;
+      for (const engine::SequenceId id : ids) {
         dispatch({.id = id,
                   .token = std::nullopt,
                   .finish = engine::FinishReason::kFailed,
@@ -172,6 +181,7 @@ class Group {
     post([this, id] { engine_.cancel(id); });
   }
 
+  /// Prompt tokens to compute and tokens to sample, of all requests.
   int64_t outstanding_tokens() const { return outstanding_tokens_; }
   engine::Occupancy occupancy() {
     const std::lock_guard lock(mutex_);
@@ -182,7 +192,8 @@ class Group {
  private:
   struct Sink {
     EventSink call;
-    int64_t tokens = 0;
+    int64_t prompt_tokens = 0;  ///< to compute
+    int64_t output_tokens = 0;  ///< to sample
   };
 
   void post(std::function<void()> work) {
@@ -213,9 +224,14 @@ class Group {
   void dispatch(const engine::SequenceEvent& event) {
     const auto it = sinks_.find(event.id);
     if (it == sinks_.end()) return;
-    it->second.call(event, clock_.now_ns());
+    Sink& sink = it->second;
+    sink.call(event, clock_.now_ns());
+    if (event.token) {
+      outstanding_tokens_ -= std::exchange(sink.prompt_tokens, 0) + 1;
+      --sink.output_tokens;
+    }
     if (event.finish) {
-      outstanding_tokens_ -= it->second.tokens;
+      outstanding_tokens_ -= sink.prompt_tokens + sink.output_tokens;
       sinks_.erase(it);
     }
   }
@@ -236,8 +252,11 @@ class Group {
 
 class LocalCluster final : public Cluster {
  public:
-  LocalCluster(const mesh::Mesh& mesh, const engine::ExecutorLimits& limits)
-      : mesh_(mesh), limits_(limits) {}
+  LocalCluster(const mesh::Mesh& mesh, const engine::ExecutorLimits& limits, bool prefix_cache)
+      : mesh_(mesh), limits_(limits) {
+    const auto groups = static_cast<size_t>(mesh.groups());
+    if (prefix_cache && groups > 1) affinity_.emplace(groups, limits.blocks, limits.block_size);
+  }
 
   void add_group(std::unique_ptr<GroupExecutor> executor, const engine::SchedulerOptions& options) {
     groups_.push_back(std::make_unique<Group>(std::move(executor), options));
@@ -246,19 +265,23 @@ class LocalCluster final : public Cluster {
   engine::SequenceId next_id() override { return engine::SequenceId(next_id_++); }
 
   base::Status submit(engine::Request request, EventSink sink) override {
+    const std::lock_guard submit_lock(mutex_);
+    std::vector<int64_t> known(groups_.size());
+    if (affinity_) known = affinity_->known_tokens(request.prompt);
     std::vector<engine::ReplicaLoad> loads;
     std::vector<size_t> alive;
     for (size_t g = 0; g < groups_.size(); ++g) {
       if (groups_[g]->failed()) continue;
       alive.push_back(g);
-      loads.push_back({.outstanding_tokens = groups_[g]->outstanding_tokens()});
+      const engine::Occupancy occupancy = groups_[g]->occupancy();
+      loads.push_back({.outstanding_tokens = groups_[g]->outstanding_tokens(),
+                       .free_blocks = occupancy.blocks - occupancy.used_blocks,
+                       .known_tokens = known[g]});
     }
     if (alive.empty()) return base::fail("every group of the scheme has failed");
     const size_t chosen = alive[engine::choose_replica(loads)];
-    {
-      const std::lock_guard lock(mutex_);
-      group_of_[request.id] = chosen;
-    }
+    if (affinity_) affinity_->record(chosen, request.prompt);
+    for (const engine::SequenceId id : sequences_of(request)) group_of_[id] = chosen;
     const auto forward = [this, sink = std::move(sink)](const engine::SequenceEvent& event,
                                                         int64_t now_ns) {
       if (event.finish) {
@@ -267,7 +290,8 @@ class LocalCluster final : public Cluster {
       }
       sink(event, now_ns);
     };
-    groups_[chosen]->submit(std::move(request), forward);
+    const int64_t new_tokens = std::ssize(request.prompt) - known[chosen];
+    groups_[chosen]->submit(std::move(request), new_tokens, forward);
     return {};
   }
 
@@ -284,12 +308,14 @@ class LocalCluster final : public Cluster {
   }
 
   void set_numerics(base::Numerics numerics) override {
+    forget_prefixes();
     for (const auto& group : groups_) {
       group->call([&](engine::Engine& engine) { engine.set_numerics(numerics); });
     }
   }
 
   void clear_prefix_cache() override {
+    forget_prefixes();
     for (const auto& group : groups_) {
       group->call([](engine::Engine& engine) { engine.clear_prefix_cache(); });
     }
@@ -337,11 +363,17 @@ class LocalCluster final : public Cluster {
   const engine::ExecutorLimits& limits() const override { return limits_; }
 
  private:
+  void forget_prefixes() {
+    const std::lock_guard lock(mutex_);
+    if (affinity_) affinity_->clear();
+  }
+
   mesh::Mesh mesh_;
   engine::ExecutorLimits limits_;
   std::atomic<int64_t> next_id_ = 0;
   std::mutex mutex_;
   std::unordered_map<engine::SequenceId, size_t> group_of_;
+  std::optional<engine::PrefixAffinity> affinity_;
   std::vector<std::unique_ptr<Group>> groups_;
 };
 
@@ -377,7 +409,7 @@ base::Result<std::unique_ptr<Cluster>> Cluster::start(const ClusterConfig& confi
   FF_ASSIGN(const mesh::Mesh mesh, mesh::create_or_suggest(config.scheme, source.spec.divisors()));
   FF_ASSIGN(const std::unique_ptr<backend::Ops> ops, backend::make_ops(config.backend, config.isa));
   FF_ASSIGN(const engine::ExecutorLimits limits, plan_limits(config, source.spec, *ops));
-  auto cluster = std::make_unique<LocalCluster>(mesh, limits);
+  auto cluster = std::make_unique<LocalCluster>(mesh, limits, config.scheduler.prefix_cache);
   std::mutex progress_mutex;
   const StartProgress serialised = [&](const std::string& line) {
     const std::lock_guard lock(progress_mutex);

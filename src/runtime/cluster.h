@@ -72,8 +72,10 @@ class Cluster {
 
   /// An id that no request of this cluster has.
   virtual engine::SequenceId next_id() = 0;
-  /// Queues a request on the living group with the least outstanding work and returns at once; a
-  /// request that can never fit ends with an event of kFailed. Errors: every group has failed.
+  /// Queues a request on the living group that engine::choose_replica() names and returns at once;
+  /// what that group's prefix cache holds is guessed from the prompts sent there. Events of all the
+  /// request's sequences go to `sink`. A request that can never fit ends with kFailed. Errors:
+  /// every group has failed.
   virtual base::Status submit(engine::Request request, EventSink sink) = 0;
   virtual void cancel(engine::SequenceId id) = 0;
 
