@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
 #include <memory>
 #include <span>
 #include <string_view>
@@ -159,9 +160,15 @@ class Ops {
   /// be x itself if f32.
   virtual void rms_norm(Stream& stream, View x, const Weight& gain, float eps, View out) const = 0;
 
-  /// out = x w^T, slices joined by the tree. x activation dtype [M, K]; out f32 [M, N].
-  virtual void matmul(Stream& stream, Arena& arena, View x, const Weight& weight,
-                      View out) const = 0;
+  struct MatmulTarget {
+    const Weight& weight;  ///< [N, K]
+    View out;              ///< f32 [M, N]
+  };
+  /// out = x w^T for each of up to kMaxMatmulTargets targets, whose K and slices are the same;
+  /// slices joined by the tree. x activation dtype [M, K].
+  virtual void matmul(Stream& stream, Arena& arena, View x,
+                      std::initializer_list<MatmulTarget> targets) const = 0;
+  static constexpr size_t kMaxMatmulTargets = 4;
 
   /// x += y. Both f32, same shape.
   virtual void add(Stream& stream, View x, View y) const = 0;

@@ -24,6 +24,13 @@ inline std::vector<std::string> available_backends() {
   return names;
 }
 
+/// These with invariant numerics, then as "cpu/avx2/fast" with fast numerics.
+inline std::vector<std::string> backends_in_both_numerics() {
+  std::vector<std::string> names = available_backends();
+  for (const std::string& name : available_backends()) names.push_back(name + "/fast");
+  return names;
+}
+
 /// As the suffix of a parameterised test.
 inline std::string name_of_backend(const ::testing::TestParamInfo<std::string>& backend) {
   std::string name = backend.param;
@@ -32,8 +39,9 @@ inline std::string name_of_backend(const ::testing::TestParamInfo<std::string>& 
 }
 
 inline std::unique_ptr<Ops> open(const std::string& name) {
-  const size_t slash = name.find('/');
-  return make_ops(name.substr(0, slash), slash == std::string::npos ? "" : name.substr(slash + 1))
+  const std::string made = name.ends_with("/fast") ? name.substr(0, name.size() - 5) : name;
+  const size_t slash = made.find('/');
+  return make_ops(made.substr(0, slash), slash == std::string::npos ? "" : made.substr(slash + 1))
       .value();
 }
 
@@ -111,7 +119,9 @@ struct Device {
   explicit Device(const std::string& name, int threads = 1, Ops::Limits limits = {})
       : ops(open(name)),
         stream(ops->make_stream(threads, {})),
-        arena(ops->allocate(ops->scratch_bytes(threads, limits)).value()) {}
+        arena(ops->allocate(ops->scratch_bytes(threads, limits)).value()) {
+    if (name.ends_with("/fast")) stream->numerics = base::Numerics::kFast;
+  }
 
   std::unique_ptr<Ops> ops;
   std::unique_ptr<Stream> stream;
@@ -154,7 +164,7 @@ inline std::vector<float> multiply(const std::string& backend, const Matrix& x, 
   const WeightPtr weight = load(*device.ops, w, std::move(slice_ends));
   const Owned in(device.ops->activation_dtype(), {x.rows, x.columns}, x.values);
   const Owned out(DType::kF32, {x.rows, w.rows});
-  device.ops->matmul(*device.stream, device.arena, in.view(), *weight, out.view());
+  device.ops->matmul(*device.stream, device.arena, in.view(), {{*weight, out.view()}});
   return out.values();
 }
 
@@ -195,7 +205,8 @@ struct AttentionCase {
 inline std::vector<float> attend(const std::string& backend, const AttentionCase& c,
                                  int threads = 1) {
   const int64_t heads = c.kv_heads * c.heads_per_kv_head;
-  Device device(backend, threads, {.rows = 1, .heads = heads, .head_dim = c.head_dim});
+  Device device(backend, threads,
+                {.rows = std::ssize(c.rows), .heads = heads, .head_dim = c.head_dim});
   const auto sequences = std::ssize(c.lengths);
   const int64_t longest = *std::max_element(c.lengths.begin(), c.lengths.end());
   const int64_t table_width = (longest + c.block_size - 1) / c.block_size;

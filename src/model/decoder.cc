@@ -59,7 +59,8 @@ void Decoder::embed(backend::Stream& stream, View tokens, View residual) {
                                     groups_.mesh().config().tp, groups_.coordinates().shard);
   ops_.embed(stream, weights_.get(ParamKind::kEmbedding), tokens, shard.rows.begin,
              spec_.embedding_scale, residual);
-  groups_.tensor(mesh::Role::kVocab).all_reduce_sum(residual.f32_span());
+  groups_.tensor(mesh::Role::kVocab)
+      .all_reduce_sum(residual.f32_span(), comm::wire_of(stream.numerics));
 }
 
 void Decoder::run_layers(backend::Stream& stream, tensor::Arena& arena,
@@ -127,8 +128,7 @@ void Decoder::mlp(backend::Stream& stream, tensor::Arena& arena, int layer, View
   ops_.rms_norm(stream, residual, weights_.get(ParamKind::kMlpNorm, layer), spec_.norm_eps, x);
   const View gate = arena.allocate(DType::kF32, {m, width});
   const View up = arena.allocate(DType::kF32, {m, width});
-  ops_.matmul(stream, arena, x,
-              {{gate_weight, gate}, {weights_.get(ParamKind::kUp, layer), up}});
+  ops_.matmul(stream, arena, x, {{gate_weight, gate}, {weights_.get(ParamKind::kUp, layer), up}});
   const View hidden = arena.allocate(ops_.activation_dtype(), {m, width});
   ops_.gated_activation(stream, spec_.layers[static_cast<size_t>(layer)].mlp.activation, gate, up,
                         hidden);
@@ -140,7 +140,7 @@ void Decoder::mlp(backend::Stream& stream, tensor::Arena& arena, int layer, View
 
 void Decoder::reduce_and_add(backend::Stream& stream, mesh::Role role, ParamKind post_norm,
                              int layer, View partial, View residual) {
-  groups_.tensor(role).all_reduce_sum(partial.f32_span());
+  groups_.tensor(role).all_reduce_sum(partial.f32_span(), comm::wire_of(stream.numerics));
   if (const backend::Weight* gain = weights_.find(post_norm, layer)) {
     ops_.rms_norm(stream, partial, *gain, spec_.norm_eps, partial);
   }

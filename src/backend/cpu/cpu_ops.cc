@@ -1,11 +1,12 @@
 #include "backend/cpu/cpu_ops.h"
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
+#include "backend/cpu/attention.h"
 #include "backend/cpu/matmul.h"
 #include "backend/cpu/packed_matrix.h"
-#include "backend/slices.h"
 #include "base/sizes.h"
 
 namespace fourfold::backend {
@@ -31,10 +32,6 @@ const PackedMatrix& matrix_of(const Weight& weight) {
 
 uint16_t* bits_of(View view) { return &view.bf16()->bits; }
 
-int64_t attention_scratch_floats(int64_t heads, int64_t head_dim) {
-  return base::round_up(kAttentionPiece + heads * (head_dim + 2), 16);
-}
-
 }  // namespace
 
 CpuOps::CpuOps(Isa isa)
@@ -43,8 +40,8 @@ CpuOps::CpuOps(Isa isa)
       matmul_(matmul_kernel(isa)) {}
 
 int64_t CpuOps::scratch_bytes(int threads, const Limits& limits) const {
-  const int64_t attention = threads * tensor::size_of(DType::kF32) *
-                            attention_scratch_floats(limits.heads, limits.head_dim);
+  const int64_t attention =
+      attention_scratch_bytes(limits.rows, limits.heads, limits.head_dim, threads);
   return std::max(attention, matmul_scratch_bytes(limits.rows, limits.columns, threads));
 }
 
@@ -95,11 +92,17 @@ void CpuOps::rms_norm(Stream& stream, View x, const Weight& gain, float eps, Vie
   });
 }
 
-void CpuOps::matmul(Stream& stream, Arena& arena, View x, const Weight& weight, View out) const {
+void CpuOps::matmul(Stream& stream, Arena& arena, View x,
+                    std::initializer_list<MatmulTarget> targets) const {
   OpTimer timer(stream);
-  const PackedMatrix& matrix = matrix_of(weight);
-  check_matmul(stream, x, activation_dtype(), matrix, out);
-  multiply(matmul_, pool_of(stream), arena, x, matrix, out);
+  CHECK(targets.size() <= kMaxMatmulTargets, "a matmul of {} targets", targets.size());
+  std::array<PackedTarget, kMaxMatmulTargets> packed;
+  size_t count = 0;
+  for (const MatmulTarget& target : targets) {
+    check_matmul(stream, x, activation_dtype(), target.weight, target.out);
+    packed[count++] = {&matrix_of(target.weight), target.out};
+  }
+  multiply(matmul_, pool_of(stream), arena, stream.numerics, x, std::span(packed).first(count));
 }
 
 void CpuOps::norm_rope(Stream& stream, View x, const Weight* gain, float eps, View positions,
@@ -145,38 +148,8 @@ void CpuOps::attention(Stream& stream, Arena& arena, View queries, const RowLayo
                        const KvLayer& cache, const AttentionParams& params, View out) const {
   OpTimer timer(stream);
   check_attention(stream, queries, rows, cache, params, out, activation_dtype(), kv_dtype());
-  const int64_t heads = queries.shape[1] / cache.kv_heads;  // that share a KV head
-  const int64_t head_dim = cache.head_dim;
-  const int64_t head_elements = cache.block_size * head_dim;
-  ThreadPool& pool = pool_of(stream);
-  const int64_t mark = arena.mark();
-  const View scratch =
-      arena.allocate(DType::kF32, {pool.threads(), attention_scratch_floats(heads, head_dim)});
-  pool.parallel_for(
-      queries.rows() * cache.kv_heads, 1, [&](int64_t begin, int64_t end, int thread) {
-        for (int64_t i = begin; i < end; ++i) {
-          const int64_t m = i / cache.kv_heads;
-          const int64_t kv_head = i % cache.kv_heads;
-          const int64_t position = rows.positions.i32()[m];
-          const int64_t first = window_begin(position, params.window);
-          const int64_t at = i * heads * head_dim;
-          rows_.attention(
-              {.queries = queries.f32() + at,
-               .heads = heads,
-               .head_dim = head_dim,
-               .scale = params.scale,
-               .keys = static_cast<const uint16_t*>(cache.keys) + kv_head * head_elements,
-               .values = static_cast<const uint16_t*>(cache.values) + kv_head * head_elements,
-               .blocks = block_table(rows, cache, rows.sequences.i32()[m], first, position),
-               .block_size = cache.block_size,
-               .block_stride = cache.kv_heads * head_elements,
-               .begin = first,
-               .end = position + 1,
-               .scratch = scratch.f32() + thread * scratch.shape[1],
-               .out = bits_of(out) + at});
-        }
-      });
-  arena.release_to(mark);
+  attend(rows_, matmul_, pool_of(stream), arena, stream.numerics, queries, rows, cache, params,
+         out);
 }
 
 void CpuOps::gated_activation(Stream& stream, Activation activation, View gate, View up,

@@ -25,7 +25,8 @@ class CpuOps final : public HostOps {
   void embed(Stream& stream, const Weight& table, View tokens, int64_t first_token, float scale,
              View out) const override;
   void rms_norm(Stream& stream, View x, const Weight& gain, float eps, View out) const override;
-  void matmul(Stream& stream, Arena& arena, View x, const Weight& weight, View out) const override;
+  void matmul(Stream& stream, Arena& arena, View x,
+              std::initializer_list<MatmulTarget> targets) const override;
   void norm_rope(Stream& stream, View x, const Weight* gain, float eps, View positions,
                  const RopeTable& rope) const override;
   void kv_write(Stream& stream, View keys, View values, const RowLayout& rows,

@@ -11,12 +11,16 @@ namespace fourfold::backend {
 namespace {
 
 constexpr int64_t kTile = PackedMatrix::kTileRows;
+constexpr int64_t kBlock = PackedMatrix::kBlockColumns;
 constexpr int64_t kPartStride = kMaxTaskTiles * kTile;
-constexpr int64_t kPartElements = kMaxSlices * kMaxTaskRows * kPartStride;
-/// Rows of x lie a cache line further apart than their length: with a power of two between them
-/// they would all fall into the same few sets of the cache.
-constexpr int64_t kRowGap = 32;
-constexpr int64_t kMaxRowMultiple = 16;
+constexpr int64_t kPartElements = kMaxTaskRows * kPartStride;
+/// Sums that wait for their neighbour in the tree: log2 of the slices and the one being made.
+constexpr int64_t kMaxParts = 4;
+static_assert(kMaxSlices == 1 << (kMaxParts - 1));
+/// Groups of rows of x lie a cache line further apart than their length: with a power of two
+/// between them they would all fall into the same few sets of the cache.
+constexpr int64_t kGroupGap = 32;
+constexpr int64_t kMaxRowGroup = 16;
 
 void convert(const uint16_t* from, int64_t n, uint16_t* to) {
   std::memcpy(to, from, static_cast<size_t>(n) * sizeof(uint16_t));
@@ -25,52 +29,66 @@ void convert(const uint16_t* from, int64_t n, float* to) {
   for (int64_t i = 0; i < n; ++i) to[i] = tensor::to_f32(tensor::BF16{from[i]});
 }
 
-/// One row of x, every slice padded with zeros as the matrix's is.
+/// One row of x in blocks `block_stride` apart, every slice padded with zeros as the matrix's is.
 template <typename T>
-void pad_row(const uint16_t* x, const PackedMatrix& w, T* out) {
-  int64_t begin = 0;
-  for (size_t slice = 0; slice < w.slice_ends().size(); ++slice) {
-    const int64_t end = w.slice_ends()[slice];
-    T* slice_end = out + (end - begin);
-    convert(x + begin, end - begin, out);
-    const int64_t padded = base::round_up(end - begin, PackedMatrix::kBlockColumns) - (end - begin);
-    std::fill_n(slice_end, padded, T{0});
-    out = slice_end + padded;
-    begin = end;
+void pad_row(const uint16_t* x, const PackedMatrix& w, int64_t block_stride, T* out) {
+  int64_t k = 0;
+  for (const int64_t end : w.slice_ends()) {
+    while (k < end) {
+      const int64_t n = std::min(kBlock, end - k);
+      convert(x + k, n, out);
+      std::fill(out + n, out + kBlock, T{0});
+      out += block_stride;
+      k += n;
+    }
   }
 }
 
-/// x as the kernel reads it: [rows rounded up to row_multiple][padded K + gap].
+/// The rows of x as the kernel reads them.
+struct PaddedRows {
+  const MatmulKernel& kernel;
+  int64_t rows;  ///< a multiple of the kernel's row_group
+  int64_t columns;
+  View data;
+
+  int64_t group_stride() const { return columns * kernel.row_group + kGroupGap; }
+  int64_t element(int64_t row, int64_t block) const {
+    return row / kernel.row_group * group_stride() +
+           (block * kernel.row_group + row % kernel.row_group) * kBlock;
+  }
+  const void* at(int64_t row, int64_t block) const {
+    return static_cast<const std::byte*>(data.data) +
+           element(row, block) * tensor::size_of(data.dtype);
+  }
+};
+
 template <typename T>
-void pad_rows(ThreadPool& pool, View x, const PackedMatrix& w, int64_t padded_rows, T* out) {
-  const int64_t stride = w.padded_columns() + kRowGap;
-  pool.parallel_for(padded_rows, row_grain(stride), [&](int64_t begin, int64_t end, int) {
+void pad_rows(ThreadPool& pool, View x, const PackedMatrix& w, const PaddedRows& padded, T* out) {
+  const int64_t block_stride = padded.kernel.row_group * kBlock;
+  pool.parallel_for(padded.rows, row_grain(padded.columns), [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; ++row) {
+      T* to = out + padded.element(row, 0);
       if (row < x.rows()) {
-        pad_row(&x.bf16()->bits + row * w.columns(), w, out + row * stride);
+        pad_row(&x.bf16()->bits + row * w.columns(), w, block_stride, to);
       } else {
-        std::fill_n(out + row * stride, w.padded_columns(), T{0});
+        for (int64_t i = 0; i < padded.columns / kBlock; ++i) {
+          std::fill_n(to + i * block_stride, kBlock, T{0});
+        }
       }
     }
   });
 }
 
-/// One product: what is the same for all its tasks.
+/// One product of a matmul: what is the same for all its tasks.
 struct Product {
-  const MatmulKernel& kernel;
-  const PackedMatrix& w;
-  const void* x;  ///< padded
+  const PaddedRows& x;
   int64_t rows;
-  int64_t padded_rows;
-  View out;
+  PackedTarget target;
   int64_t task_tiles;
+  base::Numerics numerics;
 
   int64_t row_chunks() const { return base::ceil_div(rows, kMaxTaskRows); }
-  int64_t tile_groups() const { return base::ceil_div(w.tiles(), task_tiles); }
-  const void* x_at(int64_t row, int64_t column) const {
-    const int64_t element = row * (w.padded_columns() + kRowGap) + column;
-    return static_cast<const std::byte*>(x) + element * (kernel.f32_rows ? 4 : 2);
-  }
+  int64_t tasks() const { return row_chunks() * base::ceil_div(target.w->tiles(), task_tiles); }
 };
 
 /// Tiles of a task. Few rows stream the weights, and small tasks share them out evenly. Many rows
@@ -84,74 +102,124 @@ int64_t choose_task_tiles(const MatmulKernel& kernel, int64_t tiles, int64_t row
   return std::clamp(share / kernel.tiles * kernel.tiles, kernel.tiles, kMaxTaskTiles);
 }
 
-/// The sums of every slice of one task, joined, to the output. parts: [slices][rows][192].
+/// The part of a product that one task computes.
+struct Region {
+  int64_t first_row;
+  int64_t rows;  ///< the kernel's padding included
+  int64_t first_tile;
+  int64_t tiles;
+};
+
+/// sums[rows][192] of the blocks [begin, end) of K.
+void sum_blocks(const Product& p, const Region& region, int64_t begin, int64_t end, float* sums) {
+  if (begin == end) {
+    std::fill_n(sums, region.rows * kPartStride, 0.0F);
+    return;
+  }
+  p.x.kernel.run({.x = p.x.at(region.first_row, begin),
+                  .x_stride = p.x.group_stride(),
+                  .rows = region.rows,
+                  .w = p.target.w->tile(region.first_tile) + begin * PackedMatrix::kBlockElements,
+                  .tile_stride = p.target.w->tile_elements(),
+                  .tiles = region.tiles,
+                  .blocks = end - begin,
+                  .out = sums,
+                  .out_stride = kPartStride,
+                  .accumulate = false});
+}
+
+/// The sums of every slice, joined by the tree as soon as both sides are there.
+void sum_slices(const Product& p, const Region& region, float* parts) {
+  const std::vector<int64_t>& ends = p.target.w->slice_end_blocks();
+  const int64_t part_elements = region.rows * kPartStride;
+  int64_t begin = 0;
+  int64_t waiting = 0;
+  for (size_t slice = 0; slice < ends.size(); ++slice) {
+    sum_blocks(p, region, begin, ends[slice], parts + waiting * part_elements);
+    ++waiting;
+    for (size_t done = slice + 1; done % 2 == 0; done /= 2) {
+      --waiting;
+      float* left = parts + (waiting - 1) * part_elements;
+      const float* right = left + part_elements;
+      for (int64_t row = 0; row < region.rows; ++row) {
+        for (int64_t i = row * kPartStride; i < row * kPartStride + region.tiles * kTile; ++i) {
+          left[i] += right[i];
+        }
+      }
+    }
+    begin = ends[slice];
+  }
+}
+
 void run_task(const Product& p, int64_t index, float* parts) {
+  const PackedMatrix& w = *p.target.w;
   const int64_t first_row = index % p.row_chunks() * kMaxTaskRows;
   const int64_t first_tile = index / p.row_chunks() * p.task_tiles;
-  const int64_t tiles = std::min(p.task_tiles, p.w.tiles() - first_tile);
-  const int64_t computed = std::min(kMaxTaskRows, p.padded_rows - first_row);
-  const int64_t slices = std::ssize(p.w.slice_end_blocks());
-  int64_t block = 0;
-  for (int64_t slice = 0; slice < slices; ++slice) {
-    const int64_t end = p.w.slice_end_blocks()[static_cast<size_t>(slice)];
-    float* sums = parts + slice * computed * kPartStride;
-    if (end == block) {
-      std::fill_n(sums, computed * kPartStride, 0.0F);
-      continue;
-    }
-    p.kernel.run({.x = p.x_at(first_row, block * PackedMatrix::kBlockColumns),
-                  .x_stride = p.w.padded_columns() + kRowGap,
-                  .rows = computed,
-                  .w = p.w.tile(first_tile) + block * PackedMatrix::kBlockElements,
-                  .tile_stride = p.w.tile_elements(),
-                  .tiles = tiles,
-                  .blocks = end - block,
-                  .out = sums,
-                  .out_stride = kPartStride});
-    block = end;
+  const Region region{.first_row = first_row,
+                      .rows = std::min(kMaxTaskRows, p.x.rows - first_row),
+                      .first_tile = first_tile,
+                      .tiles = std::min(p.task_tiles, w.tiles() - first_tile)};
+  if (p.numerics == base::Numerics::kFast) {
+    sum_blocks(p, region, 0, w.slice_end_blocks().back(), parts);
+  } else {
+    sum_slices(p, region, parts);
   }
   const int64_t rows = std::min(kMaxTaskRows, p.rows - first_row);
   const int64_t first_column = first_tile * kTile;
-  const int64_t columns = std::min(tiles * kTile, p.w.rows() - first_column);
+  const int64_t columns = std::min(region.tiles * kTile, w.rows() - first_column);
   for (int64_t row = 0; row < rows; ++row) {
-    float* sums = parts + row * kPartStride;
-    join_slices(sums, slices, computed * kPartStride, columns);
-    std::copy_n(sums, columns, p.out.f32() + (first_row + row) * p.w.rows() + first_column);
+    std::copy_n(parts + row * kPartStride, columns,
+                p.target.out.f32() + (first_row + row) * w.rows() + first_column);
   }
 }
 
 }  // namespace
 
 int64_t matmul_scratch_bytes(int64_t rows, int64_t columns, int threads) {
-  const int64_t stride =
-      base::round_up(columns + kMaxSlices * (PackedMatrix::kBlockColumns - 1), 32) + kRowGap;
-  return (base::round_up(rows, kMaxRowMultiple) * stride + threads * kPartElements) *
+  const int64_t padded = base::round_up(columns + kMaxSlices * (kBlock - 1), kBlock) + kGroupGap;
+  return (base::round_up(rows, kMaxRowGroup) * padded + threads * kMaxParts * kPartElements) *
          tensor::size_of(DType::kF32);
 }
 
-void multiply(const MatmulKernel& kernel, ThreadPool& pool, Arena& arena, View x,
-              const PackedMatrix& w, View out) {
-  if (x.rows() == 0 || w.rows() == 0) return;
+void multiply(const MatmulKernel& kernel, ThreadPool& pool, Arena& arena, base::Numerics numerics,
+              View x, std::span<const PackedTarget> targets) {
+  CHECK(!targets.empty(), "a matmul without targets");
+  const PackedMatrix& first = *targets.front().w;
+  if (x.rows() == 0) return;
   const int64_t mark = arena.mark();
-  const int64_t padded_rows = base::round_up(x.rows(), kernel.row_multiple);
-  const View padded = arena.allocate(kernel.f32_rows ? DType::kF32 : DType::kBF16,
-                                     {padded_rows, w.padded_columns() + kRowGap});
+  PaddedRows padded{.kernel = kernel,
+                    .rows = base::round_up(x.rows(), kernel.row_group),
+                    .columns = first.padded_columns(),
+                    .data = {}};
+  padded.data = arena.allocate(kernel.f32_rows ? DType::kF32 : DType::kBF16,
+                               {padded.rows / kernel.row_group, padded.group_stride()});
   if (kernel.f32_rows) {
-    pad_rows(pool, x, w, padded_rows, padded.f32());
+    pad_rows(pool, x, first, padded, padded.data.f32());
   } else {
-    pad_rows(pool, x, w, padded_rows, &padded.bf16()->bits);
+    pad_rows(pool, x, first, padded, &padded.data.bf16()->bits);
   }
-  const View parts = arena.allocate(DType::kF32, {pool.threads(), kPartElements});
-  const int64_t task_tiles = choose_task_tiles(kernel, w.tiles(), x.rows(), pool.threads());
-  const Product product{kernel, w, padded.data, x.rows(), padded_rows, out, task_tiles};
-  const int64_t task_work =
-      task_tiles * kTile * std::min(x.rows(), kMaxTaskRows) * w.padded_columns();
-  pool.parallel_for(product.row_chunks() * product.tile_groups(), row_grain(task_work / 16),
-                    [&](int64_t begin, int64_t end, int thread) {
-                      for (int64_t task = begin; task < end; ++task) {
-                        run_task(product, task, parts.f32() + thread * kPartElements);
-                      }
-                    });
+  const View parts = arena.allocate(DType::kF32, {pool.threads(), kMaxParts * kPartElements});
+
+  int64_t tiles = 0;
+  for (const PackedTarget& target : targets) {
+    CHECK(target.w->slice_ends() == first.slice_ends(), "targets of different slices");
+    tiles += target.w->tiles();
+  }
+  const int64_t task_tiles = choose_task_tiles(kernel, tiles, x.rows(), pool.threads());
+  const auto product_of = [&](const PackedTarget& target) {
+    return Product{padded, x.rows(), target, task_tiles, numerics};
+  };
+  int64_t tasks = 0;
+  for (const PackedTarget& target : targets) tasks += product_of(target).tasks();
+  const int64_t task_work = task_tiles * kTile * std::min(x.rows(), kMaxTaskRows) * padded.columns;
+  pool.parallel_for(tasks, row_grain(task_work / 16), [&](int64_t begin, int64_t end, int thread) {
+    for (int64_t task = begin; task < end; ++task) {
+      int64_t index = task;
+      size_t i = 0;
+      while (index >= product_of(targets[i]).tasks()) index -= product_of(targets[i++]).tasks();
+      run_task(product_of(targets[i]), index, parts.f32() + thread * parts.shape[1]);
+    }
+  });
   arena.release_to(mark);
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/packed_matrix.h"
@@ -9,14 +10,22 @@
 
 namespace fourfold::backend {
 
-/// Arena bytes that multiply() takes for a matrix of `columns` columns in up to 8 slices.
+/// Arena bytes that multiply() takes for matrices of `columns` columns in up to 8 slices.
 int64_t matmul_scratch_bytes(int64_t rows, int64_t columns, int threads);
 
-/// out = x w^T with one kernel, slices joined by the tree. x bf16 [M, K]; out f32 [M, N].
+/// A matrix and where its product goes, f32 [M, N].
+struct PackedTarget {
+  const PackedMatrix* w;
+  View out;
+};
+
+/// out = x w^T with one kernel for every target; their K and slices are the same. x bf16 [M, K].
+/// Invariant numerics sums every slice by itself and joins them by the tree; fast numerics sums all
+/// of K in one go.
 ///
 /// A task is up to 12 tiles of N times up to 128 rows, all of K; threads take tasks as they come.
 /// Neither the tasks nor the threads touch the order of additions of an element.
-void multiply(const MatmulKernel& kernel, ThreadPool& pool, Arena& arena, View x,
-              const PackedMatrix& w, View out);
+void multiply(const MatmulKernel& kernel, ThreadPool& pool, Arena& arena, base::Numerics numerics,
+              View x, std::span<const PackedTarget> targets);
 
 }  // namespace fourfold::backend

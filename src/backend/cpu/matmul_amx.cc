@@ -8,7 +8,7 @@ namespace {
 constexpr int64_t kTileRows = 16;
 constexpr int64_t kTiles = 2;
 // 512 columns: those of 32 rows (32 KiB) stay in L1, those of 12 tiles (192 KiB) in L2 for all
-// rows.
+// rows. Both lie as tiles of 1 KiB one after another, so that they fill the cache's sets evenly.
 constexpr int64_t kPanelBlocks = 16;
 
 /// LDTILECFG's operand (Intel SDM, volume 1, "Intel AMX"). Every tile is 16 rows of 64 bytes.
@@ -26,7 +26,6 @@ constexpr TileConfig kTileConfig;
 template <int R, int T>
 void multiply(const uint16_t* x, int64_t x_stride, const uint16_t* w, int64_t tile_stride,
               int64_t blocks, float* out, int64_t out_stride, bool first) {
-  const int64_t x_bytes = 2 * x_stride;
   const int64_t out_bytes = 4 * out_stride;
   const auto sum = [&](int r, int t) { return out + kTileRows * r * out_stride + 16 * t; };
   if (first) {
@@ -42,14 +41,14 @@ void multiply(const uint16_t* x, int64_t x_stride, const uint16_t* w, int64_t ti
   }
   for (int64_t block = 0; block < blocks; ++block) {
     _tile_loadd(6, w + 512 * block, 64);
-    _tile_loadd(4, x + 32 * block, x_bytes);
+    _tile_loadd(4, x + 512 * block, 64);
     _tile_dpbf16ps(0, 4, 6);
     if constexpr (T > 1) {
       _tile_loadd(7, w + tile_stride + 512 * block, 64);
       _tile_dpbf16ps(1, 4, 7);
     }
     if constexpr (R > 1) {
-      _tile_loadd(5, x + kTileRows * x_stride + 32 * block, x_bytes);
+      _tile_loadd(5, x + x_stride + 512 * block, 64);
       _tile_dpbf16ps(2, 5, 6);
     }
     if constexpr (R > 1 && T > 1) _tile_dpbf16ps(3, 5, 7);
@@ -74,9 +73,10 @@ void run(const MatmulTask& task) {
         const bool two_tiles = tile + kTiles <= task.tiles;
         const auto multiply_tiles = two_rows ? (two_tiles ? multiply<2, 2> : multiply<2, 1>)
                                              : (two_tiles ? multiply<1, 2> : multiply<1, 1>);
-        multiply_tiles(x + row * task.x_stride + 32 * block, task.x_stride,
+        multiply_tiles(x + row / kTileRows * task.x_stride + 512 * block, task.x_stride,
                        task.w + tile * task.tile_stride + 512 * block, task.tile_stride, blocks,
-                       task.out + row * task.out_stride + 16 * tile, task.out_stride, block == 0);
+                       task.out + row * task.out_stride + 16 * tile, task.out_stride,
+                       block == 0 && !task.accumulate);
       }
     }
   }
@@ -103,7 +103,7 @@ double compute_in_registers(int64_t steps) {
 
 const MatmulKernel kMatmulAmx = {.run = run,
                                  .tiles = kTiles,
-                                 .row_multiple = 16,
+                                 .row_group = 16,
                                  .f32_rows = false,
                                  .compute_in_registers = compute_in_registers};
 

@@ -69,7 +69,8 @@ void run(const MatmulTask& task) {
       const auto advance = [&](const Multiply multiply_rows, int64_t tiles) {
         multiply_rows(x + row * task.x_stride + 32 * block, task.x_stride,
                       task.w + tile * task.tile_stride + 512 * block, task.tile_stride, blocks,
-                      task.out + row * task.out_stride + 16 * tile, task.out_stride, block == 0);
+                      task.out + row * task.out_stride + 16 * tile, task.out_stride,
+                      block == 0 && !task.accumulate);
         tile += tiles;
       };
       while (rows <= kFewRows && tile + kTiles <= task.tiles) advance(kAllTiles[rows - 1], kTiles);
@@ -96,7 +97,7 @@ double compute_in_registers(int64_t steps) {
 
 const MatmulKernel kMatmulAvx2 = {.run = run,
                                   .tiles = kTiles,
-                                  .row_multiple = 1,
+                                  .row_group = 1,
                                   .f32_rows = true,
                                   .compute_in_registers = compute_in_registers};
 

@@ -68,10 +68,11 @@ void run(const MatmulTask& task) {
       const int64_t rows = row + group < task.rows ? group : task.rows - row;
       for (int64_t tile = 0; tile < task.tiles; tile += kTiles) {
         const int64_t tiles = tile + kTiles < task.tiles ? kTiles : task.tiles - tile;
-        kMultiply[tiles - 1][rows - 1](
-            x + row * task.x_stride + 32 * block, task.x_stride,
-            task.w + tile * task.tile_stride + 512 * block, task.tile_stride, blocks,
-            task.out + row * task.out_stride + 16 * tile, task.out_stride, block == 0);
+        kMultiply[tiles - 1][rows - 1](x + row * task.x_stride + 32 * block, task.x_stride,
+                                       task.w + tile * task.tile_stride + 512 * block,
+                                       task.tile_stride, blocks,
+                                       task.out + row * task.out_stride + 16 * tile,
+                                       task.out_stride, block == 0 && !task.accumulate);
       }
     }
   }
@@ -95,7 +96,7 @@ double compute_in_registers(int64_t steps) {
 
 const MatmulKernel kMatmulAvx512 = {.run = run,
                                     .tiles = kTiles,
-                                    .row_multiple = 1,
+                                    .row_group = 1,
                                     .f32_rows = false,
                                     .compute_in_registers = compute_in_registers};
 

@@ -184,25 +184,29 @@ void ReferenceOps::rms_norm(Stream& stream, View x, const Weight& gain, float ep
   });
 }
 
-void ReferenceOps::matmul(Stream& stream, Arena&, View x, const Weight& weight, View out) const {
+void ReferenceOps::matmul(Stream& stream, Arena&, View x,
+                          std::initializer_list<MatmulTarget> targets) const {
   OpTimer timer(stream);
-  const ReferenceMatrix& matrix = matrix_of(weight);
-  check_matmul(stream, x, activation_dtype(), matrix, out);
   const int64_t rows = x.rows();
-  const int64_t n = matrix.rows();
-  pool_of(stream).parallel_for(
-      base::ceil_div(n, kTile), row_grain(rows * matrix.columns()),
-      [&](int64_t begin, int64_t end, int) {
-        for (int64_t tile = begin; tile < end; ++tile) {
-          const int64_t first = tile * kTile;
-          for (int64_t m = 0; m < rows; ++m) {
-            std::array<float, kTile> sums;
-            multiply_tile(x.f32() + m * matrix.columns(), matrix.tile(tile), matrix.slice_ends(),
-                          sums.data());
-            std::copy_n(sums.data(), std::min(kTile, n - first), out.f32() + m * n + first);
-          }
-        }
-      });
+  for (const MatmulTarget& target : targets) {
+    check_matmul(stream, x, activation_dtype(), target.weight, target.out);
+    const ReferenceMatrix& matrix = matrix_of(target.weight);
+    const int64_t n = matrix.rows();
+    pool_of(stream).parallel_for(base::ceil_div(n, kTile), row_grain(rows * matrix.columns()),
+                                 [&](int64_t begin, int64_t end, int) {
+                                   for (int64_t tile = begin; tile < end; ++tile) {
+                                     const int64_t first = tile * kTile;
+                                     for (int64_t m = 0; m < rows; ++m) {
+                                       std::array<float, kTile> sums;
+                                       multiply_tile(x.f32() + m * matrix.columns(),
+                                                     matrix.tile(tile), matrix.slice_ends(),
+                                                     sums.data());
+                                       std::copy_n(sums.data(), std::min(kTile, n - first),
+                                                   target.out.f32() + m * n + first);
+                                     }
+                                   }
+                                 });
+  }
 }
 
 void ReferenceOps::norm_rope(Stream& stream, View x, const Weight* gain, float eps, View positions,
