@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <charconv>
 #include <cstdio>
 #include <fstream>
 #include <limits>
@@ -8,7 +10,11 @@
 #include "cli/commands.h"
 #include "cli/flags.h"
 #include "cli/progress_line.h"
+#include "load/trace.h"
 #include "model/source.h"
+#include "verify/html/report_csv.h"
+#include "verify/html/report_html.h"
+#include "verify/json_report.h"
 #include "verify/report.h"
 #include "verify/run.h"
 
@@ -16,24 +22,34 @@ namespace fourfold::cli {
 namespace {
 
 constexpr std::string_view kFooter = R"(
-What it does: first every scheme answers eight requests, half greedy and half sampled, and its tokens,
-logits and the residual after every layer are compared bit for bit with one device's. Then each scheme
-runs the load --repeats times, in turn; the prefix cache is empty at the start of each run.
+What it does: first every scheme answers eight requests in invariant numerics, half greedy and half
+sampled, and its tokens, logits and the residual after every layer are compared bit for bit with one
+device's. Then each scheme runs the load in --numerics (default fast) --repeats times, in turn, on the
+same prompts; it is warmed up and its prefix cache is empty at the start of each run. One device is
+always timed too, where it is legal: efficiencies refer to it.
 
-What it prints: TTFT = first token - request sent. TPOT = (last - first token) / (tokens - 1). ITL = gap
-between consecutive tokens. All as `vllm bench serve` defines them; +- is the 95 % interval of the mean
-over the repeats; a percentile is shown where enough requests stand behind it. busy = share of the time
-that a device's operators ran. tp, pp comm = share of the time inside that axis' communication, waiting
-included. Schemes whose paired 95 % interval
-to the best one contains zero are named beside it.
+The load: a closed loop (--concurrency), an open loop with Poisson or gamma arrivals (--rate,
+--burstiness), or a trace (--trace; with --rate its pattern at another mean rate). An open loop that asks
+for more than a scheme can do is reported as capacity exceeded and not as a latency; a run in which the
+client could not keep its own schedule is invalid. --shared-prefix and --turns make prefix-cache hits.
+
+What it prints: means with 95 % intervals over the repeats, percentiles where enough requests stand behind
+them, where each device's time went, the winner of each objective with what binds it and the schemes that
+cannot be told from it, four common laws with the evidence of this run, and the definitions. --report has
+all of it with plots, --json and --csv for programs (docs/verify-json.md).
 
 Exit code: 0 all equal and measured, 1 something failed or differed, 2 a flag that makes no sense.
 
 Examples:
   fourfold verify tiny --devices 8 --schemes A,B,C,D
-  fourfold verify HF_FOLDER --devices 2 --input-len 128 --output-len 64 --concurrency 1,8 --json out.json
-  fourfold verify llama-1b --load-format dummy --schemes tp2,pp2,dp2
+  fourfold verify HF_FOLDER --devices 2 --concurrency 1,4,16 --repeats 5 --report out.html
+  fourfold verify MODEL --rate 2,4,8 --slo ttft=500ms,tpot=50ms
+  fourfold verify MODEL --concurrency auto --json out.json
+  fourfold verify MODEL --trace mooncake_conversation.jsonl --trace-scale 0.01 --requests 200
+  fourfold verify MODEL --schemes tp2,dp2,pp2 --shared-prefix 256 --turns 3
   fourfold verify llama-3.1-70b --devices 8 --dry-run)";
+
+constexpr std::string_view kAutoConcurrency = "auto";
 
 struct VerifyFlags {
   ModelFlags model;
@@ -41,13 +57,24 @@ struct VerifyFlags {
   std::string schemes;
   int input_len = 64;
   int output_len = 32;
-  std::string concurrency = "1,8";
+  int shared_prefix = 0;
+  int turns = 1;
+  std::string concurrency;
+  std::string rates;
+  double burstiness = 1;
+  std::string trace;
+  double trace_scale = 1;
+  bool trace_skip_too_long = false;
+  std::string slo;
+  bool find_rate = false;
   int requests = 0;
   int repeats = 3;
   uint64_t seed = 0;
   std::string json;
+  std::string csv;
+  std::string report;
   bool dry_run = false;
-  bool bare = false;  ///< no arguments at all
+  bool bare = false;  ///< neither a model nor a load was named
 };
 
 base::Result<std::vector<mesh::ParallelConfig>> parse_schemes(const std::string& text) {
@@ -78,28 +105,76 @@ base::Result<std::vector<mesh::ParallelConfig>> schemes_of(const VerifyFlags& fl
   return out;
 }
 
-base::Result<verify::VerifyOptions> make_options(const VerifyFlags& flags,
-                                                 const std::string& command_line) {
-  verify::VerifyOptions options;
-  FF_ASSIGN(options.cluster, flags.model.cluster_config());
-  if (flags.dry_run) options.cluster.dummy_weights = true;
+/// "2,4.5" as different positive numbers.
+base::Result<std::vector<double>> parse_rates(const std::string& text) {
+  constexpr double kMost = 1e6;
+  std::vector<double> out;
+  size_t begin = 0;
+  while (begin <= text.size()) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    double value = 0;
+    const auto [stop, error] = std::from_chars(text.data() + begin, text.data() + end, value);
+    if (error != std::errc() || stop != text.data() + end || !(value > 0) || value > kMost ||
+        std::find(out.begin(), out.end(), value) != out.end()) {
+      return base::fail("\"{}\": expected different positive numbers such as 2,4.5", text);
+    }
+    out.push_back(value);
+    begin = end + 1;
+  }
+  return out;
+}
+
+base::Result<std::vector<int>> parse_concurrency(const std::string& text) {
+  if (text == kAutoConcurrency) return std::vector<int>{1};
+  return parse_int_list(text);
+}
+
+/// What is sent, when and how often.
+base::Status set_load(const VerifyFlags& flags, verify::VerifyOptions& options) {
   options.input_len = flags.input_len;
   options.output_len = flags.output_len;
-  FF_ASSIGN(options.concurrencies, parse_int_list(flags.concurrency));
+  options.shared_prefix = flags.shared_prefix;
+  options.turns = flags.turns;
   options.requests = flags.requests;
   options.repeats = flags.repeats;
   options.seed = flags.seed;
-  options.command = command_line;
+  options.burstiness = flags.burstiness;
+  options.find_rate = flags.find_rate;
+  options.sweep = flags.concurrency == kAutoConcurrency;
+  if (!flags.slo.empty()) {
+    FF_ASSIGN(options.slo, load::parse_slo(flags.slo));
+  }
+  if (flags.find_rate && flags.slo.empty()) {
+    return base::fail(
+        "--find-rate needs to know which rate is good enough: add for example --slo "
+        "ttft=500ms,tpot=50ms");
+  }
+  if (!flags.rates.empty()) {
+    FF_ASSIGN(options.rates, parse_rates(flags.rates));
+  }
+  if (!flags.trace.empty()) {
+    FF_ASSIGN(load::Trace trace, load::read_trace(flags.trace));
+    options.trace = verify::TraceOptions{.path = flags.trace,
+                                         .trace = std::move(trace),
+                                         .length_scale = flags.trace_scale,
+                                         .skip_too_long = flags.trace_skip_too_long};
+  }
+  if (!flags.concurrency.empty()) {
+    FF_ASSIGN(options.concurrencies, parse_concurrency(flags.concurrency));
+  } else if (options.trace || !options.rates.empty()) {
+    options.concurrencies.clear();
+  } else {
+    // With a point that is larger by the number of devices scaling can be seen.
+    options.concurrencies = {1, 8};
+    if (options.devices > 1) options.concurrencies.push_back(8 * options.devices);
+  }
+  return {};
+}
 
+base::Status set_schemes(const VerifyFlags& flags, verify::VerifyOptions& options) {
   FF_ASSIGN(const model::ModelSource source,
             model::open_model(flags.model.model, options.cluster.dummy_weights, 0));
   const mesh::ModelDivisors divisors = source.spec.divisors();
-  // Without a word from the user it should be over in a minute, on a large machine, too.
-  constexpr int kMostDevices = 8;
-  const int cores = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
-  options.devices = flags.devices > 0
-                        ? flags.devices
-                        : std::clamp(cores / flags.model.cpus_per_device, 1, kMostDevices);
   const mesh::ParallelConfig one_device;
   if (!flags.schemes.empty()) {
     FF_ASSIGN(options.schemes, parse_schemes(flags.schemes));
@@ -113,17 +188,32 @@ base::Result<verify::VerifyOptions> make_options(const VerifyFlags& flags,
     }
   } else {
     FF_ASSIGN(options.schemes, schemes_of(flags, options.devices, divisors));
-    if (!flags.dry_run && options.devices > 1) {
-      options.schemes.insert(options.schemes.begin(), one_device);
-    }
   }
-  options.answer_only_schemes = {one_device};
+  if (flags.dry_run) return {};
+  options.schemes.insert(options.schemes.begin(), one_device);
   if (flags.bare) {
     for (const char* named : {"A", "B", "C", "D"}) {
       options.answer_only_schemes.push_back(mesh::parse_scheme(named).value());
     }
   }
-  if (flags.dry_run) options.answer_only_schemes.clear();
+  return {};
+}
+
+base::Result<verify::VerifyOptions> make_options(const VerifyFlags& flags,
+                                                 const std::string& command_line) {
+  verify::VerifyOptions options;
+  FF_ASSIGN(options.cluster, flags.model.cluster_config());
+  if (flags.dry_run) options.cluster.dummy_weights = true;
+  options.numerics = flags.model.numerics_of_steps();
+  options.command = command_line;
+  // Without a word from the user it should be over in a minute, on a large machine, too.
+  constexpr int kMostDevices = 8;
+  const int cores = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+  options.devices = flags.devices > 0
+                        ? flags.devices
+                        : std::clamp(cores / flags.model.cpus_per_device, 1, kMostDevices);
+  FF_TRY(set_load(flags, options));
+  FF_TRY(set_schemes(flags, options));
   return options;
 }
 
@@ -153,20 +243,44 @@ int print_plan(const verify::VerifyReport& report) {
   return 0;
 }
 
-base::Status write_json(const std::string& path, const verify::VerifyReport& report) {
-  std::ofstream file(path);
-  file << verify::to_json(report).dump(2, ' ', false,
-                                       nlohmann::ordered_json::error_handler_t::replace)
-       << "\n";
+base::Status write_file(const std::string& path, const std::string& text) {
+  std::ofstream file(path, std::ios::binary);
+  file << text;
   file.close();
   if (!file) return base::fail("{} cannot be written", path);
   return {};
 }
 
 /// A scheme that fails costs minutes; a report that cannot be written should cost seconds.
-base::Status check_writable(const std::string& path) {
+base::Status check_writable(const char* flag, const std::string& path) {
   if (path.empty() || std::ofstream(path, std::ios::app)) return {};
-  return base::fail("--json {}: cannot be written; does its folder exist?", path);
+  return base::fail("{} {}: cannot be written; does its folder exist?", flag, path);
+}
+
+base::Status check_outputs(const VerifyFlags& flags) {
+  FF_TRY(check_writable("--json", flags.json));
+  FF_TRY(check_writable("--csv", flags.csv));
+  return check_writable("--report", flags.report);
+}
+
+base::Status write_outputs(const VerifyFlags& flags, const verify::VerifyReport& report) {
+  if (flags.json.empty() && flags.csv.empty() && flags.report.empty()) return {};
+  const nlohmann::ordered_json json = verify::to_json(report);
+  if (!flags.json.empty()) {
+    FF_TRY(write_file(
+        flags.json,
+        json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n"));
+    fmt::print("\nAll figures for programs: {}\n", flags.json);
+  }
+  if (!flags.csv.empty()) {
+    FF_TRY(write_file(flags.csv, verify::to_csv(json)));
+    fmt::print("\nOne row a scheme and load: {}\n", flags.csv);
+  }
+  if (!flags.report.empty()) {
+    FF_ASSIGN(const std::string html, verify::to_html(json));
+    FF_TRY(write_file(flags.report, html));
+  }
+  return {};
 }
 
 int run_verify(const VerifyFlags& flags, const std::string& command_line) {
@@ -176,28 +290,91 @@ int run_verify(const VerifyFlags& flags, const std::string& command_line) {
     const auto report = verify::plan(*options);
     return report.ok() ? print_plan(*report) : fail(report.error());
   }
-  if (const base::Status status = check_writable(flags.json); !status.ok()) {
-    return fail(status.error());
-  }
+  if (const base::Status status = check_outputs(flags); !status.ok()) return fail(status.error());
   base::Result<verify::VerifyReport> report = [&] {
     ProgressLine line;
     return verify::run(*options, [&line](const std::string& text) { line.show(text); });
   }();
   if (!report.ok()) return fail(report.error());
   fmt::print("{}", verify::to_text(*report));
-  if (!flags.json.empty()) {
-    if (const base::Status status = write_json(flags.json, *report); !status.ok()) {
-      return fail(status.error());
-    }
-    fmt::print("\nAll figures: {}\n", flags.json);
+  if (const base::Status status = write_outputs(flags, *report); !status.ok()) {
+    return fail(status.error());
   }
   if (flags.bare) {
     fmt::print(
         "\nNow with your own model: fourfold verify HF_FOLDER_OR_GGUF --devices {} "
-        "--concurrency 1,8 --json out.json\n",
+        "--report out.html\n",
         options->devices);
   }
+  if (!flags.report.empty()) fmt::print("\nThe report with plots: {} (HTML)\n", flags.report);
   return report->ok() ? 0 : 1;
+}
+
+void add_load_flags(CLI::App& command, VerifyFlags& flags) {
+  const auto positive = CLI::Range(1, std::numeric_limits<int>::max());
+  CLI::Option* input = command.add_option("--input-len", flags.input_len,
+                                          "Tokens of each prompt, or that each turn adds");
+  input->check(positive)->capture_default_str();
+  CLI::Option* output =
+      command.add_option("--output-len", flags.output_len, "Tokens generated for each request");
+  output->check(positive)->capture_default_str();
+  CLI::Option* prefix = command.add_option("--shared-prefix", flags.shared_prefix,
+                                           "More tokens with which all prompts begin");
+  prefix->check(CLI::Range(0, std::numeric_limits<int>::max()))->capture_default_str();
+  CLI::Option* turns =
+      command.add_option("--turns", flags.turns,
+                         "Requests of one conversation, each with all before it as its prompt");
+  turns->check(CLI::Range(1, 1000))->capture_default_str();
+  CLI::Option* concurrency = command.add_option("--concurrency", flags.concurrency,
+                                                "Requests kept outstanding, one run for each "
+                                                "number; auto: doubled until the throughput stops "
+                                                "growing (default: 1, 8, and 8 times --devices)");
+  concurrency->check(checked_by(parse_concurrency));
+  command
+      .add_option("--rate", flags.rates,
+                  "Requests/s that arrive by themselves, one run for each number, instead of "
+                  "--concurrency")
+      ->check(checked_by(parse_rates))
+      ->excludes(concurrency);
+  command
+      .add_option(
+          "--burstiness", flags.burstiness,
+          "Shape of the gamma distribution of the gaps between arrivals; 1: Poisson, below: "
+          "bursts, above: more even")
+      ->check(CLI::Range(0.01, 1000.0))
+      ->capture_default_str();
+  CLI::Option* trace = command.add_option("--trace", flags.trace,
+                                          "Replay the requests of this file: Mooncake JSONL or "
+                                          "Azure CSV; in its own time unless --rate "
+                                          "or --concurrency is given");
+  trace->check(CLI::ExistingFile);
+  for (CLI::Option* fixed : {input, output, prefix, turns}) trace->excludes(fixed);
+  command.add_option("--trace-scale", flags.trace_scale, "Multiplies all lengths of the trace")
+      ->check(CLI::Range(1e-6, 1e6))
+      ->capture_default_str()
+      ->needs(trace);
+  command
+      .add_flag("--trace-skip-too-long", flags.trace_skip_too_long,
+                "Leave out requests that do not fit the context, instead of an error")
+      ->needs(trace);
+  command
+      .add_option("--slo", flags.slo,
+                  "Service level, for goodput and --find-rate: ttft=500ms,tpot=50ms,e2e=10s,p99 "
+                  "(p90 unless said)")
+      ->check(checked_by(load::parse_slo));
+  command.add_flag("--find-rate", flags.find_rate,
+                   "Search the highest rate within --slo for each scheme");
+  command
+      .add_option(
+          "--requests", flags.requests,
+          "Requests (conversations) of one run (default: twice the concurrency and at least "
+          "4; for a rate 15 seconds' worth and at least 40)")
+      ->check(CLI::Range(1, 1 << 20));
+  command.add_option("--repeats", flags.repeats, "Repeats, schemes interleaved")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  command.add_option("--seed", flags.seed, "Seed of prompts, arrivals and sampling")
+      ->capture_default_str();
 }
 
 }  // namespace
@@ -208,7 +385,6 @@ Command add_verify(CLI::App& app, const std::string& command_line) {
       "verify",
       "Run every scheme on this hardware under one load: prove that all give the same answers, "
       "measure them, rank them");
-  flags->model.max_num_batched_tokens = 512;
   flags->model.add_to(*command);
   command
       ->add_option("--devices", flags->devices,
@@ -219,31 +395,16 @@ Command add_verify(CLI::App& app, const std::string& command_line) {
                    "Only these, for example tp2,pp2,tp2dp2; A,B,C,D are tp8, tp4pp2, tp2pp2dp2, "
                    "dp8 (default: every legal scheme of --devices, and one device)")
       ->check(checked_by(parse_schemes));
-  command->add_option("--input-len", flags->input_len, "Tokens of each prompt")
-      ->check(CLI::Range(1, std::numeric_limits<int>::max()))
-      ->capture_default_str();
-  command->add_option("--output-len", flags->output_len, "Tokens generated for each request")
-      ->check(CLI::Range(1, std::numeric_limits<int>::max()))
-      ->capture_default_str();
-  command
-      ->add_option("--concurrency", flags->concurrency,
-                   "Requests kept outstanding, one run for each number")
-      ->check(checked_by(parse_int_list))
-      ->capture_default_str();
-  command
-      ->add_option("--requests", flags->requests,
-                   "Requests of one run (default: twice the concurrency, at least 4)")
-      ->check(CLI::Range(1, 1 << 20));
-  command->add_option("--repeats", flags->repeats, "Repeats, schemes interleaved")
-      ->check(CLI::Range(1, 1000))
-      ->capture_default_str();
-  command->add_option("--seed", flags->seed, "Seed of prompts and sampling")->capture_default_str();
+  add_load_flags(*command, *flags);
   command->add_option("--json", flags->json, "Write all figures to this file");
+  command->add_option("--csv", flags->csv, "Write one row a scheme and load point to this file");
+  command->add_option("--report", flags->report,
+                      "Write one self-contained HTML file with tables and plots");
   command->add_flag("--dry-run", flags->dry_run,
                     "Print every scheme with its memory per device, and why others are not legal");
   command->footer(std::string(kFooter));
   return [flags, command, command_line] {
-    flags->bare = command->count_all() == 0 || command_line == "fourfold verify";
+    flags->bare = command->count_all() == static_cast<size_t>(command->count("--report"));
     return run_verify(*flags, command_line);
   };
 }

@@ -1,6 +1,8 @@
 #include "verify/answers.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "base/check.h"
 
@@ -43,6 +45,32 @@ std::optional<Place> first_difference(const RequestAnswer& a, const RequestAnswe
   return first;
 }
 
+using Top = std::vector<engine::TokenLogprob>;
+
+const engine::TokenLogprob* find_token(const Top& top, engine::TokenId token) {
+  const auto it =
+      std::find_if(top.begin(), top.end(), [token](const auto& t) { return t.token == token; });
+  return it == top.end() ? nullptr : &*it;
+}
+
+double largest_change(const Top& a, const Top& b) {
+  double largest = 0;
+  for (const engine::TokenLogprob& entry : a) {
+    if (const engine::TokenLogprob* other = find_token(b, entry.token)) {
+      largest = std::max(largest, std::abs(double{entry.logprob} - double{other->logprob}));
+    }
+  }
+  return largest;
+}
+
+/// How far apart two tokens are; infinite where one is not among the most likely.
+double margin(const Top& top, engine::TokenId chosen, engine::TokenId other) {
+  const engine::TokenLogprob* a = find_token(top, chosen);
+  const engine::TokenLogprob* b = find_token(top, other);
+  if (a == nullptr || b == nullptr) return std::numeric_limits<double>::infinity();
+  return std::abs(double{a->logprob} - double{b->logprob});
+}
+
 int64_t equal_tokens(const RequestAnswer& a, const RequestAnswer& b) {
   int64_t equal = 0;
   for (size_t i = 0; i < std::min(a.tokens.size(), b.tokens.size()); ++i) {
@@ -81,6 +109,31 @@ AnswerVerdict compare(const std::vector<RequestAnswer>& baseline,
   return verdict;
 }
 
+Deviation deviation(const std::vector<RequestAnswer>& invariant,
+                    const std::vector<RequestAnswer>& fast) {
+  CHECK(invariant.size() == fast.size(), "{} and {} answers", invariant.size(), fast.size());
+  Deviation out;
+  std::vector<double> margins;  // of the first differences
+  for (size_t i = 0; i < invariant.size(); ++i) {
+    const RequestAnswer& a = invariant[i];
+    const RequestAnswer& b = fast[i];
+    out.tokens += std::ssize(a.tokens);
+    for (size_t t = 0; t < std::min(a.tokens.size(), b.tokens.size()); ++t) {
+      out.max_logprob_diff = std::max(out.max_logprob_diff, largest_change(a.top[t], b.top[t]));
+      ++out.compared_tokens;
+      if (a.tokens[t] != b.tokens[t]) {
+        margins.push_back(margin(a.top[t], a.tokens[t], b.tokens[t]));
+        break;
+      }
+      ++out.equal_tokens;
+    }
+  }
+  out.differences = std::ssize(margins);
+  out.near_ties = std::count_if(margins.begin(), margins.end(),
+                                [&](double m) { return m <= 2 * out.max_logprob_diff; });
+  return out;
+}
+
 void AnswerRecorder::assign(engine::SequenceId id, size_t request) {
   const std::lock_guard lock(mutex_);
   requests_.emplace(id, request);
@@ -113,9 +166,10 @@ void AnswerRecorder::put(RequestAnswer& answer, int32_t position, int32_t layer,
   }
 }
 
-void AnswerRecorder::add_token(size_t request, engine::TokenId token) {
+void AnswerRecorder::add_token(size_t request, const engine::SampledToken& token) {
   const std::lock_guard lock(mutex_);
-  answers_[request].tokens.push_back(token);
+  answers_[request].tokens.push_back(token.token);
+  answers_[request].top.push_back(token.top);
 }
 
 std::vector<RequestAnswer> AnswerRecorder::take() {

@@ -24,6 +24,8 @@ inline constexpr int32_t kTokenLayer = kLogitsLayer + 1;
 /// Everything that a traced run says about one request.
 struct RequestAnswer {
   std::vector<engine::TokenId> tokens;
+  /// The most likely tokens at each output position, if they were asked for.
+  std::vector<std::vector<engine::TokenLogprob>> top;
   /// Hash of the residual (or of the logits, kLogitsLayer) by (position, layer). Logits at position
   /// p are those that follow the token at p.
   std::map<std::pair<int32_t, int32_t>, uint64_t> hashes;
@@ -56,6 +58,29 @@ struct AnswerVerdict {
 AnswerVerdict compare(const std::vector<RequestAnswer>& baseline,
                       const std::vector<RequestAnswer>& answers);
 
+/// How answers in fast numerics deviate from those of the same scheme in invariant numerics. Each
+/// request is compared up to and including its first different token: what follows has another
+/// prefix.
+struct Deviation {
+  int64_t tokens = 0;           ///< of the invariant answers
+  int64_t compared_tokens = 0;  ///< those up to and including each first difference
+  int64_t equal_tokens = 0;     ///< those before it
+  /// Of a token that both runs list among the most likely at a position.
+  double max_logprob_diff = 0;
+  int64_t differences = 0;  ///< requests with a different token
+  /// Those whose two tokens are apart by less than the measured noise, twice max_logprob_diff, in
+  /// invariant numerics.
+  int64_t near_ties = 0;
+
+  double equal_token_share() const {
+    return tokens == 0 ? 1.0 : static_cast<double>(equal_tokens) / static_cast<double>(tokens);
+  }
+};
+
+/// Greedy requests only, with `top` on both sides.
+Deviation deviation(const std::vector<RequestAnswer>& invariant,
+                    const std::vector<RequestAnswer>& fast);
+
 /// Collects the answers of a run from steps and events. Thread-safe.
 class AnswerRecorder {
  public:
@@ -64,7 +89,7 @@ class AnswerRecorder {
   /// Steps of sequence `id` belong to request `request`. Must be known before its first step ends.
   void assign(engine::SequenceId id, size_t request);
   void observe(const engine::StepRecord& record);
-  void add_token(size_t request, engine::TokenId token);
+  void add_token(size_t request, const engine::SampledToken& token);
 
   std::vector<RequestAnswer> take();
 

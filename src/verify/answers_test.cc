@@ -62,6 +62,32 @@ TEST(Answers, AComparisonOfNothingIsNotEqual) {
   EXPECT_FALSE(compare({RequestAnswer{}}, {RequestAnswer{}}).equal);
 }
 
+/// Two tokens' worth of one greedy request.
+std::vector<RequestAnswer> greedy(engine::TokenId second, float logprob_of_7, float logprob_of_9) {
+  RequestAnswer answer;
+  answer.tokens = {5, second};
+  answer.top = {{{5, -0.25F}, {6, -1.5F}}, {{7, logprob_of_7}, {9, logprob_of_9}}};
+  return {answer};
+}
+
+TEST(Deviation, CountsTokensBeforeTheFirstDifferenceAndTheLargestChange) {
+  const Deviation same = deviation(greedy(7, -1.0F, -2.0F), greedy(7, -1.125F, -2.0F));
+  EXPECT_EQ(same.equal_token_share(), 1.0);
+  EXPECT_EQ(same.compared_tokens, 2);
+  EXPECT_EQ(same.max_logprob_diff, 0.125);
+  EXPECT_EQ(same.differences, 0);
+}
+
+TEST(Deviation, ADifferenceWithinTheNoiseIsANearTieAndOneBeyondItIsNot) {
+  const Deviation tie = deviation(greedy(7, -1.0F, -1.125F), greedy(9, -1.125F, -1.0F));
+  EXPECT_EQ(tie.equal_token_share(), 0.5);
+  EXPECT_EQ(tie.differences, 1);
+  EXPECT_EQ(tie.near_ties, 1);
+  const Deviation wrong = deviation(greedy(7, -1.0F, -2.0F), greedy(9, -1.125F, -2.0F));
+  EXPECT_EQ(wrong.differences, 1);
+  EXPECT_EQ(wrong.near_ties, 0);
+}
+
 TEST(AnswerRecorder, PlacesRowsByTheirChunksAndNoticesAContradiction) {
   AnswerRecorder recorder(2);
   recorder.assign(engine::SequenceId(4), 1);

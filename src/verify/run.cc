@@ -7,8 +7,8 @@
 #include <utility>
 
 #include "model/weights.h"
+#include "runtime/available_memory.h"
 #include "runtime/launch/interrupt.h"
-#include "runtime/memory.h"
 #include "verify/load_plan.h"
 
 namespace fourfold::verify {
@@ -18,8 +18,8 @@ std::string utc_now() {
   const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
   std::tm parts{};
   gmtime_r(&now, &parts);
-  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z", parts.tm_year + 1900,
-                     parts.tm_mon + 1, parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec);
+  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z", parts.tm_year + 1900, parts.tm_mon + 1,
+                     parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec);
 }
 
 /// The one-device scheme, or the legal one with the fewest devices where one does not exist here.

@@ -1,0 +1,241 @@
+#include "verify/figures.h"
+
+#include <algorithm>
+#include <functional>
+
+#include "base/check.h"
+#include "load/statistics.h"
+
+namespace fourfold::verify {
+
+using mesh::Axis;
+
+const std::vector<std::pair<Axis, std::string>>& named_axes() {
+  static const std::vector<std::pair<Axis, std::string>> kAxes = {{Axis::kTensor, "tp"},
+                                                                  {Axis::kPipeline, "pp"},
+                                                                  {Axis::kExpert, "ep"},
+                                                                  {Axis::kControl, "control"}};
+  return kAxes;
+}
+
+const AxisCost& Figures::axis(Axis axis) const {
+  static const AxisCost kNone;
+  const auto it = comm.find(axis);
+  return it == comm.end() ? kNone : it->second;
+}
+
+Figures figures(const SchemeResult& scheme, const LoadResult& load) {
+  Figures out;
+  const auto repeats = static_cast<double>(load.costs.size());
+  if (load.costs.empty()) return out;
+  double flop_s = 0;
+  double bytes_s = 0;
+  double inside = 0;  // of communication
+  for (const RunCost& run : load.costs) {
+    const double wall = std::max(run.wall_s, 1e-9);
+    const double rank_time = wall * run.ranks;
+    out.busy += run.ops.seconds / rank_time / repeats;
+    flop_s += static_cast<double>(run.ops.matmul_flops + run.ops.attention_flops) / wall / repeats;
+    bytes_s += static_cast<double>(run.ops.bytes) / wall / repeats;
+    for (const auto& [axis, cost] : run.comm) {
+      AxisCost& mean = out.comm[axis];
+      mean.seconds += cost.seconds / run.ranks / repeats;
+      mean.wait_seconds += cost.wait_seconds / run.ranks / repeats;
+      mean.bytes += static_cast<double>(cost.bytes) / run.ranks / repeats;
+      mean.calls += static_cast<double>(cost.calls) / run.ranks / repeats;
+      mean.share += cost.seconds / rank_time / repeats;
+      mean.wait_share += cost.wait_seconds / rank_time / repeats;
+      inside += cost.seconds / rank_time / repeats;
+    }
+  }
+  out.other = std::max(0.0, 1.0 - out.busy - inside);
+  if (scheme.peaks) {
+    out.mfu = flop_s / scheme.peaks->matmul_flop_s;
+    out.mbu = bytes_s / scheme.peaks->read_bytes_s;
+  }
+  return out;
+}
+
+namespace {
+
+std::optional<double> output_tok_s(const SchemeResult& scheme, const LoadPoint& point) {
+  const auto it = scheme.loads.find(point);
+  if (it == scheme.loads.end() || !it->second.summary.invalid_reason.empty()) return std::nullopt;
+  return it->second.summary.output_tok_s.mean;
+}
+
+std::optional<double> efficiency(const VerifyReport& report, const SchemeResult& scheme,
+                                 const LoadPoint& point, const LoadPoint& baseline_point) {
+  const SchemeResult* baseline = report.find(report.baseline);
+  if (baseline == nullptr) return std::nullopt;
+  const std::optional<double> mine = output_tok_s(scheme, point);
+  const std::optional<double> theirs = output_tok_s(*baseline, baseline_point);
+  if (!mine || !theirs || *theirs <= 0) return std::nullopt;
+  return (*mine / scheme.scheme.devices()) / (*theirs / baseline->scheme.devices());
+}
+
+}  // namespace
+
+std::optional<double> efficiency_same_load(const VerifyReport& report, const SchemeResult& scheme,
+                                           const LoadPoint& point) {
+  return efficiency(report, scheme, point, point);
+}
+
+std::optional<double> efficiency_growing_load(const VerifyReport& report,
+                                              const SchemeResult& scheme, const LoadPoint& point) {
+  const std::optional<LoadPoint> smaller =
+      point.divided(scheme.scheme.devices(), report.baseline.devices());
+  return smaller ? efficiency(report, scheme, point, *smaller) : std::nullopt;
+}
+
+std::vector<const SchemeResult*> timed_at(const VerifyReport& report, const LoadPoint& point) {
+  std::vector<const SchemeResult*> out;
+  for (const SchemeResult& r : report.schemes) {
+    if (r.failure.empty() && r.loads.contains(point)) out.push_back(&r);
+  }
+  return out;
+}
+
+bool shares_cores(const VerifyReport& report, const mesh::ParallelConfig& scheme) {
+  return scheme.devices() * report.options.cluster.cpus_per_device > report.machine.cores;
+}
+
+namespace {
+
+std::string binding_limit(const SchemeResult& scheme, const LoadPoint& point) {
+  const LoadResult& load = scheme.loads.at(point);
+  if (load.preemptions > 0) {
+    return fmt::format("KV cache ({} preemptions, {:.0f} % in use at the peak)", load.preemptions,
+                       100 * load.kv_peak_share);
+  }
+  const Figures f = figures(scheme, load);
+  std::vector<std::pair<std::string, double>> candidates = {
+      {"TP communication", f.axis(Axis::kTensor).share},
+      {"pipeline transfers and bubble", f.axis(Axis::kPipeline).share},
+      {"expert exchange", f.axis(Axis::kExpert).share},
+      {"front, scheduling and idle time", f.other}};
+  if (f.mfu) candidates.emplace_back("arithmetic", *f.mfu);
+  if (f.mbu) candidates.emplace_back("memory bandwidth", *f.mbu);
+  const auto most =
+      std::max_element(candidates.begin(), candidates.end(),
+                       [](const auto& a, const auto& b) { return a.second < b.second; });
+  return fmt::format("{} ({:.0f} %)", most->first, 100 * most->second);
+}
+
+using Value = std::function<double(const load::RunMetrics&)>;
+
+/// The winner by a figure of each repeat; nothing where a scheme lacks it.
+std::optional<Winner> winner_of(const std::vector<const SchemeResult*>& timed,
+                                const LoadPoint& point, bool lower_is_better,
+                                const std::string& unit, const Value& value) {
+  std::vector<std::vector<double>> values;
+  for (const SchemeResult* r : timed) {
+    std::vector<double>& repeats = values.emplace_back();
+    for (const load::RunMetrics& run : r->loads.at(point).repeats) {
+      repeats.push_back(value(run));
+      if (!(repeats.back() > 0)) return std::nullopt;
+    }
+  }
+  const load::Ranking ranking = load::rank(values, lower_is_better);
+  const SchemeResult* best = timed[ranking.best];
+  Winner out{.scheme = best,
+             .tie = {},
+             .value = load::mean(values[ranking.best]),
+             .unit = unit,
+             .limit = binding_limit(*best, point)};
+  for (const size_t i : ranking.ties) out.tie.push_back(mesh::scheme_name(timed[i]->scheme));
+  return out;
+}
+
+/// The winner by a figure that has no noise.
+Winner exact_winner(const std::vector<const SchemeResult*>& timed, bool lower_is_better,
+                    const std::string& unit, const std::string& limit,
+                    const std::function<int64_t(const SchemeResult&)>& value) {
+  const auto better = [&](const SchemeResult* a, const SchemeResult* b) {
+    return lower_is_better ? value(*a) < value(*b) : value(*a) > value(*b);
+  };
+  const SchemeResult* best = *std::min_element(timed.begin(), timed.end(), better);
+  Winner out{.scheme = best,
+             .tie = {},
+             .value = static_cast<double>(value(*best)),
+             .unit = unit,
+             .limit = limit};
+  for (const SchemeResult* r : timed) {
+    if (r != best && value(*r) == value(*best)) out.tie.push_back(mesh::scheme_name(r->scheme));
+  }
+  return out;
+}
+
+}  // namespace
+
+std::map<std::string, Winner> winners(const VerifyReport& report, const LoadPoint& point) {
+  std::map<std::string, Winner> out;
+  const std::vector<const SchemeResult*> timed = timed_at(report, point);
+  if (timed.empty()) return out;
+  std::vector<const SchemeResult*> usable;
+  std::copy_if(timed.begin(), timed.end(), std::back_inserter(usable),
+               [&](const SchemeResult* r) { return r->loads.at(point).usable(); });
+  const auto add = [&](const std::string& name, bool lower_is_better, const std::string& unit,
+                       const Value& value) {
+    if (usable.empty()) return;
+    if (auto winner = winner_of(usable, point, lower_is_better, unit, value)) {
+      out.emplace(name, std::move(*winner));
+    }
+  };
+  add("ttft", true, "ms", [](const load::RunMetrics& m) { return load::mean(m.ttft_ms); });
+  add("tpot", true, "ms", [](const load::RunMetrics& m) { return load::mean(m.tpot_ms); });
+  add("throughput", false, "output tok/s",
+      [](const load::RunMetrics& m) { return m.output_tok_s; });
+  if (!report.options.slo.empty()) {
+    add("goodput", false, "requests/s within the SLO",
+        [](const load::RunMetrics& m) { return m.goodput_rps; });
+  }
+  out.emplace("memory", exact_winner(timed, true, "bytes on the fullest device", "weights and KV",
+                                     [](const SchemeResult& r) { return r.planned_bytes(); }));
+  out.emplace("concurrency",
+              exact_winner(timed, false, "requests at once", "device memory",
+                           [](const SchemeResult& r) { return r.max_concurrent_requests; }));
+  return out;
+}
+
+std::vector<std::pair<std::string, std::string>> definitions() {
+  std::vector<std::pair<std::string, std::string>> out = load::definitions();
+  const std::vector<std::pair<std::string, std::string>> own = {
+      {"device_busy",
+       "Seconds in operators over wall time, mean over devices; waiting and spinning are not "
+       "busy."},
+      {"mfu",
+       "FLOPs of all matrix products and attentions over wall time and the arithmetic peak that "
+       "all devices of the scheme reached at once in this run."},
+      {"mbu",
+       "Bytes of weights and KV cache that had to be read over wall time and the read bandwidth "
+       "that all devices of the scheme reached at once in this run."},
+      {"efficiency",
+       "Output tokens per second and device over those of the baseline scheme: at the same load, "
+       "and at a load that is larger by the ratio of devices."},
+      {"comm",
+       "Seconds that a device spent inside the calls of an axis, of which wait_seconds until the "
+       "slowest peer had arrived; bytes that it put in."},
+      {"bubble_share",
+       "Share of a device's time in which it waited for another pipeline stage with a step at "
+       "hand."},
+      {"invariant_cost",
+       "Mean time per token of the answers pass in invariant numerics over that in fast numerics, "
+       "the best of two runs each."},
+      {"fast_answers",
+       "Greedy answers in fast numerics against invariant numerics on the same weights: tokens "
+       "before each request's first difference over all tokens; the largest change of a "
+       "log-probability among the ten most likely tokens; a difference is a near-tie where its two "
+       "tokens were apart by less than twice that."},
+      {"memory_bytes",
+       "Of the fullest device: weights, KV cache, and activations (arena, rotary tables, step "
+       "inputs); balance is the mean device over the fullest."},
+      {"max_concurrent_requests",
+       "Requests of the load's longest sequence whose KV cache fits at once if each device has its "
+       "share of this machine's free memory."},
+  };
+  out.insert(out.end(), own.begin(), own.end());
+  return out;
+}
+
+}  // namespace fourfold::verify

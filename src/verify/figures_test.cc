@@ -1,0 +1,100 @@
+#include "verify/figures.h"
+
+#include <gmock/gmock.h>
+
+#include "verify/report_for_test.h"
+
+namespace fourfold::verify {
+namespace {
+
+using testing::ElementsAre;
+
+TEST(Figures, SplitADevicesTimeIntoPartsThatAddUpToOne) {
+  SchemeResult tp2 = scheme_of({.tp = 2});
+  add_runs(tp2, kOne, {run_of(1, 1, 100), run_of(1, 1, 100)}, /*tp_seconds=*/0.25);
+  const Figures f = figures(tp2, tp2.loads.at(kOne));
+  EXPECT_DOUBLE_EQ(f.busy, 0.6);
+  EXPECT_DOUBLE_EQ(f.axis(mesh::Axis::kTensor).share, 0.25);
+  EXPECT_DOUBLE_EQ(f.axis(mesh::Axis::kTensor).wait_share, 0.125);
+  EXPECT_DOUBLE_EQ(f.busy + f.axis(mesh::Axis::kTensor).share + f.other, 1.0);
+  EXPECT_EQ(f.axis(mesh::Axis::kPipeline).calls, 0);
+}
+
+TEST(Figures, MfuAndMbuAreSharesOfWhatAllDevicesReachTogether) {
+  SchemeResult tp2 = scheme_of({.tp = 2});
+  add_runs(tp2, kOne, {run_of(1, 1, 100)});
+  const Figures f = figures(tp2, tp2.loads.at(kOne));
+  EXPECT_DOUBLE_EQ(f.mfu.value(), 0.4);
+  EXPECT_DOUBLE_EQ(f.mbu.value(), 0.5);
+  tp2.peaks.reset();
+  EXPECT_FALSE(figures(tp2, tp2.loads.at(kOne)).mfu.has_value());
+}
+
+VerifyReport two_schemes() {
+  SchemeResult one = scheme_of({});
+  add_runs(one, kEight, {run_of(10, 2, 100), run_of(12, 2, 110)});
+  add_runs(one, kSixteen, {run_of(20, 2, 120), run_of(21, 2, 121)});
+  SchemeResult dp2 = scheme_of({.dp = 2});
+  add_runs(dp2, kEight, {run_of(9, 2.5, 120), run_of(11, 2.5, 130)});
+  add_runs(dp2, kSixteen, {run_of(9, 2, 200), run_of(11, 2, 218)});
+  return report_of({one, dp2}, /*cores=*/2);
+}
+
+TEST(Efficiency, IsPerDeviceAtTheSameAndAtAGrowingLoad) {
+  const VerifyReport report = two_schemes();
+  const SchemeResult& dp2 = report.schemes[1];
+  EXPECT_DOUBLE_EQ(efficiency_same_load(report, dp2, kEight).value(), 125.0 / 2 / 105);
+  EXPECT_DOUBLE_EQ(efficiency_growing_load(report, dp2, kSixteen).value(), 209.0 / 2 / 105);
+  EXPECT_FALSE(efficiency_growing_load(report, dp2, kEight).has_value());
+  EXPECT_DOUBLE_EQ(efficiency_growing_load(report, report.schemes[0], kEight).value(), 1.0);
+}
+
+TEST(Winners, ADifferencePairedByRepeatWinsAndOneWithinTheNoiseIsATie) {
+  const VerifyReport report = two_schemes();
+  const std::map<std::string, Winner> at = winners(report, kEight);
+  EXPECT_EQ(mesh::scheme_name(at.at("throughput").scheme->scheme), "dp2");
+  EXPECT_TRUE(at.at("throughput").tie.empty());  // 20 more in both repeats
+  EXPECT_DOUBLE_EQ(at.at("throughput").value, 125);
+  EXPECT_EQ(mesh::scheme_name(at.at("tpot").scheme->scheme), "tp1");
+  EXPECT_FALSE(at.contains("goodput"));
+  const std::map<std::string, Winner> noisy = [] {
+    SchemeResult one = scheme_of({});
+    add_runs(one, kEight, {run_of(10, 2, 100), run_of(12, 2, 110)});
+    SchemeResult dp2 = scheme_of({.dp = 2});
+    add_runs(dp2, kEight, {run_of(11, 2, 99), run_of(10.5, 2, 112)});
+    return winners(report_of({one, dp2}, 2), kEight);
+  }();
+  EXPECT_THAT(noisy.at("ttft").tie, ElementsAre("tp1"));
+}
+
+TEST(Winners, NameTheResourceThatBinds) {
+  const VerifyReport report = two_schemes();
+  EXPECT_EQ(winners(report, kEight).at("throughput").limit, "memory bandwidth (50 %)");
+  SchemeResult tp2 = scheme_of({.tp = 2});
+  add_runs(tp2, kEight, {run_of(1, 1, 1000)}, /*tp_seconds=*/0.9);
+  EXPECT_EQ(winners(report_of({tp2}, 2), kEight).at("ttft").limit, "TP communication (90 %)");
+}
+
+TEST(Winners, ASaturatedPointHasNoLatencyWinnerButAMemoryWinner) {
+  SchemeResult one = scheme_of({});
+  load::RunMetrics run = run_of(10, 2, 100);
+  run.saturated = true;
+  add_runs(one, LoadPoint{.rate = 4}, {run});
+  const VerifyReport report = report_of({one}, 2);
+  const std::map<std::string, Winner> at = winners(report, LoadPoint{.rate = 4});
+  EXPECT_FALSE(at.contains("ttft"));
+  EXPECT_TRUE(at.contains("memory"));
+}
+
+TEST(Definitions, EveryFigureThatIsPrintedHasOne) {
+  std::vector<std::string> names;
+  for (const auto& [name, sentence] : definitions()) {
+    names.push_back(name);
+    EXPECT_GT(sentence.size(), 20U) << name;
+  }
+  EXPECT_THAT(names, testing::IsSupersetOf({"ttft_ms", "tpot_ms", "itl_ms", "device_busy", "mfu",
+                                            "mbu", "efficiency", "comm", "tie"}));
+}
+
+}  // namespace
+}  // namespace fourfold::verify

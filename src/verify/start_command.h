@@ -1,0 +1,16 @@
+#pragma once
+
+#include <string>
+
+#include "mesh/mesh.h"
+#include "verify/options.h"
+
+namespace fourfold::verify {
+
+/// The `fourfold` command line that runs a scheme with the model and settings of these options.
+std::string start_command(const VerifyOptions& options, const mesh::ParallelConfig& scheme);
+
+/// The same scheme in vLLM's words.
+std::string vllm_command(const VerifyOptions& options, const mesh::ParallelConfig& scheme);
+
+}  // namespace fourfold::verify
