@@ -54,7 +54,7 @@ void measure(Communicator& comm, int64_t bytes) {
   std::vector<double> mpi;
   const CommStats before = comm.stats();
   for (int round = 0; round < kRounds; ++round) {
-    own.push_back(time_us(comm, calls, [&] { comm.all_reduce_sum(data); }));
+    own.push_back(time_us(comm, calls, [&] { comm.all_reduce_sum(data, Wire::kF32); }));
     mpi.push_back(time_us(comm, calls, [&] {
       MPI_Allreduce(MPI_IN_PLACE, data.data(), static_cast<int>(data.size()), MPI_FLOAT, MPI_SUM,
                     MPI_COMM_WORLD);

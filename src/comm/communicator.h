@@ -8,13 +8,15 @@
 
 #include "base/clock.h"
 #include "comm/progress.h"
+#include "comm/wire.h"
 #include "mesh/mesh.h"
 
 namespace fourfold::comm {
 
-/// What one axis cost a rank so far. `seconds` is the whole time inside the call, `wait_seconds`
-/// the part of it spent until the slowest peer arrived; `bytes` are the payload bytes this rank put
-/// in. A group of one rank has nothing to say and counts nothing.
+/// What one axis cost a rank so far. `seconds` is the whole time inside the calls, `wait_seconds`
+/// the part of it in which the rank could only wait for a peer that was not there yet; the rest is
+/// moving and adding. `bytes` are the payload bytes this rank put in, as they travel. A group of
+/// one rank has nothing to say and counts nothing.
 struct CommStats {
   double seconds = 0;
   double wait_seconds = 0;
@@ -40,10 +42,11 @@ class Communicator {
   virtual int rank() const = 0;
   virtual int size() const = 0;
 
-  /// data[i] = sum over the ranks' data[i], by the fixed binary tree over ranks of
-  /// docs/numerics.md: ((0+1)+(2+3))+((4+5)+(6+7)). All ranks hold identical bits afterwards.
-  /// size() must be a power of two.
-  virtual void all_reduce_sum(std::span<float> data) = 0;
+  /// data[i] = sum over the ranks' data[i] in fp32; all ranks hold identical bits afterwards. With
+  /// kF32 by the fixed binary tree over ranks of docs/numerics.md, ((0+1)+(2+3))+((4+5)+(6+7)), and
+  /// size() must be a power of two. With kBF16 parts and sums are rounded where they travel, the
+  /// order of additions is any, and so is size().
+  virtual void all_reduce_sum(std::span<float> data, Wire wire) = 0;
 
   /// out = the ranks' `in`, in rank order; out.size() == size() * in.size().
   virtual void all_gather(std::span<const std::byte> in, std::span<std::byte> out) = 0;
@@ -59,9 +62,12 @@ class Communicator {
   /// Copies `data` of rank `root` to all.
   virtual void broadcast(std::span<std::byte> data, int root) = 0;
 
-  /// Point to point inside the group, matched in order per (sender, receiver).
+  /// Point to point inside the group, matched in order per (sender, receiver). What was sent as
+  /// floats is received as as many floats with the same wire.
   virtual void send(std::span<const std::byte> data, int to) = 0;
   virtual void recv(std::span<std::byte> data, int from) = 0;
+  virtual void send(std::span<const float> data, int to, Wire wire) = 0;
+  virtual void recv(std::span<float> data, int from, Wire wire) = 0;
 
   virtual void barrier() = 0;
 

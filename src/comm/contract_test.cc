@@ -117,12 +117,57 @@ void expect_reductions_follow_the_tree(Communicator& comm) {
   for (const size_t n :
        {size_t{0}, size_t{1}, size_t{17}, size_t{4096}, size_t{4097}, size_t{kLargest}}) {
     std::vector<float> data(values[me].begin(), values[me].begin() + static_cast<int64_t>(n));
-    comm.all_reduce_sum(data);
+    comm.all_reduce_sum(data, Wire::kF32);
     EXPECT_EQ(count_other_bits(data, tree), 0) << "all_reduce of " << n;
     std::vector<float> part(n / ranks);
     comm.reduce_scatter_sum(std::span(values[me]).first(part.size() * ranks), part);
     const auto expected = std::span(tree).subspan(me * part.size(), part.size());
     EXPECT_EQ(count_other_bits(part, expected), 0) << "reduce_scatter of " << n;
+  }
+}
+
+void expect_bf16_reductions(Communicator& comm) {
+  constexpr uint64_t kSeed = 12;
+  constexpr int64_t kLargest = kRegionBytes / 2 + 37;
+  const auto ranks = static_cast<size_t>(comm.size());
+  const auto me = static_cast<size_t>(comm.rank());
+  for (const int64_t n : {int64_t{0}, int64_t{1}, int64_t{17}, int64_t{4097}, kLargest}) {
+    // Small integers and their sums are bf16 numbers.
+    std::vector<float> integers;
+    for (int64_t i = 0; i < n; ++i) integers.push_back(static_cast<float>((comm.rank() + i) % 9));
+    comm.all_reduce_sum(integers, Wire::kBF16);
+    int64_t wrong = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      int64_t sum = 0;
+      for (int r = 0; r < comm.size(); ++r) sum += (r + i) % 9;
+      if (integers[static_cast<size_t>(i)] != static_cast<float>(sum)) ++wrong;
+    }
+    EXPECT_EQ(wrong, 0) << "sums of " << n << " integers";
+  }
+  std::vector<std::vector<float>> values;
+  for (int r = 0; r < comm.size(); ++r) values.push_back(values_of(kSeed, r, kLargest));
+  std::vector<float> data = values[me];
+  comm.all_reduce_sum(data, Wire::kBF16);
+  if (ranks == 1) {
+    EXPECT_EQ(count_other_bits(data, values[0]), 0) << "what does not travel is not rounded";
+  }
+  int64_t too_far = 0;
+  for (size_t i = 0; i < data.size(); ++i) {
+    double sum = 0;
+    double magnitude = 0;
+    for (const auto& part : values) {
+      sum += double{part[i]};
+      magnitude += std::abs(double{part[i]});
+    }
+    // Two roundings to 8 significant bits.
+    if (std::abs(double{data[i]} - sum) > magnitude * 0x1.02p-7) ++too_far;
+  }
+  EXPECT_EQ(too_far, 0);
+  std::vector<float> all(data.size() * ranks);
+  comm.all_gather(std::as_bytes(std::span(data)), std::as_writable_bytes(std::span(all)));
+  for (size_t r = 0; r < ranks; ++r) {
+    EXPECT_EQ(count_other_bits(std::span(all).subspan(r * data.size(), data.size()), data), 0)
+        << "ranks " << me << " and " << r << " hold different sums";
   }
 }
 
@@ -170,6 +215,27 @@ void expect_messages_in_order(Communicator& comm) {
   comm.barrier();
 }
 
+void expect_floats_travel(Communicator& comm) {
+  constexpr int64_t kFloats = 70'000;
+  const int to = (comm.rank() + 1) % comm.size();
+  const int from = (comm.rank() + comm.size() - 1) % comm.size();
+  const std::vector<float> mine = values_of(5, comm.rank(), kFloats);
+  const std::vector<float> theirs = values_of(5, from, kFloats);
+  for (const Wire wire : {Wire::kF32, Wire::kBF16}) {
+    const int64_t bytes_before = comm.stats().bytes;
+    comm.send(std::span(mine), to, wire);
+    EXPECT_EQ(comm.stats().bytes - bytes_before, kFloats * bytes_of(wire));
+    std::vector<float> received(theirs.size());
+    comm.recv(std::span(received), from, wire);
+    std::vector<float> expected = theirs;
+    if (wire == Wire::kBF16) {
+      for (float& value : expected) value = tensor::to_f32(tensor::to_bf16(value));
+    }
+    EXPECT_EQ(count_other_bits(received, expected), 0) << bytes_of(wire) << " bytes a float";
+  }
+  comm.barrier();
+}
+
 void expect_splits(Communicator& comm) {
   // Odd and even ranks, each in falling order.
   const int color = comm.rank() % 2;
@@ -197,7 +263,7 @@ void expect_splits(Communicator& comm) {
 void expect_stats(Communicator& comm) {
   const CommStats before = comm.stats();
   std::vector<float> data(256);
-  comm.all_reduce_sum(data);
+  comm.all_reduce_sum(data, Wire::kBF16);
   comm.broadcast(std::as_writable_bytes(std::span(data)), 0);
   comm.barrier();
   const CommStats& after = comm.stats();
@@ -207,20 +273,22 @@ void expect_stats(Communicator& comm) {
     return;
   }
   EXPECT_EQ(after.calls - before.calls, 3);
-  EXPECT_EQ(after.bytes - before.bytes, comm.rank() == 0 ? 2048 : 1024);
+  EXPECT_EQ(after.bytes - before.bytes, 512 + (comm.rank() == 0 ? 1024 : 0));
   EXPECT_GT(after.seconds, before.seconds);
   EXPECT_GT(after.wait_seconds, before.wait_seconds);
   EXPECT_LE(after.wait_seconds, after.seconds);
 }
 
 void expect_contract(Communicator& comm, int all_to_all_cases) {
+  expect_stats(comm);
   if (std::has_single_bit(static_cast<unsigned>(comm.size()))) {
-    expect_stats(comm);
     expect_reductions_follow_the_tree(comm);
   }
+  expect_bf16_reductions(comm);
   expect_gathers_and_broadcasts(comm);
   expect_all_to_all_is_undone_by_its_inverse(comm, all_to_all_cases, 1000);
   expect_messages_in_order(comm);
+  expect_floats_travel(comm);
   expect_splits(comm);
 }
 

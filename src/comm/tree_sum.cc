@@ -1,24 +1,26 @@
 #include "comm/tree_sum.h"
 
-#include "base/check.h"
-
 namespace fourfold::comm {
 namespace {
 
-template <int kParts>
-inline float tree(const float* const* parts, int64_t i) {
+using tensor::BF16;
+using tensor::to_f32;
+
+template <int kParts, typename T>
+inline float tree(const T* const* parts, int64_t i) {
   if constexpr (kParts == 1) {
-    return parts[0][i];
+    return to_f32(parts[0][i]);
   } else {
-    return tree<kParts / 2>(parts, i) + tree<kParts / 2>(parts + kParts / 2, i);
+    constexpr int kHalf = kParts / 2;
+    return tree<kHalf>(parts, i) + tree<kParts - kHalf>(parts + kHalf, i);
   }
 }
 
 // `out` may be one of the parts, which would keep the compiler from using vectors; but an element
 // depends on the same element of the parts only.
-template <int kParts>
-void sum(const float* const* parts, float* out, int64_t n) {
-  const float* local[kParts];
+template <int kParts, typename T>
+void sum(const T* const* parts, float* out, int64_t n) {
+  const T* local[kParts];
   for (int p = 0; p < kParts; ++p) local[p] = parts[p];
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC ivdep
@@ -26,16 +28,32 @@ void sum(const float* const* parts, float* out, int64_t n) {
   for (int64_t i = 0; i < n; ++i) out[i] = tree<kParts>(local, i);
 }
 
-}  // namespace
+template <typename T>
+void sum_left_to_right(std::span<const T* const> parts, float* out, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    float total = to_f32(parts[0][i]);
+    for (size_t p = 1; p < parts.size(); ++p) total += to_f32(parts[p][i]);
+    out[i] = total;
+  }
+}
 
-void tree_sum(std::span<const float* const> parts, float* out, int64_t n) {
+template <typename T>
+void sum_any(std::span<const T* const> parts, float* out, int64_t n) {
   switch (parts.size()) {
     case 1:
       return sum<1>(parts.data(), out, n);
     case 2:
       return sum<2>(parts.data(), out, n);
+    case 3:
+      return sum<3>(parts.data(), out, n);
     case 4:
       return sum<4>(parts.data(), out, n);
+    case 5:
+      return sum<5>(parts.data(), out, n);
+    case 6:
+      return sum<6>(parts.data(), out, n);
+    case 7:
+      return sum<7>(parts.data(), out, n);
     case 8:
       return sum<8>(parts.data(), out, n);
     case 16:
@@ -45,9 +63,16 @@ void tree_sum(std::span<const float* const> parts, float* out, int64_t n) {
     case 64:
       return sum<64>(parts.data(), out, n);
     default:
-      CHECK(false, "a tree sum over {} ranks: expected a power of two up to {}", parts.size(),
-            kMaxReduceRanks);
+      return sum_left_to_right(parts, out, n);
   }
 }
+
+}  // namespace
+
+void tree_sum(std::span<const float* const> parts, float* out, int64_t n) {
+  sum_any(parts, out, n);
+}
+
+void tree_sum(std::span<const BF16* const> parts, float* out, int64_t n) { sum_any(parts, out, n); }
 
 }  // namespace fourfold::comm

@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/sizes.h"
+#include "comm/waiting.h"
 #include "model/decoder.h"
 #include "model/groups.h"
 #include "model/source.h"
@@ -314,12 +315,12 @@ StageReport StageWorker::run(const std::vector<StepBatch>& batches) {
     decoder_->embed(*stream_, inputs.tokens, residual);
     if (tap) tap(-1, residual);
   } else {
-    groups_->pipeline().recv(std::as_writable_bytes(residual.f32_span()), at.stage - 1);
+    groups_->pipeline().recv(residual.f32_span(), at.stage - 1, comm::wire_of(batch.numerics));
   }
   decoder_->run_layers(*stream_, arena_, inputs.rows, cache_, residual, tap);
   if (!groups_->last_stage()) {
     stream_->synchronize();
-    groups_->pipeline().send(std::as_bytes(residual.f32_span()), at.stage + 1);
+    groups_->pipeline().send(residual.f32_span(), at.stage + 1, comm::wire_of(batch.numerics));
     if (groups_->first_stage() && !sampled.empty()) {
       history_.push_back({batch.step, std::vector<int32_t>(sampled.size()), /*received=*/false});
     }
@@ -359,6 +360,7 @@ base::Result<std::unique_ptr<Worker>> Worker::create(const RankConfig& config,
   FF_ASSIGN(const model::ModelSource source,
             model::open_model(config.model, config.dummy_weights, config.dummy_seed));
   FF_ASSIGN(const mesh::Mesh mesh, mesh::Mesh::create(config.group, source.spec.divisors()));
+  comm::ask_for_prompt_wakeups();
   const auto rank = static_cast<size_t>(group->rank());
   const auto threads = static_cast<size_t>(config.threads);
   std::span<const int> cpus(config.cpus);

@@ -10,6 +10,7 @@
 #include "backend/ops.h"
 #include "base/result.h"
 #include "comm/communicator.h"
+#include "comm/waiting.h"
 #include "engine/executor.h"
 #include "engine/step.h"
 #include "mesh/mesh.h"
@@ -29,6 +30,11 @@ struct RankConfig {
   int threads = 1;        ///< of this rank's device
   std::vector<int> cpus;  ///< per rank of the group, threads entries each; empty: not pinned
   engine::ExecutorLimits limits;
+
+  /// Ranks are pinned where each has cores of its own.
+  comm::Waiting waiting() const {
+    return cpus.empty() ? comm::Waiting::kSleep : comm::Waiting::kSpin;
+  }
 };
 
 /// What loading took and what the rank holds.

@@ -66,8 +66,8 @@ namespace {
 class LocalCommunicator final : public SharedCommunicator {
  public:
   LocalCommunicator(std::shared_ptr<LocalWorld::Groups> groups, std::shared_ptr<GroupMemory> memory,
-                    int rank, mesh::Axis axis)
-      : SharedCommunicator(std::move(memory), rank, axis), groups_(std::move(groups)) {}
+                    int rank, mesh::Axis axis, Waiting waiting)
+      : SharedCommunicator(std::move(memory), rank, axis, waiting), groups_(std::move(groups)) {}
 
   std::unique_ptr<Communicator> split(int color, int key, mesh::Axis axis) override {
     struct Choice {
@@ -85,8 +85,8 @@ class LocalCommunicator final : public SharedCommunicator {
     const auto me = std::find_if(choices.begin(), choices.end(),
                                  [&](const Choice& c) { return c.rank == rank(); });
     auto group = groups_->join({&memory(), splits_++, color}, static_cast<int>(choices.size()));
-    return std::make_unique<LocalCommunicator>(groups_, std::move(group),
-                                               static_cast<int>(me - choices.begin()), axis);
+    return std::make_unique<LocalCommunicator>(
+        groups_, std::move(group), static_cast<int>(me - choices.begin()), axis, waiting());
   }
 
  private:
@@ -96,12 +96,11 @@ class LocalCommunicator final : public SharedCommunicator {
 
 }  // namespace
 
-LocalWorld::LocalWorld(int size) : groups_(std::make_shared<Groups>()) {
-  world_ = groups_->create(size);
-}
+LocalWorld::LocalWorld(int size, Waiting waiting)
+    : groups_(std::make_shared<Groups>()), world_(groups_->create(size)), waiting_(waiting) {}
 
 std::unique_ptr<Communicator> LocalWorld::communicator(int rank) {
-  return std::make_unique<LocalCommunicator>(groups_, world_, rank, mesh::Axis::kControl);
+  return std::make_unique<LocalCommunicator>(groups_, world_, rank, mesh::Axis::kControl, waiting_);
 }
 
 void LocalWorld::abort(std::string_view reason) { groups_->abort(reason); }

@@ -4,13 +4,14 @@
 #include <string_view>
 
 #include "comm/communicator.h"
+#include "comm/waiting.h"
 
 namespace fourfold::comm {
 
 /// Ranks as threads of this process. The communicators may outlive it.
 class LocalWorld {
  public:
-  explicit LocalWorld(int size);
+  explicit LocalWorld(int size, Waiting waiting = Waiting::kSleep);
 
   /// The world's communicator of `rank`, for the thread that plays this rank; take each one once.
   std::unique_ptr<Communicator> communicator(int rank);
@@ -24,6 +25,7 @@ class LocalWorld {
  private:
   std::shared_ptr<Groups> groups_;
   std::shared_ptr<class GroupMemory> world_;
+  Waiting waiting_;
 };
 
 /// A group of one rank.

@@ -29,24 +29,26 @@ class LocalWorldContract : public ::testing::TestWithParam<int> {};
 
 TEST_P(LocalWorldContract, Holds) {
   LocalWorld world(GetParam());
-  // 1,000 random cases over the five sizes.
+  // More than 1,000 random cases over the sizes.
   run_ranks(world, GetParam(), [](Communicator& comm) { expect_contract(comm, 200); });
 }
 
 TEST_P(LocalWorldContract, BarrierLetsNobodyPassBeforeAllHaveCome) {
   const int size = GetParam();
-  LocalWorld world(size);
-  std::atomic<int> arrived{0};
-  run_ranks(world, size, [&](Communicator& comm) {
-    for (int round = 1; round <= 500; ++round) {
-      ++arrived;
-      comm.barrier();
-      EXPECT_GE(arrived.load(), round * size);
-    }
-  });
+  for (const Waiting waiting : {Waiting::kSpin, Waiting::kSleep}) {
+    LocalWorld world(size, waiting);
+    std::atomic<int> arrived{0};
+    run_ranks(world, size, [&](Communicator& comm) {
+      for (int round = 1; round <= 500; ++round) {
+        ++arrived;
+        comm.barrier();
+        EXPECT_GE(arrived.load(), round * size);
+      }
+    });
+  }
 }
 
-INSTANTIATE_TEST_SUITE_P(Sizes, LocalWorldContract, ::testing::Values(1, 2, 3, 4, 8));
+INSTANTIATE_TEST_SUITE_P(Sizes, LocalWorldContract, ::testing::Values(1, 2, 3, 4, 6, 8, 9));
 
 /// The reason with which `call` was aborted, or "returned".
 std::string abort_reason_of(const std::function<void()>& call) {
@@ -94,7 +96,7 @@ TEST(LocalWorld, AGroupOfOneCanBeAbortedAsWell) {
   world.abort("stop");
   world.abort("the first reason stays");
   std::vector<float> data(4);
-  EXPECT_EQ(abort_reason_of([&] { comm->all_reduce_sum(data); }), "stop");
+  EXPECT_EQ(abort_reason_of([&] { comm->all_reduce_sum(data, Wire::kF32); }), "stop");
   EXPECT_EQ(abort_reason_of([&] { comm->split(0, 0, mesh::Axis::kData); }), "stop");
 }
 
@@ -156,7 +158,7 @@ TEST(LocalWorld, CountsTheWaitForTheSlowestRank) {
       }
     }
     std::vector<float> data(300'000);
-    comm.all_reduce_sum(data);
+    comm.all_reduce_sum(data, Wire::kF32);
     stats[static_cast<size_t>(comm.rank())] = comm.stats();
   });
   EXPECT_GT(stats[0].wait_seconds, stats[1].wait_seconds);
@@ -181,7 +183,7 @@ TEST(LocalWorldDeathTest, MisuseIsABug) {
   LocalWorld world(3);
   const auto comm = world.communicator(0);
   std::vector<float> data(3);
-  EXPECT_DEATH(comm->all_reduce_sum(data), "all_reduce over 3 ranks");
+  EXPECT_DEATH(comm->all_reduce_sum(data, Wire::kF32), "all_reduce in f32 over 3 ranks");
   std::vector<std::byte> bytes(4);
   EXPECT_DEATH(comm->all_gather(bytes, bytes), "all_gather of 3 x 4 into 4");
   EXPECT_DEATH(comm->send(bytes, 3), "send to rank 3 of 3");

@@ -99,11 +99,20 @@ void MpiCommunicator::exchange(const std::function<std::span<const std::byte>(in
   for (MPI_Request& request : requests) finish(request);
 }
 
+void MpiCommunicator::all_reduce_sum(std::span<float> data, Wire wire) {
+  CHECK(wire == Wire::kBF16 || std::has_single_bit(static_cast<unsigned>(size_)),
+        "all_reduce in f32 over {} ranks", size_);
+  if (size_ == 1) return;
+  if (wire == Wire::kF32) {
+    reduce_by_tree(data);
+  } else {
+    reduce_by_segments(data);
+  }
+}
+
 // Recursive doubling: after the step with distance d every rank holds the sum of its 2d neighbours,
 // which is a subtree of the binary tree.
-void MpiCommunicator::all_reduce_sum(std::span<float> data) {
-  CHECK(std::has_single_bit(static_cast<unsigned>(size_)), "all_reduce over {} ranks", size_);
-  if (size_ == 1) return;
+void MpiCommunicator::reduce_by_tree(std::span<float> data) {
   Call call(*this, CallKind::kAllReduce, data.size_bytes());
   std::vector<float> other(data.size());
   for (int distance = 1; distance < size_; distance *= 2) {
@@ -115,6 +124,39 @@ void MpiCommunicator::all_reduce_sum(std::span<float> data) {
     const float* high = peer < rank_ ? data.data() : other.data();
     tree_sum(std::array{low, high}, data.data(), static_cast<int64_t>(data.size()));
   }
+}
+
+// In bf16: rank r sums segment r of all ranks and gives the sum to all, itself included, so that
+// all hold the same bits.
+void MpiCommunicator::reduce_by_segments(std::span<float> data) {
+  using tensor::BF16;
+  Call call(*this, CallKind::kAllReduce, data.size() * sizeof(BF16));
+  const size_t n = data.size();
+  const auto ranks = static_cast<size_t>(size_);
+  const auto part = [&](auto all, int r) {
+    const size_t begin = n * static_cast<size_t>(r) / ranks;
+    return all.subspan(begin, n * static_cast<size_t>(r + 1) / ranks - begin);
+  };
+  std::vector<BF16> shown(n);
+  to_wire(Wire::kBF16, data.data(), std::as_writable_bytes(std::span(shown)).data(),
+          static_cast<int64_t>(n));
+  const std::span<float> mine = part(data, rank_);
+  std::vector<BF16> received(mine.size() * ranks);
+  const auto from = [&](int r) {
+    return std::span(received).subspan(static_cast<size_t>(r) * mine.size(), mine.size());
+  };
+  exchange([&](int to) { return std::as_bytes(part(std::span(shown), to)); },
+           [&](int r) { return std::as_writable_bytes(from(r)); }, call);
+  std::vector<const BF16*> parts;
+  for (int r = 0; r < size_; ++r) parts.push_back(from(r).data());
+  tree_sum(parts, mine.data(), static_cast<int64_t>(mine.size()));
+  std::vector<BF16> sum(mine.size());
+  to_wire(Wire::kBF16, mine.data(), std::as_writable_bytes(std::span(sum)).data(),
+          static_cast<int64_t>(mine.size()));
+  exchange([&](int) { return std::as_bytes(std::span(sum)); },
+           [&](int r) { return std::as_writable_bytes(part(std::span(shown), r)); }, call);
+  from_wire(Wire::kBF16, std::as_bytes(std::span(shown)).data(), data.data(),
+            static_cast<int64_t>(n));
 }
 
 void MpiCommunicator::all_gather(std::span<const std::byte> in, std::span<std::byte> out) {
@@ -192,8 +234,21 @@ void MpiCommunicator::drop_received_sends() {
 void MpiCommunicator::send(std::span<const std::byte> data, int to) {
   CHECK(to >= 0 && to < size_, "send to rank {} of {}", to, size_);
   Call call(*this, CallKind::kSend, data.size(), to);
+  post({data.begin(), data.end()}, to);
+}
+
+void MpiCommunicator::send(std::span<const float> data, int to, Wire wire) {
+  CHECK(to >= 0 && to < size_, "send to rank {} of {}", to, size_);
+  const auto n = static_cast<int64_t>(data.size());
+  std::vector<std::byte> message(static_cast<size_t>(n * bytes_of(wire)));
+  Call call(*this, CallKind::kSend, message.size(), to);
+  to_wire(wire, data.data(), message.data(), n);
+  post(std::move(message), to);
+}
+
+void MpiCommunicator::post(std::vector<std::byte> data, int to) {
   drop_received_sends();
-  unsent_.push_back({.data = {data.begin(), data.end()}});
+  unsent_.push_back({.data = std::move(data)});
   unsent_.back().request = start_send(unsent_.back().data, to, kMessageTag);
 }
 
@@ -202,6 +257,13 @@ void MpiCommunicator::recv(std::span<std::byte> data, int from) {
   Call call(*this, CallKind::kRecv, 0, from);
   receive(data, from, kMessageTag, call);
   drop_received_sends();
+}
+
+void MpiCommunicator::recv(std::span<float> data, int from, Wire wire) {
+  if (wire == Wire::kF32) return recv(std::as_writable_bytes(data), from);
+  std::vector<std::byte> message(data.size() * static_cast<size_t>(bytes_of(wire)));
+  recv(message, from);
+  from_wire(wire, message.data(), data.data(), static_cast<int64_t>(data.size()));
 }
 
 void MpiCommunicator::barrier() {

@@ -22,7 +22,7 @@ class MpiCommunicator final : public Communicator {
   int rank() const override { return rank_; }
   int size() const override { return size_; }
 
-  void all_reduce_sum(std::span<float> data) override;
+  void all_reduce_sum(std::span<float> data, Wire wire) override;
   void all_gather(std::span<const std::byte> in, std::span<std::byte> out) override;
   void reduce_scatter_sum(std::span<const float> data, std::span<float> out) override;
   void all_to_all_v(std::span<const std::byte> send, std::span<const int64_t> send_offsets,
@@ -30,6 +30,8 @@ class MpiCommunicator final : public Communicator {
   void broadcast(std::span<std::byte> data, int root) override;
   void send(std::span<const std::byte> data, int to) override;
   void recv(std::span<std::byte> data, int from) override;
+  void send(std::span<const float> data, int to, Wire wire) override;
+  void recv(std::span<float> data, int from, Wire wire) override;
   void barrier() override;
   std::unique_ptr<Communicator> split(int color, int key, mesh::Axis axis) override;
 
@@ -46,6 +48,9 @@ class MpiCommunicator final : public Communicator {
   /// Gives outgoing(r) to each rank r and fills incoming(r) from it, this rank included.
   void exchange(const std::function<std::span<const std::byte>(int)>& outgoing,
                 const std::function<std::span<std::byte>(int)>& incoming, Call& call);
+  void reduce_by_tree(std::span<float> data);
+  void reduce_by_segments(std::span<float> data);
+  void post(std::vector<std::byte> data, int to);
   void drop_received_sends();
 
   MpiGroup group_;

@@ -15,8 +15,10 @@ namespace {
 /// Processes of one host; MPI serves only to split the group.
 class NodeCommunicator final : public SharedCommunicator {
  public:
-  NodeCommunicator(MpiGroup group, std::shared_ptr<GroupMemory> memory, mesh::Axis axis)
-      : SharedCommunicator(std::move(memory), group.rank(), axis), group_(std::move(group)) {}
+  NodeCommunicator(MpiGroup group, std::shared_ptr<GroupMemory> memory, mesh::Axis axis,
+                   Waiting waiting)
+      : SharedCommunicator(std::move(memory), group.rank(), axis, waiting),
+        group_(std::move(group)) {}
 
   std::unique_ptr<Communicator> split(int color, int key, mesh::Axis axis) override {
     return group_.split(color, key, axis);
@@ -65,7 +67,7 @@ MpiGroup::~MpiGroup() {
 }
 
 MpiGroup::MpiGroup(MpiGroup&& other) noexcept
-    : comm_(std::exchange(other.comm_, MPI_COMM_NULL)), shared_memory_(other.shared_memory_) {}
+    : comm_(std::exchange(other.comm_, MPI_COMM_NULL)), options_(other.options_) {}
 
 int MpiGroup::rank() const {
   int rank = 0;
@@ -84,21 +86,23 @@ std::unique_ptr<Communicator> MpiGroup::split(int color, int key, mesh::Axis axi
   MPI_Comm part = MPI_COMM_NULL;
   check_mpi(MPI_Comm_split(comm_, color, key, &part), "MPI_Comm_split");
   check_mpi(MPI_Comm_set_errhandler(part, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
-  return make_communicator(MpiGroup(part, shared_memory_), axis);
+  return make_communicator(MpiGroup(part, options_), axis);
 }
 
 bool MpiGroup::on_one_host() const {
   MPI_Comm host = MPI_COMM_NULL;
   check_mpi(MPI_Comm_split_type(comm_, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &host),
             "MPI_Comm_split_type");
-  return MpiGroup(host, false).size() == size();
+  return MpiGroup(host, options_).size() == size();
 }
 
 std::unique_ptr<Communicator> MpiGroup::make_communicator(MpiGroup group, mesh::Axis axis) {
-  if (group.shared_memory_ && group.on_one_host()) {
+  if (group.options_.shared_memory && group.on_one_host()) {
     auto memory = share_memory(group);
     if (memory.ok()) {
-      return std::make_unique<NodeCommunicator>(std::move(group), std::move(*memory), axis);
+      const Waiting waiting = group.options_.waiting;
+      return std::make_unique<NodeCommunicator>(std::move(group), std::move(*memory), axis,
+                                                waiting);
     }
     spdlog::warn("{} ranks of one host share no memory and use MPI, which is slower: {}",
                  group.size(), memory.error().message);

@@ -4,13 +4,14 @@
 
 #include "comm/communicator.h"
 #include "comm/mpi/mpi_api.h"
+#include "comm/mpi/mpi_runtime.h"
 
 namespace fourfold::comm {
 
 /// An MPI communicator that is freed at the end.
 class MpiGroup {
  public:
-  MpiGroup(MPI_Comm comm, bool shared_memory) : comm_(comm), shared_memory_(shared_memory) {}
+  MpiGroup(MPI_Comm comm, const MpiRuntime::Options& options) : comm_(comm), options_(options) {}
   ~MpiGroup();
   MpiGroup(MpiGroup&& other) noexcept;
   MpiGroup& operator=(MpiGroup&&) = delete;
@@ -30,7 +31,7 @@ class MpiGroup {
   bool on_one_host() const;
 
   MPI_Comm comm_;
-  bool shared_memory_;
+  MpiRuntime::Options options_;
 };
 
 /// Throws CommAborted where an MPI call did not succeed.

@@ -32,7 +32,7 @@ MpiRuntime::~MpiRuntime() { MPI_Finalize(); }
 std::unique_ptr<Communicator> MpiRuntime::world() {
   MPI_Comm copy = MPI_COMM_NULL;
   check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &copy), "MPI_Comm_dup");
-  return MpiGroup::make_communicator(MpiGroup(copy, options_.shared_memory), mesh::Axis::kControl);
+  return MpiGroup::make_communicator(MpiGroup(copy, options_), mesh::Axis::kControl);
 }
 
 void MpiRuntime::progress() {

@@ -5,6 +5,7 @@
 
 #include "base/result.h"
 #include "comm/communicator.h"
+#include "comm/waiting.h"
 
 namespace fourfold::comm {
 
@@ -16,7 +17,8 @@ namespace fourfold::comm {
 class MpiRuntime {
  public:
   struct Options {
-    bool shared_memory = true;  ///< false: MPI inside a host, too
+    bool shared_memory = true;          ///< false: MPI inside a host, too
+    Waiting waiting = Waiting::kSleep;  ///< in shared memory; MPI itself cannot sleep
   };
   static base::Result<std::unique_ptr<MpiRuntime>> start(const Options& options);
 

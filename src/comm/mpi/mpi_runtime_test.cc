@@ -123,7 +123,7 @@ TEST_P(MpiContract, HoldsThroughMessages) {
   EXPECT_EQ(run_job(GetParam(), "messages", directory_.path()), 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(Ranks, MpiContract, ::testing::Values(1, 2, 3, 4, 8));
+INSTANTIATE_TEST_SUITE_P(Ranks, MpiContract, ::testing::Values(1, 2, 3, 4, 6, 8));
 
 TEST_F(MpiRuntimeTest, AKilledRankEndsTheJobAndNothingIsLeft) {
   EXPECT_EQ(run_job(4, "killed", directory_.path()), 128 + SIGKILL);

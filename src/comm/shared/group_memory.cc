@@ -123,7 +123,7 @@ std::byte* GroupMemory::slot_payload(int rank, int slot) const {
   return at(slots_offset(size_) + (int64_t{rank} * kSlots + slot) * kSlotBytes);
 }
 
-void GroupMemory::barrier() {
+void GroupMemory::barrier(Waiting waiting) {
   Header& h = header();
   // Nobody passes before this rank has arrived, so this is the value of the present round.
   const uint32_t seen = h.gate.load();
@@ -132,7 +132,7 @@ void GroupMemory::barrier() {
     h.arrived.store(0, std::memory_order_relaxed);
     h.gate.advance();
   } else {
-    h.gate.wait_change(seen);
+    h.gate.wait_change(seen, waiting);
   }
   throw_if_aborted();
 }

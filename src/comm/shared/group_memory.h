@@ -45,7 +45,7 @@ class GroupMemory {
   int size() const { return size_; }
 
   /// Returns when all ranks have called it. Throws CommAborted.
-  void barrier();
+  void barrier(Waiting waiting);
 
   /// Makes every waiting and every later call of the group throw CommAborted with this reason (the
   /// first one given wins; cut to 255 characters). May be called by any thread.

@@ -1,19 +1,20 @@
 #include "comm/shared/signal.h"
 
+#include <immintrin.h>
 #include <linux/futex.h>
-#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <climits>
 
+#include "base/clock.h"
+
 namespace fourfold::comm {
 namespace {
 
-// Yielding first costs nothing where a rank has a core to itself, and is what lets its peers arrive
-// where ranks outnumber cores; a pause loop before it would only burn their time. About 50
-// microseconds of an otherwise idle core.
-constexpr int kYields = 100;
+// A few times what it takes to put a thread to sleep and to wake it on an idle core.
+constexpr int64_t kSpinNs = 100'000;
+constexpr int kLooksPerClockRead = 16;
 
 // std::atomic::wait would use a futex private to the process.
 void futex(std::atomic<uint32_t>* word, int operation, uint32_t value) {
@@ -38,14 +39,23 @@ void Signal::wake_sleepers() {
   if (sleepers_.load() > 0) futex(&value_, FUTEX_WAKE, INT_MAX);
 }
 
-uint32_t Signal::wait_change(uint32_t seen) {
-  for (int i = 0; i < kYields; ++i) {
-    const uint32_t value = load();
-    if (value != seen) return value;
-    sched_yield();
-  }
+/// The value once it is not `seen` any more, or `seen` if that takes long.
+uint32_t Signal::spin(uint32_t seen) const {
+  const int64_t begin_ns = base::SteadyClock().now_ns();
+  do {
+    for (int i = 0; i < kLooksPerClockRead; ++i) {
+      if (const uint32_t value = load(); value != seen) return value;
+      _mm_pause();
+    }
+  } while (base::SteadyClock().now_ns() - begin_ns < kSpinNs);
+  return seen;
+}
+
+uint32_t Signal::wait_change(uint32_t seen, Waiting waiting) {
+  uint32_t value = waiting == Waiting::kSpin ? spin(seen) : load();
+  if (value != seen) return value;
   sleepers_.fetch_add(1);
-  uint32_t value = value_.load();
+  value = value_.load();
   while (value == seen) {
     futex(&value_, FUTEX_WAIT, seen);
     value = value_.load();

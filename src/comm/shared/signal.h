@@ -3,6 +3,8 @@
 #include <atomic>
 #include <cstdint>
 
+#include "comm/waiting.h"
+
 namespace fourfold::comm {
 
 /// A counter in memory that threads or processes share and on which they can sleep. Its lowest bit
@@ -19,11 +21,11 @@ class alignas(64) Signal {
   /// Sets the abort bit for good and wakes everybody.
   void abort();
 
-  /// Waits until the value is not `seen` any more; returns the new one. Yields its core for a
-  /// while, then sleeps: ranks may outnumber cores, and a rank may wait long.
-  uint32_t wait_change(uint32_t seen);
+  /// Waits until the value is not `seen` any more; returns the new one.
+  uint32_t wait_change(uint32_t seen, Waiting waiting);
 
  private:
+  uint32_t spin(uint32_t seen) const;
   void wake_sleepers();
 
   std::atomic<uint32_t> value_{0};

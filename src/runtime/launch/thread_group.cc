@@ -32,7 +32,7 @@ class ThreadExecutor final : public GroupExecutor {
   ThreadExecutor(const RankConfig& config, WorkerFactory factory)
       : config_(config),
         factory_(std::move(factory)),
-        world_(config.group.devices()),
+        world_(config.group.devices(), config.waiting()),
         collector_(config.group),
         ranks_(static_cast<size_t>(config.group.devices())),
         memory_(ranks_.size()) {

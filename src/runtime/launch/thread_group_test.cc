@@ -58,7 +58,7 @@ class FakeWorker final : public Worker {
       if (at_.shard == 0) sum = part;
     }
     if (at_.shard == 0) sum += 1000;
-    shards_->all_reduce_sum({&sum, 1});
+    shards_->all_reduce_sum({&sum, 1}, comm::Wire::kF32);
     const bool last = at_.stage == config_.group.pp - 1;
     if (!last) stages_->send(std::as_bytes(std::span(&sum, 1)), at_.stage + 1);
     StageReport report{.step = batch.step, .stage = at_.stage, .output = {}};

@@ -111,7 +111,7 @@ base::Status run_rank(int rank, int ranks, Channel& channel, Inbox& inbox) {
   if (ranks == 1) {
     group = comm::make_single(mesh::Axis::kControl);
   } else {
-    FF_ASSIGN(mpi, comm::MpiRuntime::start({}));
+    FF_ASSIGN(mpi, comm::MpiRuntime::start({.waiting = config.waiting()}));
     if (mpi->rank() != rank || mpi->size() != ranks) {
       return base::fail("MPI says rank {} of {}, expected rank {} of {}", mpi->rank(), mpi->size(),
                         rank, ranks);
