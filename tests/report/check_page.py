@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Opens a report of `fourfold verify --report` in headless Chromium and checks it against the JSON
 of the same run: no error and no message on the console, no request, nothing wider than the window at
-1,200 and 400 pixels, a contrast of at least 4.5 of text in light and dark, and every number and every
-text of the run equal to the JSON's. Prints what is wrong and exits with 1. With --screenshots it also
+1,200 and 400 pixels, a contrast of at least 4.5 of text in light and dark, controls that work, and
+every number and every text of the run equal to the JSON's. Prints what is wrong and exits with 1. With --screenshots it also
 saves pictures of the whole page.
 
 usage: check_page.py PAGE.html REPORT.json [--screenshots FOLDER]
@@ -23,8 +23,8 @@ WIDTHS = (1200, 400)
 THEMES = ("light", "dark")
 # What a number may be followed by, and what that multiplies it by.
 UNITS = {"%": 0.01, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
-         "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "×": 1}
-NUMBER = re.compile(r"(-?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?)(?: ([%×kMGT]|[KMGT]iB)(?!\w))?")
+         "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12, "×": 1}
+NUMBER = re.compile(r"(-?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?)(?: ([%×kMBGT]|[KMGT]iB)(?!\w))?")
 
 
 class Browser:
@@ -171,6 +171,35 @@ CONTRAST = r"""(() => {
 })()"""
 
 
+# What does not work of the controls.
+PRESS = r"""(() => {
+  const bad = [];
+  const visible = () => [...new Set([...document.querySelectorAll('.point')]
+    .filter((e) => e.checkVisibility()).map((e) => e.dataset.point))].join();
+  const choices = document.querySelectorAll('[name=point]');
+  choices.forEach((choice, i) => {
+    choice.click();
+    if (visible() !== String(i)) bad.push(`choosing load ${i} shows loads ${visible()}`);
+  });
+  const theme = () => getComputedStyle(document.documentElement).colorScheme;
+  const themes = new Set();
+  for (let i = 0; i < 3; ++i) {
+    document.querySelector('.theme').click();
+    themes.add(theme());
+  }
+  if (themes.size !== 3) bad.push(`the theme button gives ${[...themes]}`);
+  const key = document.querySelector('[data-pick]');
+  const faded = () => [...document.querySelectorAll('tr[data-k]')].filter((e) => !e.matches('.focusing .on')).length;
+  const rows = faded();
+  key.click();
+  if (faded() === rows) bad.push('pressing a scheme brings nothing forward');
+  key.click();
+  document.querySelector('.command button').click();
+  document.querySelector('.download').click();
+  return bad;
+})()"""
+
+
 def follow(report, pointer):
     value = report
     for key in pointer.split("/")[1:]:
@@ -223,7 +252,8 @@ def check_values(report, collected):
     names = {s["scheme"] for s in report["schemes"]}
     points = {load["point"] for s in timed for load in s["loads"]}
     unequal = sum(1 for s in timed if s["answers"] and not s["answers"]["equal"])
-    derived = {f"{len(timed)} parallel schemes", f"{unequal} of {len(timed)}"}
+    derived = {f"{len(timed)} parallel schemes", f"{unequal} of {len(timed)}",
+               f"{len(report['machine']['gpus'])} ×"}
     allowed = names | points | {f"at {p}" for p in points} | {f"{n} {p}" for n in names for p in points}
     # Names of percentiles, and of a chart's title and description.
     plain = re.compile(r"p50|p90|p99|.*: KV cache and queue over time|Distribution of .* at .*|95 % interval")
@@ -276,9 +306,11 @@ def main():
                 browser.open(page, width, theme)
                 overflow = browser.evaluate(OVERFLOW)
                 pale = browser.evaluate(CONTRAST)
+                broken = browser.evaluate(PRESS)
                 found = check_events(browser.take_events())
                 if overflow["page"] > 0 or overflow["wide"]:
                     found.append(f"wider than the window: {overflow}")
+                found += [f"controls: {text}" for text in broken]
                 found += [f"contrast below 4.5: {text}" for text in pale]
                 problems += [f"at {width} pixels, {theme}: {p}" for p in found]
                 if pictures:

@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
-#include <utility>
+#include <system_error>
+#include <vector>
 
 #include "base/check.h"
 
@@ -124,6 +126,8 @@ std::string format_number(double value, Unit unit) {
     case Unit::kLarge:
       return std::abs(value) < 1000 ? fixed(value, decimals(value))
                                     : with_suffix(value / 1000, 1000, {"k", "M", "G", "T"});
+    case Unit::kParameters:
+      return with_suffix(value / 1000, 1000, {"k", "M", "B", "T"});
     case Unit::kRatio:
       return fixed(value, decimals(value)) + " ×";
   }
@@ -147,8 +151,10 @@ Node Node::at(std::string_view path) const {
     if (here.is_object()) {
       if (const auto found = here.find(key); found != here.end()) out.value_ = &*found;
     } else if (here.is_array()) {
-      const size_t index = std::strtoul(key.c_str(), nullptr, 10);
-      if (index < here.size()) out.value_ = &here[index];
+      size_t index = 0;
+      const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), index);
+      const bool whole = error == std::errc() && end == key.data() + key.size();
+      if (whole && index < here.size()) out.value_ = &here[index];
     }
   }
   return out;

@@ -19,12 +19,13 @@ std::string script_json(const nlohmann::ordered_json& value);
 std::string fill(std::string_view page, const std::map<std::string, std::string>& slots);
 
 enum class Unit {
-  kFigure,  ///< about three digits: 0.123, 1.23, 12.3, 1,234
-  kCount,   ///< a whole number
-  kShare,   ///< per cent; less than one never reads 100 %
-  kBytes,   ///< KiB, MiB, GiB, TiB
-  kLarge,   ///< with a suffix k, M, G, T
-  kRatio,   ///< times: "1.13 ×"
+  kFigure,      ///< about three digits: 0.123, 1.23, 12.3, 1,234
+  kCount,       ///< a whole number
+  kShare,       ///< per cent; less than one never reads 100 %
+  kBytes,       ///< KiB, MiB, GiB, TiB
+  kLarge,       ///< with a suffix k, M, G, T
+  kParameters,  ///< with a suffix k, M, B, T
+  kRatio,       ///< times: "1.13 ×"
 };
 
 /// Every number of the report goes through here.

@@ -128,6 +128,15 @@ std::string load_words(const Node& load) {
          " requests/s";
 }
 
+/// The names of the GPUs, or how many where all have one name.
+std::string gpu_words(const Node& gpus) {
+  for (size_t i = 1; i < gpus.size(); ++i) {
+    if (gpus.at(i).string() != gpus.at(0).string()) return list(gpus, Unit::kCount);
+  }
+  if (gpus.size() == 0) return "";
+  return fmt::format("<span class=\"derived\">{} ×</span> {}", gpus.size(), text(gpus.at(0)));
+}
+
 std::string length_words(const Node& load) {
   return number(load.at("input_len"), Unit::kCount) + " tokens in, " +
          number(load.at("output_len"), Unit::kCount) + " out";
@@ -138,14 +147,14 @@ std::string length_words(const Node& load) {
 std::string header_section(const Page& page) {
   const Node& root = page.root;
   const Node load = root.at("load");
-  return fmt::format(
-      "<h1>{}</h1><p class=\"dek\">{} on {}: {}, {}, {} repeats, {} numerics.</p>{}",
-      text(root.at("model/name")),
-      fmt::format("<span class=\"derived\">{} parallel scheme{}</span>", page.series.size(),
-                  page.series.size() == 1 ? "" : "s"),
-      text(root.at("machine/gpus").size() > 0 ? root.at("machine/gpus/0") : root.at("machine/cpu")),
-      load_words(load), length_words(load), number(load.at("repeats"), Unit::kCount),
-      text(root.at("numerics")), answers_line(page));
+  const Node gpus = root.at("machine/gpus");
+  return fmt::format("<h1>{}</h1><p class=\"dek\">{} on {}: {}, {}, {} repeats, {} numerics.</p>{}",
+                     text(root.at("model/name")),
+                     fmt::format("<span class=\"derived\">{} parallel scheme{}</span>",
+                                 page.series.size(), page.series.size() == 1 ? "" : "s"),
+                     gpus.size() > 0 ? gpu_words(gpus) : text(root.at("machine/cpu")),
+                     load_words(load), length_words(load), number(load.at("repeats"), Unit::kCount),
+                     text(root.at("numerics")), answers_line(page));
 }
 
 std::string controls(const Page& page) {
@@ -255,11 +264,11 @@ std::string run_section(const Page& page) {
   const std::string version = text(root.at("version"));
   return "<dl class=\"facts\">" +
          fact("Model", text(root.at("model/name")) + ", " + text(root.at("model/family")) + ", " +
-                           number(root.at("model/parameters"), Unit::kLarge) + " parameters" +
+                           number(root.at("model/parameters"), Unit::kParameters) + " parameters" +
                            (root.at("model/dummy_weights").truth() ? ", made-up weights" : "")) +
          fact("Processor", text(root.at("machine/cpu")) + ", " +
                                number(root.at("machine/cores"), Unit::kCount) + " cores") +
-         fact("GPUs", gpus.size() > 0 ? list(gpus, Unit::kCount) : "") +
+         fact("GPUs", gpu_words(gpus)) +
          fact("Runs on", text(root.at("backend")) + ", " + text(root.at("machine/isa"))) +
          fact("Cores a device", figure(root.at("cpus_per_device"), Unit::kCount)) +
          fact("Measured peak of a device",

@@ -167,7 +167,7 @@ std::string communication_section(const Page& page) {
     return load_table(
         page, point, "Means over ranks and repeats",
         grouped_heads({"TP", "PP", "EP", "Control"}, {"seconds", "waiting", "bytes", "calls"}),
-        [](const Series&, const Node& load) { return communication_row(load); });
+        [](const Series&, const Node& load) { return communication_row(load); }, "dense");
   });
 }
 
@@ -186,7 +186,7 @@ std::string answers_section(const Page& page) {
       head("Differ", "places") + head("Near-ties") +
       "<th scope=\"col\" class=\"first\">Invariant cost<small>TPOT / fast</small></th>";
   return table("Invariant numerics against the baseline; fast numerics against invariant", heads,
-               rows);
+               rows, "dense");
 }
 
 }  // namespace fourfold::verify
