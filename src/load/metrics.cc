@@ -186,8 +186,9 @@ std::vector<std::pair<std::string, std::string>> definitions() {
        "invalid where the p99 is above 10 ms and above a tenth of the mean gap between requests."},
       {"saturated",
        "Capacity exceeded: the number of unfinished requests grew from the second to the last "
-       "quarter of the arrivals, departures fell behind arrivals by more than two standard "
-       "deviations, and requests took ever longer. Latencies of such a run measure its length and "
+       "quarter of the arrivals, departures fell behind arrivals beyond chance (t test "
+       "over nine slices), and requests took ever longer. Latencies of such a run measure its "
+       "length and "
        "are not given."},
       {"mean", "Over all requests of all repeats; of a rate, over the repeats."},
       {"p50",

@@ -10,7 +10,8 @@
 namespace fourfold::load {
 namespace {
 
-constexpr double kFamilyError = 0.05;
+/// Below the promised 5 %: the share counted in 2,000 rankings strays by 0.4 points around it.
+constexpr double kFamilyError = 0.04;
 
 double at_percentile(const std::vector<double>& sorted, double p) {
   const double at = p / 100.0 * static_cast<double>(sorted.size() - 1);
@@ -19,20 +20,20 @@ double at_percentile(const std::vector<double>& sorted, double p) {
   return sorted[below] + (at - static_cast<double>(below)) * (sorted[above] - sorted[below]);
 }
 
-/// Of the mean of two values and more.
-double standard_error(std::span<const double> values) {
-  const auto n = static_cast<double>(values.size());
-  const double center = mean(values);
-  double squares = 0;
-  for (const double v : values) squares += (v - center) * (v - center);
-  return std::sqrt(squares / (n - 1) / n);
-}
-
 }  // namespace
 
 double mean(std::span<const double> values) {
   if (values.empty()) return 0;
   return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+}
+
+double standard_error(std::span<const double> values) {
+  CHECK(values.size() > 1, "the standard error of {} values", values.size());
+  const auto n = static_cast<double>(values.size());
+  const double center = mean(values);
+  double squares = 0;
+  for (const double v : values) squares += (v - center) * (v - center);
+  return std::sqrt(squares / (n - 1) / n);
 }
 
 double percentile(std::vector<double> values, double p) {

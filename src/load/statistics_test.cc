@@ -43,6 +43,43 @@ TEST(Summary, SpreadsOverRequestsAndIntervalOverRepeats) {
   EXPECT_THAT(s.ci95, Optional(DoubleNear(12.7062, 1e-3)));
 }
 
+TEST(Quantiles, AreTheHundredAndOnePercentiles) {
+  const std::vector<double> values = {50, 15, 35, 20, 40};
+  const std::vector<double> q = quantiles_101(values);
+  ASSERT_EQ(q.size(), 101U);
+  for (const int p : {0, 40, 73, 100}) {
+    EXPECT_DOUBLE_EQ(q[static_cast<size_t>(p)], percentile(values, p));
+  }
+  EXPECT_THAT(quantiles_101({}), ElementsAre());
+}
+
+// scipy.stats.ttest_rel([1, 2, 4, 4, 6], [0.5, 1.8, 3, 3.9, 5]): t = 2.9272, p = 0.04294.
+TEST(PairedDifference, IsStudentsPairedTest) {
+  const PairedDifference d = paired_difference(std::vector<double>{1, 2, 4, 4, 6},
+                                               std::vector<double>{0.5, 1.8, 3, 3.9, 5});
+  EXPECT_DOUBLE_EQ(d.mean, 0.56);
+  EXPECT_NEAR(d.p, 0.0429350, 1e-6);
+  EXPECT_THAT(d.ci95, Optional(DoubleNear(0.5311652, 1e-6)));
+}
+
+TEST(PairedDifference, OfAConstantIsCertainAndOfOnePairUnknown) {
+  using Values = std::vector<double>;
+  EXPECT_EQ(paired_difference(Values{1, 2}, Values{1, 2}).p, 1);
+  EXPECT_EQ(paired_difference(Values{2, 3}, Values{1, 2}).p, 0);
+  EXPECT_EQ(paired_difference(Values{2}, Values{1}).p, 1);
+  EXPECT_EQ(paired_difference(Values{2}, Values{1}).ci95, std::nullopt);
+}
+
+TEST(Ranking, CorrectsForTheNumberOfCandidates) {
+  // p of this pair is 0.023: different among two, not among four.
+  const std::vector<double> best = {10, 20, 30, 40};
+  const std::vector<double> second = {11.0, 20.6, 31.5, 40.7};
+  const std::vector<double> third = {11.6, 20.3, 31.0, 40.5};
+  EXPECT_NEAR(paired_difference(second, best).p, 0.0185, 0.005);
+  EXPECT_THAT(rank({best, second}, true).ties, ElementsAre());
+  EXPECT_THAT(rank({best, second, third, third}, true).ties, ElementsAre(1, 2, 3));
+}
+
 TEST(Ranking, NamesAWinnerOnlyWhereThePairedIntervalExcludesZero) {
   // The second is slower by about 1 in every repeat although the repeats themselves differ by 10.
   const Ranking clear = rank({{10, 20, 30}, {11, 21.1, 30.9}}, /*lower_is_better=*/true);

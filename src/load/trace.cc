@@ -2,6 +2,7 @@
 
 #include <charconv>
 #include <cmath>
+#include <limits>
 #include <string>
 
 #include "files/json.h"
@@ -113,12 +114,9 @@ class TraceParser {
       return base::fail("{}: a trace has at most {} prefix blocks", here(), limits_.max_blocks);
     }
     for (const nlohmann::json& id : ids) {
-      if (!id.is_number_integer() || id < 0) {
-        return base::fail("{}: expected integers from 0 as \"hash_ids\"", here());
-      }
-      if (id > std::numeric_limits<int64_t>::max()) {
-        return base::fail("{}: an id of \"hash_ids\" does not fit 63 bits", here());
-      }
+      const bool fits = id.is_number_unsigned() &&
+                        id.get<uint64_t>() <= uint64_t{std::numeric_limits<int64_t>::max()};
+      if (!fits) return base::fail("{}: expected integers of 63 bits as \"hash_ids\"", here());
       trace_.block_ids.push_back(id.get<uint64_t>());
     }
     record.num_blocks = static_cast<int32_t>(expected);
