@@ -5,6 +5,7 @@
 #include <set>
 #include <utility>
 
+#include "files/printable.h"
 #include "text/utf8.h"
 #include "text/vocabulary.h"
 
@@ -72,7 +73,7 @@ Result<std::vector<AddedToken>> read_added_tokens(const JsonNode& tokenizer,
     FF_ASSIGN(const JsonNode map, config.at("added_tokens_decoder"));
     if (!map.value().is_object()) return fail("{} is not an object", map.path());
     for (const auto& [key, value] : map.value().items()) {
-      const JsonNode node(value, fmt::format("{}.{}", map.path(), key));
+      const JsonNode node(value, fmt::format("{}.{}", map.path(), files::printable(key)));
       int64_t id = -1;
       const char* end = key.data() + key.size();
       const auto [parsed, error] = std::from_chars(key.data(), end, id);
@@ -90,13 +91,18 @@ Result<AddedTokens> AddedTokens::create(const std::vector<AddedToken>& tokens,
                                         const Normalizer& normalizer) {
   FF_ASSIGN(Regex word, Regex::compile(kRustWordClass));
   AddedTokens out(std::move(word));
+  int64_t bytes = 0;
+  for (const AddedToken& token : tokens) bytes += std::ssize(token.content);
+  const SearchBudget budget(bytes);
   // Where two tokens look alike after normalization, a special one has precedence.
   for (const bool special : {true, false}) {
     for (const AddedToken& token : tokens) {
       if (token.special != special) continue;
       std::string content = token.content;
-      if (token.normalized) FF_TRY(normalizer.apply(&content));
-      if (!content.empty()) (token.normalized ? out.normalized_ : out.raw_).add(content, token.id);
+      if (token.normalized) FF_TRY(normalizer.apply(budget, &content));
+      if (!content.empty()) {
+        FF_TRY((token.normalized ? out.normalized_ : out.raw_).add(content, token.id));
+      }
       out.tokens_.emplace(token.id, token);
     }
   }
@@ -105,7 +111,7 @@ Result<AddedTokens> AddedTokens::create(const std::vector<AddedToken>& tokens,
 
 Result<bool> AddedTokens::is_word(std::string_view character) const {
   std::vector<Span> matches;
-  FF_TRY(word_.find_all(character, &matches));
+  FF_TRY(word_.find_all(character, SearchBudget(std::ssize(character)), &matches));
   return !matches.empty();
 }
 
@@ -113,7 +119,9 @@ Result<std::vector<AddedTokens::Section>> AddedTokens::cut(const PrefixMatcher& 
                                                            std::string_view text) const {
   std::vector<Section> out;
   const auto part = [&](size_t begin, size_t end) { return text.substr(begin, end - begin); };
-  size_t done = 0;  // Sections cover the text up to here.
+  size_t done = 0;         // Sections cover the text up to here.
+  size_t space_begin = 0;  // All white space from here ...
+  size_t space_end = 0;    // ... to here, what the last token with rstrip took along.
   for (size_t at = 0; at < text.size();) {
     const PrefixMatcher::Match match = matcher.longest(text.substr(at));
     if (match.length == 0) {
@@ -130,11 +138,21 @@ Result<std::vector<AddedTokens::Section>> AddedTokens::cut(const PrefixMatcher& 
       if (word_before || word_behind) continue;
     }
     if (token.lstrip) {
-      for (std::string_view c; is_space(c = last_character(part(0, begin)));) begin -= c.size();
-      begin = std::max(begin, done);  // The token before may have taken the space already.
+      // The token before may have taken the space already.
+      for (std::string_view c; begin > done && is_space(c = last_character(part(done, begin)));) {
+        begin -= c.size();
+      }
+      begin = std::max(begin, done);
     }
     if (token.rstrip) {
-      for (std::string_view c; is_space(c = first_character(text.substr(end)));) end += c.size();
+      // Tokens in the space that one took along take it again; it is not walked over again.
+      if (space_begin <= end && end < space_end) {
+        end = space_end;
+      } else {
+        space_begin = end;
+        for (std::string_view c; is_space(c = first_character(text.substr(end)));) end += c.size();
+        space_end = end;
+      }
     }
     if (done < begin) out.push_back({part(done, begin)});
     out.push_back({part(begin, end), token.id});

@@ -11,9 +11,14 @@ using base::Result;
 using base::Status;
 using files::printable;
 
+// Decoders write a space for a mark; a token's text is hardly longer than its piece.
+constexpr size_t kMaxReplacementBytes = 64;
+constexpr size_t kMaxGrowth = 4;
+
 Result<PieceDecoder> PieceDecoder::create(const JsonNode& json) {
   PieceDecoder decoder;
   FF_TRY(decoder.add_steps(json));
+  FF_TRY(check_step_count(json, std::ssize(decoder.steps_)));
   return decoder;
 }
 
@@ -46,6 +51,10 @@ Status PieceDecoder::add_steps(const JsonNode& json) {
     FF_ASSIGN(std::string from, pattern.string_at("String"));
     if (from.empty()) return fail("{} is empty", pattern.path());
     FF_ASSIGN(std::string to, json.string_at("content"));
+    if (to.size() > kMaxReplacementBytes) {
+      return fail("{}.content has {} bytes; at most {} are supported", json.path(), to.size(),
+                  kMaxReplacementBytes);
+    }
     steps_.push_back(Replace{std::move(from), std::move(to)});
   } else if (type == "Metaspace") {
     FF_ASSIGN(std::string replacement, json.string_at("replacement"));
@@ -103,7 +112,7 @@ std::string PieceDecoder::strip(const Strip& step, std::string piece) {
   return piece;
 }
 
-std::string PieceDecoder::bytes(std::string_view piece) const {
+Result<std::string> PieceDecoder::bytes(std::string_view piece) const {
   std::string out(piece);
   for (const Step& step : steps_) {
     if (std::holds_alternative<ByteLetters>(step)) {
@@ -115,6 +124,10 @@ std::string PieceDecoder::bytes(std::string_view piece) const {
       out = replace_all(out, replace->from, replace->to);
     } else {
       out = strip(std::get<Strip>(step), std::move(out));
+    }
+    if (out.size() > kMaxReplacementBytes + kMaxGrowth * piece.size()) {
+      return fail("the decoder makes a text of {} bytes of the token '{}'", out.size(),
+                  printable(piece));
     }
   }
   return out;

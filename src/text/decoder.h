@@ -19,7 +19,8 @@ class PieceDecoder {
   /// orders of these that need to see more than one token at a time, are an error.
   static base::Result<PieceDecoder> create(const JsonNode& json);
 
-  std::string bytes(std::string_view piece) const;
+  /// An error if a Replace makes much more of the piece.
+  base::Result<std::string> bytes(std::string_view piece) const;
   const TextStart& text_start() const { return text_start_; }
 
  private:

@@ -1,6 +1,7 @@
 #include "text/json.h"
 
 #include "files/json.h"
+#include "files/printable.h"
 
 namespace fourfold::text {
 
@@ -13,12 +14,18 @@ bool JsonNode::has(const char* key) const {
   return it != value_->end() && !it->is_null();
 }
 
+base::Status check_step_count(const JsonNode& json, int64_t steps) {
+  constexpr int64_t kMaxSteps = 32;
+  if (steps <= kMaxSteps) return {};
+  return fail("{} has {} steps; at most {} are supported", json.path(), steps, kMaxSteps);
+}
+
 Result<JsonNode> JsonNode::at(const char* key) const {
   if (!value_->is_object()) {
     return fail("{} is {}, expected an object", path_, value_->type_name());
   }
-  if (!has(key)) return fail("{} lacks '{}'", path_, key);
-  return JsonNode((*value_)[key], fmt::format("{}/{}", path_, key));
+  if (!has(key)) return fail("{} lacks '{}'", path_, files::printable(key));
+  return JsonNode((*value_)[key], fmt::format("{}/{}", path_, files::printable(key)));
 }
 
 Result<std::vector<JsonNode>> JsonNode::elements() const {

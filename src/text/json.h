@@ -41,4 +41,8 @@ class JsonNode {
   std::string path_;
 };
 
+/// An error if a chain of rewritings, described by `json`, has more steps than any tokenizer needs:
+/// each costs time on every text.
+base::Status check_step_count(const JsonNode& json, int64_t steps);
+
 }  // namespace fourfold::text

@@ -97,14 +97,15 @@ std::string lowercase(std::string_view text) {
   return out;
 }
 
-base::Error too_long(size_t bytes) {
-  return fail("the tokenizer's normalizer makes a text of {} bytes; at most {} are supported",
-              bytes, kMaxRewrittenBytes);
+base::Error too_long(size_t max_bytes) {
+  return fail("the tokenizer's normalizer makes a text longer than the {} bytes that are supported",
+              max_bytes);
 }
 
-Status replace(const Regex& pattern, std::string_view content, std::string* text) {
+Status replace(const Regex& pattern, std::string_view content, const SearchBudget& budget,
+               size_t max_bytes, std::string* text) {
   std::vector<Span> matches;
-  FF_TRY(pattern.find_all(*text, &matches));
+  FF_TRY(pattern.find_all(*text, budget, &matches));
   if (matches.empty()) return {};
   std::string out;
   size_t at = 0;
@@ -112,7 +113,7 @@ Status replace(const Regex& pattern, std::string_view content, std::string* text
     const auto begin = static_cast<size_t>(match.begin);
     out.append(*text, at, begin - at).append(content);
     at = static_cast<size_t>(match.end);
-    if (out.size() > static_cast<size_t>(kMaxRewrittenBytes)) return too_long(out.size());
+    if (out.size() > max_bytes) return too_long(max_bytes);
   }
   out.append(*text, at);
   *text = std::move(out);
@@ -151,10 +152,12 @@ Status Normalizer::add_steps(const JsonNode& json, std::vector<Step>* steps) {
 Result<Normalizer> Normalizer::create(const JsonNode& json) {
   Normalizer normalizer;
   FF_TRY(add_steps(json, &normalizer.steps_));
+  FF_TRY(check_step_count(json, std::ssize(normalizer.steps_)));
   return normalizer;
 }
 
-Status Normalizer::apply(std::string* text) const {
+Status Normalizer::apply(const SearchBudget& budget, std::string* text) const {
+  const auto max_bytes = static_cast<size_t>(max_rewritten_bytes(std::ssize(*text)));
   for (const Step& step : steps_) {
     if (const auto* form = std::get_if<UnicodeForm>(&step)) {
       *text = unicode_form(*text, form->compose, form->compatibility);
@@ -164,9 +167,9 @@ Status Normalizer::apply(std::string* text) const {
       if (!text->empty()) text->insert(0, prepend->prefix);
     } else {
       const auto& [pattern, content] = std::get<Replace>(step);
-      FF_TRY(replace(pattern, content, text));
+      FF_TRY(replace(pattern, content, budget, max_bytes, text));
     }
-    if (text->size() > static_cast<size_t>(kMaxRewrittenBytes)) return too_long(text->size());
+    if (text->size() > max_bytes) return too_long(max_bytes);
   }
   return {};
 }

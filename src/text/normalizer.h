@@ -21,8 +21,9 @@ class Normalizer {
   /// that of Unicode 15.
   static base::Result<Normalizer> create(const JsonNode& json);
 
-  /// Rewrites `text`, valid UTF-8. An error if it would grow beyond `kMaxRewrittenBytes`.
-  base::Status apply(std::string* text) const;
+  /// Rewrites `text`, valid UTF-8. An error if it would grow beyond `max_rewritten_bytes` or takes
+  /// more time than `budget` has.
+  base::Status apply(const SearchBudget& budget, std::string* text) const;
 
  private:
   struct UnicodeForm {

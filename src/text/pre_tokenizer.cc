@@ -22,7 +22,7 @@ constexpr std::string_view kPunctuation = R"([\p{P}!-/:-@\[-`{-~])";
 
 // Rewrites every word by `rewrite(word, range, out)`, which appends to `out`.
 template <typename Rewrite>
-Status rewrite_words(Words* words, Rewrite&& rewrite) {
+Status rewrite_words(int64_t max_bytes, Words* words, Rewrite&& rewrite) {
   std::string out;
   out.reserve(words->text.size() + words->ranges.size());
   for (Words::Range& range : words->ranges) {
@@ -30,9 +30,8 @@ Status rewrite_words(Words* words, Rewrite&& rewrite) {
     rewrite(words->at(range), range, &out);
     range.begin = begin;
     range.end = static_cast<int64_t>(out.size());
-    if (range.end > kMaxRewrittenBytes) {
-      return fail("the tokenizer's pre-tokenizer makes a text of more than {} bytes",
-                  kMaxRewrittenBytes);
+    if (range.end > max_bytes) {
+      return fail("the tokenizer's pre-tokenizer makes a text of more than {} bytes", max_bytes);
     }
   }
   words->text = std::move(out);
@@ -146,6 +145,7 @@ Status PreTokenizer::add_steps(const JsonNode& json, std::vector<Step>* steps) {
 Result<PreTokenizer> PreTokenizer::create(const JsonNode& json) {
   PreTokenizer out;
   FF_TRY(add_steps(json, &out.steps_));
+  FF_TRY(check_step_count(json, std::ssize(out.steps_)));
   return out;
 }
 
@@ -174,12 +174,12 @@ void PreTokenizer::treat_delimiters(Behavior behavior, std::vector<Stretch>* str
   *stretches = std::move(out);
 }
 
-Status PreTokenizer::split(const Split& step, Words* words) {
+Status PreTokenizer::split(const Split& step, const SearchBudget& budget, Words* words) {
   std::vector<Words::Range> out;
   std::vector<Span> matches;
   std::vector<Stretch> stretches;
   for (const Words::Range& word : words->ranges) {
-    FF_TRY(step.pattern.find_all(words->at(word), &matches));
+    FF_TRY(step.pattern.find_all(words->at(word), budget, &matches));
     stretches.clear();
     const int64_t size = word.end - word.begin;
     int64_t at = 0;
@@ -199,19 +199,22 @@ Status PreTokenizer::split(const Split& step, Words* words) {
   return {};
 }
 
-Status PreTokenizer::apply(Words* words) const {
+Status PreTokenizer::apply(const SearchBudget& budget, Words* words) const {
+  const int64_t max_bytes = max_rewritten_bytes(std::ssize(words->text));
   for (const Step& step : steps_) {
     if (const auto* cut = std::get_if<Split>(&step)) {
-      FF_TRY(split(*cut, words));
+      FF_TRY(split(*cut, budget, words));
     } else if (std::holds_alternative<PrefixSpace>(step)) {
-      FF_TRY(rewrite_words(words, [](std::string_view word, const auto&, std::string* out) {
-        if (!word.starts_with(' ')) out->push_back(' ');
-        out->append(word);
-      }));
+      FF_TRY(
+          rewrite_words(max_bytes, words, [](std::string_view word, const auto&, std::string* out) {
+            if (!word.starts_with(' ')) out->push_back(' ');
+            out->append(word);
+          }));
     } else if (std::holds_alternative<ByteLetters>(step)) {
-      FF_TRY(rewrite_words(words, [](std::string_view word, const auto&, std::string* out) {
-        append_byte_letters(word, out);
-      }));
+      FF_TRY(
+          rewrite_words(max_bytes, words, [](std::string_view word, const auto&, std::string* out) {
+            append_byte_letters(word, out);
+          }));
     } else {
       const auto& meta = std::get<Metaspace>(step);
       const auto rewrite = [&](std::string_view word, const Words::Range& range, std::string* out) {
@@ -221,7 +224,7 @@ Status PreTokenizer::apply(Words* words) const {
         if (wanted && !replaced.starts_with(meta.replacement)) out->append(meta.replacement);
         out->append(replaced);
       };
-      FF_TRY(rewrite_words(words, rewrite));
+      FF_TRY(rewrite_words(max_bytes, words, rewrite));
     }
   }
   return {};

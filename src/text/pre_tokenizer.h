@@ -38,8 +38,9 @@ class PreTokenizer {
   /// Others are an error.
   static base::Result<PreTokenizer> create(const JsonNode& json);
 
-  /// Cuts and rewrites `words` in place.
-  base::Status apply(Words* words) const;
+  /// Cuts and rewrites `words` in place. An error if the text would grow beyond
+  /// `max_rewritten_bytes` or takes more time than `budget` has.
+  base::Status apply(const SearchBudget& budget, Words* words) const;
 
  private:
   /// What becomes of a delimiter.
@@ -70,7 +71,7 @@ class PreTokenizer {
   static base::Status add_split(const JsonNode& json, std::vector<Step>* steps);
   static base::Result<Behavior> parse_behavior(const JsonNode& json);
   static void treat_delimiters(Behavior behavior, std::vector<Stretch>* stretches);
-  static base::Status split(const Split& step, Words* words);
+  static base::Status split(const Split& step, const SearchBudget& budget, Words* words);
 
   std::vector<Step> steps_;
 };

@@ -15,7 +15,7 @@ std::vector<std::string> words(const std::string& json, const std::string& text,
   const auto pre_tokenizer = PreTokenizer::create(JsonNode(document, "pre_tokenizer"));
   if (!pre_tokenizer.ok()) return {pre_tokenizer.error().message};
   Words cut{text, {{0, static_cast<int64_t>(text.size()), at_text_start}}};
-  const auto status = pre_tokenizer->apply(&cut);
+  const auto status = pre_tokenizer->apply(SearchBudget(std::ssize(text)), &cut);
   if (!status.ok()) return {status.error().message};
   std::vector<std::string> out;
   for (const auto& range : cut.ranges) out.emplace_back(cut.at(range));

@@ -1,11 +1,25 @@
 #include "text/prefix_matcher.h"
 
 #include "base/check.h"
+#include "files/printable.h"
 
 namespace fourfold::text {
 
-void PrefixMatcher::add(std::string_view string, int32_t id) {
+namespace {
+// The longest that real vocabularies have are runs of 31 spaces or new lines, up to 93 bytes.
+constexpr size_t kMaxStringBytes = 512;
+constexpr int64_t kMaxNodes = int64_t{1} << 20;
+}  // namespace
+
+base::Status PrefixMatcher::add(std::string_view string, int32_t id) {
   CHECK(!string.empty(), "id {} has an empty string", id);
+  if (string.size() > kMaxStringBytes) {
+    return base::fail("the token '{}' has {} bytes; at most {} are supported in an added token",
+                      files::printable(string), string.size(), kMaxStringBytes);
+  }
+  if (std::ssize(ids_) + std::ssize(string) > kMaxNodes) {
+    return base::fail("the added tokens have more than {} bytes together", kMaxNodes);
+  }
   first_bytes_.set(static_cast<uint8_t>(string[0]));
   int32_t node = 0;
   for (const char byte : string) {
@@ -16,6 +30,7 @@ void PrefixMatcher::add(std::string_view string, int32_t id) {
   }
   int32_t& slot = ids_[static_cast<size_t>(node)];
   if (slot < 0) slot = id;
+  return {};
 }
 
 PrefixMatcher::Match PrefixMatcher::longest(std::string_view text) const {

@@ -6,6 +6,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/result.h"
+
 namespace fourfold::text {
 
 /// A set of strings with ids, in a trie of bytes, that finds the longest one at a position.
@@ -16,8 +18,10 @@ class PrefixMatcher {
     int32_t id = -1;
   };
 
-  /// Adds a non-empty string; one that is already there keeps its id.
-  void add(std::string_view string, int32_t id);
+  /// Adds a non-empty string; one that is already there keeps its id. An error if it or all
+  /// together are too long: a search may follow it at each position, and each byte takes some 50 of
+  /// memory.
+  base::Status add(std::string_view string, int32_t id);
 
   /// The longest string of the set with which `text` starts.
   Match longest(std::string_view text) const;

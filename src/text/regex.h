@@ -19,6 +19,23 @@ struct Span {
   bool operator==(const Span&) const = default;
 };
 
+/// The processor time that the searches in one text may take together: what the slowest patterns of
+/// real tokenizers take on ordinary text, many times over. Backtracking takes more than linear time
+/// with some patterns on some texts, and PCRE2's own limits do not bound that.
+class SearchBudget {
+ public:
+  explicit SearchBudget(int64_t text_bytes);
+
+  /// Whether it is used up.
+  bool is_spent() const;
+  double seconds() const { return seconds_; }
+
+ private:
+  double seconds_;
+  double end_;         ///< Of this thread's processor time.
+  double wall_begin_;  ///< Reading this clock is cheap, and it runs no slower than the other.
+};
+
 /// A compiled regular expression over UTF-8, immutable and shared between threads.
 class Regex {
  public:
@@ -32,8 +49,9 @@ class Regex {
 
   /// All matches in `text` from left to right, written over `matches`. `text` is valid UTF-8. A
   /// match may be empty, but not directly behind the match before it. An error if the search takes
-  /// more steps or memory than PCRE2 allows.
-  base::Status find_all(std::string_view text, std::vector<Span>* matches) const;
+  /// more steps or memory than PCRE2 is allowed, or what is left of the budget.
+  base::Status find_all(std::string_view text, const SearchBudget& budget,
+                        std::vector<Span>* matches) const;
 
  private:
   static base::Result<Regex> compile_pcre2(std::string_view pcre2, uint32_t options,

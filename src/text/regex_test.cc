@@ -15,7 +15,7 @@ std::vector<std::string> matches(std::string_view pattern, std::string_view text
   const auto regex = Regex::compile(pattern);
   if (!regex.ok()) return {regex.error().message};
   std::vector<Span> spans;
-  const auto status = regex->find_all(text, &spans);
+  const auto status = regex->find_all(text, SearchBudget(std::ssize(text)), &spans);
   if (!status.ok()) return {status.error().message};
   std::vector<std::string> out;
   for (const Span& span : spans) {
@@ -90,7 +90,7 @@ TEST(Regex, ALiteralHasNoSyntax) {
   const auto regex = Regex::literal("a.*é");
   ASSERT_TRUE(regex.ok());
   std::vector<Span> spans;
-  ASSERT_TRUE(regex->find_all("aba.*é", &spans).ok());
+  ASSERT_TRUE(regex->find_all("aba.*é", SearchBudget(0), &spans).ok());
   EXPECT_THAT(spans, ElementsAre(Span{2, 7}));
   EXPECT_FALSE(Regex::literal("").ok());
 }
@@ -104,6 +104,19 @@ TEST(Regex, AHopelessSearchEndsInAnError) {
   const std::string text(64, 'a');
   EXPECT_THAT(matches("(a|aa)+(a|aa)+(a|aa)+(a|aa)+[bc]", text),
               ElementsAre(HasSubstr("match limit exceeded")));
+}
+
+TEST(Regex, ASearchThatIsNotLinearEndsInAnError) {
+  // Each character is a match of its own, found by a look at all that follow: no match is long.
+  const std::string text(60000, 'a');
+  EXPECT_THAT(matches("a(?!a*b)", text), ElementsAre(HasSubstr("takes more than")));
+}
+
+TEST(Regex, FindsMatchesFarApart) {
+  const std::string text = std::string(1000, 'a') + "é" + std::string(1000, 'a') + "b";
+  EXPECT_THAT(matches("[éb]", text), ElementsAre("é", "b"));
+  EXPECT_THAT(matches("b", text), ElementsAre("b"));
+  EXPECT_THAT(matches(R"(\z)", text), ElementsAre(""));
 }
 
 }  // namespace

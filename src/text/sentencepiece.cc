@@ -120,7 +120,9 @@ Result<std::unique_ptr<const Encoder>> SentencePieceEncoder::create(
     }
     encoder->pieces_.add(piece, id);
     encoder->longest_piece_ = std::max(encoder->longest_piece_, piece.size());
-    if (vocab.types[i] == SentencePieceVocab::kUserDefined) encoder->user_defined_.add(piece, id);
+    if (vocab.types[i] == SentencePieceVocab::kUserDefined) {
+      FF_TRY(encoder->user_defined_.add(piece, id));
+    }
   }
   if (std::ranges::find(byte_ids, -1) == byte_ids.end()) {
     encoder->byte_ids_ = byte_ids;
@@ -204,7 +206,7 @@ Result<Tokenizer> tokenizer_from_sentencepiece(SentencePieceVocab vocab) {
     }
   }
   FF_ASSIGN(std::unique_ptr<const Encoder> encoder, SentencePieceEncoder::create(vocab));
-  Vocabulary vocabulary;
+  Vocabulary vocabulary(std::ssize(vocab.pieces));
   for (size_t i = 0; i < vocab.pieces.size(); ++i) {
     std::string& piece = vocab.pieces[i];
     const bool special = vocab.types[i] == SentencePieceVocab::kControl ||

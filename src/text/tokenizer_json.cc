@@ -32,6 +32,7 @@ class JsonEncoder final : public Encoder {
 
   Status encode(std::string_view text, std::vector<int32_t>* ids) const override {
     MergeScratch scratch;
+    const SearchBudget budget(std::ssize(text));
     FF_ASSIGN(const std::vector<AddedTokens::Section> sections, added_tokens_.cut_raw(text));
     for (const AddedTokens::Section& section : sections) {
       if (section.id >= 0) {
@@ -39,7 +40,7 @@ class JsonEncoder final : public Encoder {
         continue;
       }
       std::string normalized(section.text);
-      FF_TRY(normalizer_.apply(&normalized));
+      FF_TRY(normalizer_.apply(budget, &normalized));
       const bool first = section.text.data() == text.data();
       FF_ASSIGN(const std::vector<AddedTokens::Section> parts,
                 added_tokens_.cut_normalized(normalized));
@@ -48,18 +49,18 @@ class JsonEncoder final : public Encoder {
           ids->push_back(part.id);
           continue;
         }
-        FF_TRY(
-            encode_plain(part.text, first && part.text.data() == normalized.data(), &scratch, ids));
+        const bool at_text_start = first && part.text.data() == normalized.data();
+        FF_TRY(encode_plain(part.text, at_text_start, budget, &scratch, ids));
       }
     }
     return {};
   }
 
  private:
-  Status encode_plain(std::string_view text, bool at_text_start, MergeScratch* scratch,
-                      std::vector<int32_t>* ids) const {
+  Status encode_plain(std::string_view text, bool at_text_start, const SearchBudget& budget,
+                      MergeScratch* scratch, std::vector<int32_t>* ids) const {
     Words words{std::string(text), {{0, static_cast<int64_t>(text.size()), at_text_start}}};
-    FF_TRY(pre_tokenizer_.apply(&words));
+    FF_TRY(pre_tokenizer_.apply(budget, &words));
     for (const Words::Range& range : words.ranges) bpe_.encode(words.at(range), scratch, ids);
     return {};
   }
@@ -69,6 +70,8 @@ class JsonEncoder final : public Encoder {
   Bpe bpe_;
   AddedTokens added_tokens_;
 };
+
+constexpr size_t kMaxTemplateIds = 1024;
 
 // The ids that a TemplateProcessing puts around a single text.
 Status add_template(const JsonNode& json, Vocabulary* vocabulary) {
@@ -88,9 +91,15 @@ Status add_template(const JsonNode& json, Vocabulary* vocabulary) {
     FF_ASSIGN(const JsonNode special_token, special_tokens.at(name.c_str()));
     FF_ASSIGN(const JsonNode list, special_token.at("ids"));
     FF_ASSIGN(const std::vector<JsonNode> ids, list.elements());
-    for (const JsonNode& id : ids) {
-      FF_ASSIGN(const int64_t value, id.integer(0, Vocabulary::kMaxIds - 1));
-      (sequences == 0 ? before : after).push_back(static_cast<int32_t>(value));
+    for (const JsonNode& node : ids) {
+      FF_ASSIGN(const int64_t value, node.integer(0, Vocabulary::kMaxIds - 1));
+      const auto id = static_cast<int32_t>(value);
+      if (!vocabulary->has(id)) return fail("{} is {}, which is no token's id", node.path(), id);
+      (sequences == 0 ? before : after).push_back(id);
+    }
+    // A token may stand there often, and each time for a long list.
+    if (before.size() + after.size() > kMaxTemplateIds) {
+      return fail("{} puts more than {} tokens around a text", single.path(), kMaxTemplateIds);
     }
   }
   if (sequences != 1) {
@@ -129,7 +138,10 @@ Result<std::optional<int32_t>> named_token(const JsonNode& config, const char* k
 
 Result<Vocabulary> make_vocabulary(const Bpe& bpe, const std::vector<AddedToken>& added,
                                    const Normalizer& normalizer, const PieceDecoder& decoder) {
-  Vocabulary vocabulary;
+  Vocabulary vocabulary(std::ssize(added) + std::ssize(bpe.pieces()));
+  int64_t added_bytes = 0;
+  for (const AddedToken& token : added) added_bytes += std::ssize(token.content);
+  const SearchBudget budget(added_bytes);
   for (const AddedToken& token : added) {
     const std::optional<int32_t> known = bpe.find(token.content);
     if (known && *known != token.id) {
@@ -138,12 +150,14 @@ Result<Vocabulary> make_vocabulary(const Bpe& bpe, const std::vector<AddedToken>
     }
     // What the decoder undoes is what the normalizer did.
     std::string content = token.content;
-    if (token.normalized) FF_TRY(normalizer.apply(&content));
-    FF_TRY(vocabulary.add(token.id, token.content, decoder.bytes(content), token.special));
+    if (token.normalized) FF_TRY(normalizer.apply(budget, &content));
+    FF_ASSIGN(std::string bytes, decoder.bytes(content));
+    FF_TRY(vocabulary.add(token.id, token.content, std::move(bytes), token.special));
   }
   for (const auto& [piece, id] : bpe.pieces()) {
     if (vocabulary.find(piece)) continue;  // Added above.
-    FF_TRY(vocabulary.add(id, piece, decoder.bytes(piece), /*special=*/false));
+    FF_ASSIGN(std::string bytes, decoder.bytes(piece));
+    FF_TRY(vocabulary.add(id, piece, std::move(bytes), /*special=*/false));
   }
   vocabulary.text_start = decoder.text_start();
   return vocabulary;

@@ -270,6 +270,55 @@ TEST(TokenizerJson, ManyThreadsMayUseOneTokenizer) {
   EXPECT_THAT(equal, testing::Each(20));
 }
 
+TEST(TokenizerJson, AFewTokensDoNotTakeATableOfMillions) {
+  Json json = small_tokenizer();
+  json["model"]["vocab"]["far"] = 60000;
+  EXPECT_EQ(load_error(json), "");
+  json["model"]["vocab"]["far"] = 4000000;
+  EXPECT_THAT(load_error(json), HasSubstr("'far' has the id 4000000, expected 0 to"));
+}
+
+TEST(TokenizerJson, WhatStandsAroundATextAreTokens) {
+  Json json = small_tokenizer();
+  const auto around = [&](Json ids) {
+    json["post_processor"] = {
+        {"type", "TemplateProcessing"},
+        {"single", {{{"SpecialToken", {{"id", "s"}}}}, {{"Sequence", {{"id", "A"}}}}}},
+        {"special_tokens", {{"s", {{"ids", std::move(ids)}}}}}};
+    return load_error(json);
+  };
+  EXPECT_EQ(around({1}), "");
+  EXPECT_THAT(around({9}), HasSubstr("is 9, which is no token's id"));
+  EXPECT_THAT(around(std::vector<int>(2000, 1)), HasSubstr("more than 1024 tokens"));
+}
+
+TEST(TokenizerJson, RefusesWhatWouldGrowWithoutBounds) {
+  Json json = small_tokenizer();
+  json["added_tokens"] = {added_token(8, std::string(600, 'a').c_str())};
+  EXPECT_THAT(load_error(json), HasSubstr("has 600 bytes; at most 512"));
+
+  json = small_tokenizer();
+  json["decoder"] = {{"type", "Replace"}, {"pattern", {{"String", "b"}}}, {"content", "long text"}};
+  json["model"]["vocab"][std::string(100, 'b')] = 8;
+  EXPECT_THAT(load_error(json), HasSubstr("the decoder makes a text of 900 bytes"));
+  json["decoder"]["content"] = std::string(100, ' ');
+  EXPECT_THAT(load_error(json), HasSubstr("content has 100 bytes; at most 64"));
+
+  json = small_tokenizer();
+  json["normalizer"] = {{"type", "Sequence"},
+                        {"normalizers", std::vector<Json>(33, {{"type", "NFC"}})}};
+  EXPECT_THAT(load_error(json), HasSubstr("has 33 steps; at most 32"));
+
+  json = small_tokenizer();
+  json["normalizer"] = {
+      {"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", std::string(1000, 'a')}};
+  const auto tokenizer = load(json);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.error().message;
+  const auto ids = tokenizer->encode(std::string(100, 'a'), false);
+  ASSERT_FALSE(ids.ok());
+  EXPECT_THAT(ids.error().message, HasSubstr("makes a text longer than the"));
+}
+
 // Whatever a file says, loading ends in a tokenizer or an error, and encoding too.
 TEST(TokenizerJson, DamagedFilesNeverCrash) {
   std::vector<std::string> seeds = {small_tokenizer().dump()};

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -9,8 +10,11 @@ namespace fourfold::text {
 /// The longest text that is tokenized: far more than any context window takes. Tokenizing needs up
 /// to 40 times as much memory.
 inline constexpr int64_t kMaxTextBytes = int64_t{16} << 20;
-/// The longest text that a tokenizer's rewritings may make of it.
-inline constexpr int64_t kMaxRewrittenBytes = 4 * kMaxTextBytes;
+/// The longest text that a tokenizer's rewritings may make of one of `bytes`. A normal form makes
+/// up to 11 times as much of a character.
+constexpr int64_t max_rewritten_bytes(int64_t bytes) {
+  return std::min(4 * kMaxTextBytes, (int64_t{1} << 16) + 16 * bytes);
+}
 
 /// What stands at the start of some bytes.
 struct Utf8Step {

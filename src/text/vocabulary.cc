@@ -5,9 +5,9 @@
 namespace fourfold::text {
 
 base::Status Vocabulary::add(int32_t id, std::string piece, std::string bytes, bool special) {
-  if (id < 0 || id >= kMaxIds) {
+  if (id < 0 || id >= max_ids_) {
     return base::fail("the token '{}' has the id {}, expected 0 to {}", files::printable(piece), id,
-                      kMaxIds - 1);
+                      max_ids_ - 1);
   }
   if (has(id)) {
     return base::fail("the tokens '{}' and '{}' both have the id {}",

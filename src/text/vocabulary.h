@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -23,6 +24,11 @@ class Vocabulary {
  public:
   /// More ids than any known model has, fewer than would hurt.
   static constexpr int64_t kMaxIds = int64_t{1} << 22;
+
+  /// For `tokens` tokens, all but a few of which will be added. The table goes up to the largest
+  /// id, so the ids may have gaps, but a few tokens no ids as of millions.
+  explicit Vocabulary(int64_t tokens)
+      : max_ids_(std::min(kMaxIds, (int64_t{1} << 16) + 4 * tokens)) {}
 
   /// Adds a token: its `piece` is how the vocabulary spells it, `bytes` the text it stands for. An
   /// error if the id is out of range or another piece has it. A piece that is there twice is found
@@ -52,6 +58,7 @@ class Vocabulary {
   };
   const Token& at(int32_t id) const { return tokens_[static_cast<size_t>(id)]; }
 
+  int64_t max_ids_;
   std::vector<Token> tokens_;
   PieceIndex ids_;
 };
