@@ -171,7 +171,7 @@ def scheme_entry(name, tp, pp, dp, ep, legal=True, reason="", failure=""):
     differs = name == "pp8"
     return {
         "scheme": name, "tp": tp, "pp": pp, "dp": dp, "ep": ep, "etp": 0, "devices": tp * pp * dp,
-        "legal": legal, "reason": reason, "failure": failure,
+        "shares_cores": False, "legal": legal, "reason": reason, "failure": failure,
         "answers": None if not timed else {
             "equal": not differs, "equal_token_share": 0.9921875 if differs else 1.0,
             "compared": 98304, "missing": 0,
@@ -181,10 +181,15 @@ def scheme_entry(name, tp, pp, dp, ep, legal=True, reason="", failure=""):
             "max_logprob_diff": short(0.011 + 0.004 * tp, 4), "differences": tp, "near_ties": tp},
         "memory_bytes": None if not legal else {
             "weights": weights, "kv": kv, "activations": activations,
-            "planned": int((weights + kv + activations) * (0.985 + 0.004 * pp)),
+            "planned": weights + kv + activations,
+            "held": int((weights + kv + activations) * (1.021 - 0.004 * pp)) if timed else None,
             "balance": short(1 - 0.021 * (pp - 1) / pp, 4)},
         "max_concurrent_requests": None if not legal else 88 * dp * tp,
         "load_s": None if not timed else short(30 / (tp * pp) + 3.1, 4),
+        "peaks": {"matmul_flop_s": 7.412e14 * tp * pp * dp, "read_bytes_s": 2.87e12 * tp * pp * dp}
+        if timed else None,
+        "slo_rate": {"rate_rps": 18.5 * tp ** 0.9, "missed_rps": 19.3 * tp ** 0.9, "runs": 9}
+        if timed and pp == 1 else None,
         "invariant_cost": None if not timed else short(1.11 + 0.01 * tp, 4),
         "start_command": start_command(name, tp, pp, dp, ep),
         "vllm_command": None if name == "pp8" else vllm_command(name, tp, pp, dp, ep),
@@ -206,10 +211,10 @@ def efficiencies(schemes):
 
 def winners(schemes, point):
     objectives = {
-        "ttft": (("ttft_ms", min, "ms"), "prompt arithmetic, 71 % of the peak"),
-        "tpot": (("tpot_ms", min, "ms"), "memory bandwidth, 64 % of the peak"),
-        "throughput": (("output_tok_s", max, "tok/s"), "memory bandwidth, 58 % of the peak"),
-        "goodput": (("goodput_rps", max, "requests/s"), "the TTFT objective, met by 98 % of requests")}
+        "ttft": (("ttft_ms", min, "ms"), "arithmetic (71 %)"),
+        "tpot": (("tpot_ms", min, "ms"), "memory bandwidth (64 %)"),
+        "throughput": (("output_tok_s", max, "output tok/s"), "memory bandwidth (58 %)"),
+        "goodput": (("goodput_rps", max, "requests/s within the SLO"), "KV cache (7 preemptions, 97 % in use at the peak)")}
     out = {}
     for key, ((metric, best_of, unit), limit) in objectives.items():
         found = []
@@ -223,13 +228,12 @@ def winners(schemes, point):
         value, scheme = best_of(found, key=lambda item: item[0])
         tie = [s["scheme"] for v, s in found if s is not scheme and abs(v - value) < 0.02 * value]
         out[key] = winner(scheme, tie, value, unit, limit)
-    balance = max(schemes, key=lambda s: s["memory_bytes"]["balance"])
-    ties = [s["scheme"] for s in schemes if s is not balance and
-            s["memory_bytes"]["balance"] == balance["memory_bytes"]["balance"]]
-    out["memory"] = winner(balance, ties, balance["memory_bytes"]["balance"], "mean/fullest", None)
+    least = min(schemes, key=lambda s: s["memory_bytes"]["planned"])
+    planned = least["memory_bytes"]["planned"]
+    ties = [s["scheme"] for s in schemes if s is not least and s["memory_bytes"]["planned"] == planned]
+    out["memory"] = winner(least, ties, planned, "bytes on the fullest device", "weights and KV")
     most = max(schemes, key=lambda s: s["max_concurrent_requests"])
-    out["concurrency"] = winner(most, [], most["max_concurrent_requests"], "requests",
-                                "KV cache, 5.5 GiB a device")
+    out["concurrency"] = winner(most, [], most["max_concurrent_requests"], "requests at once", "device memory")
     return out
 
 
@@ -249,8 +253,8 @@ DEFINITIONS = {
     "device_busy": "Seconds in operators over wall time, mean over ranks; waiting and spinning are not busy.",
     "mfu": "The model's FLOPs over the peak that all devices reached in the probe of this run.",
     "mbu": "Bytes of weights and KV that must be read, over the bandwidth reached in the probe of this run.",
-    "same_load": "Output tok/s per device over the baseline's at the same load point.",
-    "growing_load": "Output tok/s per device over the baseline's at a load smaller by the ratio of devices."}
+    "efficiency": "Output tok/s per device over the baseline's: at the same load, and at a load larger by the ratio "
+                  "of devices."}
 
 LAWS = [
     {"name": "tp", "statement": "A larger TP lowers TTFT but communicates more.", "verdict": "holds",
@@ -289,12 +293,12 @@ def main():
                    "--input-len 512 --output-len 128 --repeats 5 --slo ttft=50ms,tpot=15ms --report out.html",
         "date": "2025-03-14T09:26:53Z", "seed": 0,
         "machine": {"cpu": "AMD EPYC 9655 96-Core Processor", "isa": "cuda sm_90", "cores": 96,
-                    "gpus": ["NVIDIA H100 80GB HBM3"] * 8},
+                    "gpus": ["NVIDIA H100 80GB HBM3"] * 8, "device_memory_bytes": 84987740160},
         "model": {"name": "qwen3-30b-a3b", "family": "qwen3_moe", "parameters": 30532122624,
                   "dummy_weights": True},
         "load": {"kind": "closed", "input_len": INPUT, "output_len": OUTPUT, "shared_prefix": 0, "turns": 1,
-                 "burstiness": None, "trace": None, "concurrency": list(POINTS), "rates": [],
-                 "repeats": REPEATS, "slo": {"ttft_ms": 50.0, "tpot_ms": 15.0, "e2e_ms": None}},
+                 "burstiness": None, "trace": None, "trace_scale": None, "concurrency": list(POINTS), "rates": [],
+                 "repeats": REPEATS, "slo": {"ttft_ms": 50.0, "tpot_ms": 15.0, "e2e_ms": None, "percentile": None}},
         "numerics": "fast", "backend": "cuda", "cpus_per_device": 1,
         "peaks": {"matmul_flop_s": 7.412e14, "read_bytes_s": 2.87e12},
         "baseline": "tp1", "schemes": schemes + [failed] + illegal,

@@ -139,24 +139,24 @@ std::string memory_section(const Page& page) {
   double full = 0;
   for (const Series& series : page.series) {
     const Node memory = series.scheme.at("memory_bytes");
-    full = std::max({full, memory_total(memory), memory.at("planned").number().value_or(0)});
+    full = std::max({full, memory_total(memory), memory.at("held").number().value_or(0)});
   }
   if (!(full > 0)) return "<p class=\"muted\">No figures.</p>";
   std::string rows;
   for (const Series& series : page.series) {
     const Node memory = series.scheme.at("memory_bytes");
-    std::string plan;
-    if (const Node planned = memory.at("planned"); planned.number()) {
-      plan = fmt::format(
-          "<line class=\"plan\" x1=\"{0}\" x2=\"{0}\" y2=\"100%\"><title data-p=\"{1}\">planned: "
+    std::string mark;
+    if (const Node held = memory.at("held"); held.number()) {
+      mark = fmt::format(
+          "<line class=\"mark\" x1=\"{0}\" x2=\"{0}\" y2=\"100%\"><title data-p=\"{1}\">held: "
           "{2}</title></line>",
-          percent(*planned.number() / full), escape(planned.pointer()),
-          format_number(*planned.number(), Unit::kBytes));
+          percent(*held.number() / full), escape(held.pointer()),
+          format_number(*held.number(), Unit::kBytes));
     }
     rows += fmt::format("<tr data-k=\"{}\"{}>{}{}", series.index, series.scheme.at_attribute(),
                         scheme_header(series),
-                        cell(stacked_bar(kMemoryParts, memory, full, Unit::kBytes, plan), "wide"));
-    for (const std::string_view key : {"weights", "kv", "activations", "planned"}) {
+                        cell(stacked_bar(kMemoryParts, memory, full, Unit::kBytes, mark), "wide"));
+    for (const std::string_view key : {"weights", "kv", "activations", "planned", "held"}) {
       rows += number_cell(memory.at(key), Unit::kBytes);
     }
     rows += number_cell(memory.at("balance"), Unit::kShare) +
@@ -166,8 +166,9 @@ std::string memory_section(const Page& page) {
   const std::string heads =
       head("Scheme") + "<th scope=\"col\" class=\"wide\">Fullest device</th>" + head("Weights") +
       head("KV cache") + head("Activations") + head("Planned", "in all") +
-      head("Balance", "mean / fullest") + head("Room for", "requests") + head("Load", "s");
-  return legend(kMemoryParts, "<li><span class=\"swatch rule\"></span>planned</li>") +
+      head("Held", "after loading") + head("Balance", "mean / fullest") +
+      head("Room for", "requests") + head("Load", "s");
+  return legend(kMemoryParts, "<li><span class=\"swatch rule\"></span>held after loading</li>") +
          table("Memory of the fullest device", heads, rows, "bars");
 }
 

@@ -13,6 +13,8 @@ namespace {
 constexpr std::string_view kInvalid =
     " <abbr class=\"badge\" title=\"not valid: the client did not keep its schedule\">!</abbr>";
 
+constexpr std::string_view kSharesCores = " <abbr title=\"its devices share cores\">†</abbr>";
+
 }  // namespace
 
 Page::Page(const nlohmann::ordered_json& report) : root(report) {
@@ -66,9 +68,10 @@ bool is_valid(const Node& load) {
 std::string scheme_header(const Series& series, std::string_view sign) {
   return fmt::format(
       "<th scope=\"row\" class=\"{}\"{}><svg class=\"key\" aria-hidden=\"true\"><use href=\"#m{}\" "
-      "x=\"50%\" y=\"50%\"/></svg>{}{}</th>",
+      "x=\"50%\" y=\"50%\"/></svg>{}{}{}</th>",
       series_class(series.index), series.scheme.at_attribute(), series.index % kSeriesStyles,
-      text(series.scheme.at("scheme")), sign);
+      text(series.scheme.at("scheme")),
+      series.scheme.at("shares_cores").truth() ? kSharesCores : "", sign);
 }
 
 std::string head(std::string_view title, std::string_view unit, std::string_view hint) {

@@ -21,7 +21,7 @@ constexpr std::array<Objective, 6> kObjectives = {{{"ttft", "First token soonest
                                                    {"tpot", "Fastest for one user"},
                                                    {"throughput", "Most tokens a second"},
                                                    {"goodput", "Most requests within the SLO"},
-                                                   {"memory", "Memory most in balance"},
+                                                   {"memory", "Least memory on a device"},
                                                    {"concurrency", "Most requests at once"}}};
 
 /// A line to copy.
@@ -35,8 +35,11 @@ std::string command(const Node& line, std::string_view whose) {
 /// A figure with the unit that the report gives it in words.
 std::string figure_with_unit(const Node& value, const Node& unit) {
   const std::string word = unit.string();
-  if (word == "bytes") return number(value, Unit::kBytes);
-  if (word == "share") return number(value, Unit::kShare);
+  constexpr std::string_view kBytes = "bytes";
+  if (word.starts_with(kBytes)) {
+    return number(value, Unit::kBytes) + " <small>" + escape(word.substr(kBytes.size())) +
+           "</small>";
+  }
   return number(value, Unit::kFigure) + " <small>" + text(unit) + "</small>";
 }
 
@@ -100,6 +103,15 @@ std::string answers_line(const Page& page) {
       baseline, compared - equal, compared);
 }
 
+/// What † beside a scheme means; nothing where no scheme has it.
+std::string cores_line(const Page& page) {
+  const bool any = std::any_of(page.series.begin(), page.series.end(),
+                               [](const Series& s) { return s.scheme.at("shares_cores").truth(); });
+  if (!any) return "";
+  return "<p class=\"muted\">† has more devices than this machine has cores for: they take turns, "
+         "and its speeds say little of a machine with cores for each.</p>";
+}
+
 /// Numbers of an array, joined.
 std::string list(const Node& values, Unit unit) {
   std::vector<std::string> out;
@@ -138,6 +150,7 @@ std::string gpu_words(const Node& gpus) {
 }
 
 std::string length_words(const Node& load) {
+  if (!load.at("input_len").number()) return "lengths of the trace";
   return number(load.at("input_len"), Unit::kCount) + " tokens in, " +
          number(load.at("output_len"), Unit::kCount) + " out";
 }
@@ -154,7 +167,7 @@ std::string header_section(const Page& page) {
                                  page.series.size(), page.series.size() == 1 ? "" : "s"),
                      gpus.size() > 0 ? gpu_words(gpus) : text(root.at("machine/cpu")),
                      load_words(load), length_words(load), number(load.at("repeats"), Unit::kCount),
-                     text(root.at("numerics")), answers_line(page));
+                     text(root.at("numerics")), answers_line(page) + cores_line(page));
 }
 
 std::string controls(const Page& page) {
@@ -269,6 +282,8 @@ std::string run_section(const Page& page) {
          fact("Processor", text(root.at("machine/cpu")) + ", " +
                                number(root.at("machine/cores"), Unit::kCount) + " cores") +
          fact("GPUs", gpu_words(gpus)) +
+         fact("Free memory of a device",
+              figure(root.at("machine/device_memory_bytes"), Unit::kBytes)) +
          fact("Runs on", text(root.at("backend")) + ", " + text(root.at("machine/isa"))) +
          fact("Cores a device", figure(root.at("cpus_per_device"), Unit::kCount)) +
          fact("Measured peak of a device",
@@ -281,9 +296,11 @@ std::string run_section(const Page& page) {
          fact("Turns", figure(load.at("turns"), Unit::kCount)) +
          fact("Burstiness", figure(load.at("burstiness"), Unit::kFigure)) +
          fact("Trace", text(load.at("trace"))) +
+         fact("Lengths over the trace's", figure(load.at("trace_scale"), Unit::kFigure)) +
          fact("SLO on TTFT", figure(load.at("slo/ttft_ms"), Unit::kFigure, " ms")) +
          fact("SLO on TPOT", figure(load.at("slo/tpot_ms"), Unit::kFigure, " ms")) +
          fact("SLO on end to end", figure(load.at("slo/e2e_ms"), Unit::kFigure, " ms")) +
+         fact("SLO at percentile", figure(load.at("slo/percentile"), Unit::kFigure)) +
          fact("Numerics", text(root.at("numerics"))) +
          fact("Seed", figure(root.at("seed"), Unit::kCount)) + fact("Date", text(root.at("date"))) +
          fact("Made by", "fourfold " + version + " (" + text(root.at("commit")) + ")") + "</dl>" +

@@ -26,16 +26,18 @@ void append(std::vector<std::string>& to, const std::vector<std::string>& more) 
 }
 
 std::vector<std::string> scheme_columns() {
-  std::vector<std::string> out = {"scheme", "tp",      "pp",    "dp",     "ep",
-                                  "etp",    "devices", "legal", "reason", "failure"};
+  std::vector<std::string> out = {"scheme",  "tp",           "pp",    "dp",     "ep",     "etp",
+                                  "devices", "shares_cores", "legal", "reason", "failure"};
   append(out, product({"answers"}, {"equal", "equal_token_share", "compared", "missing",
                                     "first_difference.request", "first_difference.position",
                                     "first_difference.layer"}));
   append(out, product({"fast_answers"}, {"equal_token_share", "compared_tokens", "max_logprob_diff",
                                          "differences", "near_ties"}));
-  append(out, product({"memory_bytes"}, {"weights", "kv", "activations", "planned", "balance"}));
   append(out,
-         {"max_concurrent_requests", "load_s", "invariant_cost", "start_command", "vllm_command"});
+         product({"memory_bytes"}, {"weights", "kv", "activations", "planned", "held", "balance"}));
+  append(out, {"max_concurrent_requests", "load_s", "peaks.matmul_flop_s", "peaks.read_bytes_s",
+               "invariant_cost", "slo_rate.rate_rps", "slo_rate.missed_rps", "slo_rate.runs",
+               "start_command", "vllm_command"});
   return out;
 }
 

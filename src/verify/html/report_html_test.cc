@@ -117,6 +117,16 @@ TEST(ToHtml, TellsASaturatedPointFromAMissingFigure) {
               Not(HasSubstr("capacity exceeded")));
 }
 
+TEST(ToHtml, MarksSchemesWhoseDevicesShareCores) {
+  const Json load = {{"point", "c8"}};
+  for (const bool shares : {true, false}) {
+    const auto html =
+        to_html(report_with({{"scheme", "tp2"}, {"shares_cores", shares}, {"loads", {load}}}));
+    EXPECT_EQ(html->find("† has more devices") != std::string::npos, shares);
+    EXPECT_EQ(html->find("its devices share cores") != std::string::npos, shares);
+  }
+}
+
 TEST(ToHtml, SurvivesValuesOfAnotherKindThanExpected) {
   for (const Json& odd :
        {Json("text"), Json(7), Json::array({1, "x"}), Json{{"a", 1}}, Json(1e308)}) {

@@ -64,6 +64,26 @@ std::string results_notes(const Page& page, const std::string& point) {
   return out.empty() ? "" : "<ul class=\"notes\">" + out + "</ul>";
 }
 
+/// The highest rate of each scheme within the SLO; "" where no search was made.
+std::string rate_table(const Page& page) {
+  std::string rows;
+  for (const Series& series : page.series) {
+    const Node rate = series.scheme.at("slo_rate");
+    if (rate.size() == 0) continue;
+    rows +=
+        fmt::format("<tr data-k=\"{}\"{}>{}{}{}{}</tr>", series.index, series.scheme.at_attribute(),
+                    scheme_header(series), number_cell(rate.at("rate_rps"), Unit::kFigure),
+                    number_cell(rate.at("missed_rps"), Unit::kFigure),
+                    number_cell(rate.at("runs"), Unit::kCount));
+  }
+  if (rows.empty()) return "";
+  return "<h3>Highest rate within the SLO</h3>" +
+         table("Highest rate within the SLO",
+               head("Scheme") + head("Met", "requests/s") + head("Missed", "requests/s") +
+                   head("Runs"),
+               rows, "narrow");
+}
+
 std::string percentile_row(const Node& load) {
   std::string out;
   for (const std::string_view metric : {"ttft_ms", "tpot_ms", "itl_ms", "e2e_ms"}) {
@@ -145,7 +165,7 @@ std::string results_section(const Page& page) {
       head("TPOT", "ms", "time per output token") + head("ITL", "ms", "inter-token latency") +
       head("End to end", "ms") + head("Output", "tok/s") + head("Per device", "tok/s") +
       head("Per user", "tok/s") + head("Goodput", "requests/s") + head("Requests");
-  return by_point(page, [&](const std::string& point) {
+  const std::string loads = by_point(page, [&](const std::string& point) {
     const Node winners = winners_at(page, point);
     const std::string rows = load_table(
         page, point, "Means over the repeats, ± half the 95 % interval", heads,
@@ -160,6 +180,7 @@ std::string results_section(const Page& page) {
                : rows + results_notes(page, point) + "<details><summary>Percentiles</summary>" +
                      percentiles + "</details>";
   });
+  return loads + rate_table(page);
 }
 
 std::string communication_section(const Page& page) {
