@@ -7,6 +7,12 @@
 #include "base/sizes.h"
 
 namespace fourfold::engine {
+namespace {
+
+/// Prompt tokens that are not split over steps: so few cost hardly more than reading the weights.
+constexpr int64_t kLeastShare = 32;
+
+}  // namespace
 
 void SchedulerStats::merge(const SchedulerStats& other) {
   queried_tokens += other.queried_tokens;
@@ -179,7 +185,28 @@ void Scheduler::set_budgets(Draft& draft, int32_t distance) const {
   }
   draft.decodes = std::min(
       {ready, base::ceil_div(decoding, limits_.stages), int64_t{options_.max_step_tokens}});
-  draft.prompt_tokens = options_.max_step_tokens - draft.decodes;
+  draft.prompt_tokens =
+      std::min(options_.max_step_tokens - draft.decodes, std::max(prompt_share(), kLeastShare));
+}
+
+/// The part of one stage in the prompt tokens that are to be computed.
+int64_t Scheduler::prompt_share() const {
+  if (limits_.stages == 1) return options_.max_step_tokens;
+  int64_t tokens = 0;
+  for (const StepRecord& step : in_flight_) {
+    for (const ChunkRecord& chunk : step.chunks) {
+      if (chunk.num_tokens > 1) tokens += chunk.num_tokens;
+    }
+  }
+  for (const Sequence* sequence : running_) {
+    if (!sequence->decoding()) tokens += sequence->length() - sequence->planned;
+  }
+  const int64_t enough = int64_t{limits_.stages} * options_.max_step_tokens;
+  for (const Sequence* sequence : waiting_) {
+    if (tokens >= enough) break;
+    tokens += sequence->length();
+  }
+  return base::ceil_div(tokens, limits_.stages);
 }
 
 void Scheduler::plan_running(Draft& draft, int32_t distance) {

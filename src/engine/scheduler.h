@@ -61,7 +61,9 @@ struct Occupancy {
 ///
 /// - First come, first served: running sequences in order of arrival, then waiting ones.
 /// - A step's tokens are shared by decodes, which come first, and prompt chunks. With several
-///   stages a step takes at most ceil(decoding / stages) decodes, so that every stage has some.
+///   stages a step takes at most ceil(decoding / stages) decodes, so that every stage has some, and
+///   an even part of the prompt tokens that wait or are in flight: prompts that one step could hold
+///   would pass the stages one after the other while the others have nothing to do.
 /// - A sequence gets the blocks of its prompt when it starts and one more whenever it grows into
 ///   it. If none is free, the youngest running sequence is preempted: its blocks go back once none
 ///   of its steps is in flight, and its prompt and output so far are computed again later. Sampling
@@ -121,6 +123,7 @@ class Scheduler {
   const Sequence* running_sibling(const Sequence& sequence) const;
   bool can_decode(const Sequence& sequence, StepId step, int32_t distance) const;
   void set_budgets(Draft& draft, int32_t distance) const;
+  int64_t prompt_share() const;
   void plan_running(Draft& draft, int32_t distance);
   void plan_waiting(Draft& draft);
   void plan_prompt(Draft& draft, Sequence& sequence);

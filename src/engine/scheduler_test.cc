@@ -256,6 +256,24 @@ TEST(Scheduler, BudgetsPromptsApartFromTheSpreadDecodes) {
   EXPECT_THAT(chunk_sizes(bench.step()), ElementsAre(1, 1, 6));
 }
 
+TEST(Scheduler, SpreadsPromptsOverTheStages) {
+  ExecutorLimits limits = roomy();
+  limits.stages = 2;
+  limits.max_step_tokens = 200;
+  Bench bench(limits);
+  for (int64_t id = 1; id <= 4; ++id) bench.add(request(SequenceId(id), 30));
+  EXPECT_THAT(chunk_sizes(bench.step()), ElementsAre(30, 30));
+  EXPECT_THAT(chunk_sizes(bench.step()), ElementsAre(30, 30)) << "what is in flight counts, too";
+}
+
+TEST(Scheduler, SpreadsNoPromptThatIsShort) {
+  ExecutorLimits limits = roomy();
+  limits.stages = 2;
+  Bench bench(limits);
+  bench.add(request(kA, 30));
+  EXPECT_THAT(chunk_sizes(bench.step()), ElementsAre(30));
+}
+
 TEST(Scheduler, LetsAStageWaitForATokenWhenThereIsNothingElseToDo) {
   ExecutorLimits limits = roomy();
   limits.stages = 4;
