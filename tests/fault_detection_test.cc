@@ -51,9 +51,12 @@ class ForwardingOps : public backend::Ops {
   int64_t matrix_bytes(const MatrixShape& shape) const override {
     return real_->matrix_bytes(shape);
   }
-  base::Result<backend::WeightPtr> load_matrix(const MatrixShape& shape,
+  base::Result<backend::WeightPtr> load_matrix(backend::Stream& s, const MatrixShape& shape,
                                                const RowReader& reader) const override {
-    return real_->load_matrix(shape, reader);
+    return real_->load_matrix(s, shape, reader);
+  }
+  base::Result<backend::Peaks> measure_peaks(backend::Stream& s, double seconds) const override {
+    return real_->measure_peaks(s, seconds);
   }
   base::Result<backend::WeightPtr> load_vector(std::span<const float> values) const override {
     return real_->load_vector(values);
@@ -66,9 +69,9 @@ class ForwardingOps : public backend::Ops {
                 View out) const override {
     real_->rms_norm(s, x, gain, eps, out);
   }
-  void matmul(backend::Stream& s, tensor::Arena& arena, View x, const backend::Weight& weight,
-              View out) const override {
-    real_->matmul(s, arena, x, weight, out);
+  void matmul(backend::Stream& s, tensor::Arena& arena, View x,
+              std::initializer_list<MatmulTarget> targets) const override {
+    real_->matmul(s, arena, x, targets);
   }
   void add(backend::Stream& s, View x, View y) const override { real_->add(s, x, y); }
   void norm_rope(backend::Stream& s, View x, const backend::Weight* gain, float eps, View positions,
@@ -105,14 +108,14 @@ class ReorderedAddition final : public ForwardingOps {
  public:
   ReorderedAddition(std::shared_ptr<const backend::Ops> real, int layer)
       : ForwardingOps(std::move(real)), target_(matrix_number(layer, kOutput)) {}
-  base::Result<backend::WeightPtr> load_matrix(const MatrixShape& shape,
+  base::Result<backend::WeightPtr> load_matrix(backend::Stream& s, const MatrixShape& shape,
                                                const RowReader& reader) const override {
     MatrixShape broken = shape;
     if (loaded_++ == target_) {
       EXPECT_GT(broken.slice_ends.size(), 1U);
       broken.slice_ends[0] = broken.slice_ends[1];
     }
-    return real_->load_matrix(broken, reader);
+    return real_->load_matrix(s, broken, reader);
   }
 
  private:
@@ -125,12 +128,15 @@ class SwappedRows final : public ForwardingOps {
  public:
   SwappedRows(std::shared_ptr<const backend::Ops> real, int layer)
       : ForwardingOps(std::move(real)), target_(matrix_number(layer, kQuery)) {}
-  base::Result<backend::WeightPtr> load_matrix(const MatrixShape& shape,
+  base::Result<backend::WeightPtr> load_matrix(backend::Stream& s, const MatrixShape& shape,
                                                const RowReader& reader) const override {
-    if (loaded_++ != target_) return real_->load_matrix(shape, reader);
-    return real_->load_matrix(shape, [&reader](int64_t row, std::span<float> out) {
-      return reader(row < 2 ? 1 - row : row, out);
-    });
+    if (loaded_++ != target_) return real_->load_matrix(s, shape, reader);
+    RowReader swapped = reader;
+    swapped.read = [&reader](int64_t row, std::span<float> out) {
+      return reader.read(row < 2 ? 1 - row : row, out);
+    };
+    swapped.bf16 = nullptr;
+    return real_->load_matrix(s, shape, swapped);
   }
 
  private:

@@ -59,8 +59,8 @@ std::vector<float> last_logits(const std::string& backend, std::vector<int32_t> 
   const auto m = static_cast<int64_t>(tokens.size());
   model::RankGroups groups(mesh::Mesh::create({}, source.spec.divisors()).value(),
                            comm::make_single(mesh::Axis::kControl));
-  const auto decoder = model::Decoder::create(source, *ops, groups, m).value();
   const auto stream = ops->make_stream(2, {});
+  const auto decoder = model::Decoder::create(source, *ops, groups, *stream, m).value();
   tensor::Arena arena(
       ops->allocate(model::Decoder::arena_bytes(source.spec, *ops, 1, 2, m, 1)).value());
   std::vector<tensor::Buffer> buffers;

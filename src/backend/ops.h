@@ -49,8 +49,17 @@ class Stream {
   base::Numerics numerics = base::Numerics::kInvariant;  ///< of the operators enqueued next
 };
 
-/// Fills row `row` of the shard (`out.size()` columns, fp32). Must be callable from one thread.
-using RowReader = std::function<base::Status(int64_t row, std::span<float> out)>;
+/// Where load_matrix finds the rows of a shard. All of a stream's threads call it at once, each row
+/// once, in any order.
+struct RowReader {
+  /// Fills row `row`, fp32, `out.size()` columns.
+  std::function<base::Status(int64_t row, std::span<float> out)> read;
+  /// Where the columns of row `row` lie one after another in bf16. Empty: they don't; then `read`
+  /// is used.
+  std::function<base::Result<const uint16_t*>(int64_t row)> bf16 = nullptr;
+  /// Is told, if not empty, that rows [begin, end) were loaded.
+  std::function<void(int64_t begin, int64_t end)> loaded = nullptr;
+};
 
 /// A matrix [rows = N, columns = K] as PyTorch stores a Linear, cut for this rank.
 struct MatrixShape {
@@ -140,7 +149,8 @@ class Ops {
 
   /// Bytes that load_matrix will take: exact, so that a plan can be made before anything is loaded.
   virtual int64_t matrix_bytes(const MatrixShape& shape) const = 0;
-  virtual base::Result<WeightPtr> load_matrix(const MatrixShape& shape,
+  /// Loads with the threads of `stream`; an error of the reader ends it.
+  virtual base::Result<WeightPtr> load_matrix(Stream& stream, const MatrixShape& shape,
                                               const RowReader& reader) const = 0;
   /// Measures for about `seconds`, half of them each. Ranks that share a machine should call it at
   /// the same time: then each sees its share. Takes 256 MiB or more of memory for the time of the

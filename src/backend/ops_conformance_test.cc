@@ -5,6 +5,7 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include <atomic>
 #include <cmath>
 #include <numbers>
 
@@ -75,7 +76,7 @@ TEST_P(Conformance, MatrixBytesAreExactAndRowsComeBackByEmbed) {
   Device device(GetParam());
   for (const auto& ends : {slice_ends(200, 32), slice_ends(90, 10), std::vector<int64_t>{77}}) {
     const Matrix table = Matrix::random(5, 37, ends.back());
-    const WeightPtr weight = load(*device.ops, table, ends);
+    const WeightPtr weight = load(device, table, ends);
     EXPECT_EQ(weight->bytes(), device.ops->matrix_bytes({table.rows, table.columns, ends}));
     // The shard begins at token 100; 99 and 137 are on other shards.
     const Owned tokens({136, 100, 99, 117, 137});
@@ -96,7 +97,7 @@ TEST_P(Conformance, MatrixBytesAreExactAndRowsComeBackByEmbed) {
 TEST_P(Conformance, EmbedGivesAZeroOneSign) {
   Device device(GetParam());
   const Matrix table{1, 2, {-0.0F, 1.0F}};
-  const WeightPtr weight = load(*device.ops, table, {2});
+  const WeightPtr weight = load(device, table, {2});
   const Owned out(DType::kF32, {1, 2});
   device.ops->embed(*device.stream, *weight, Owned(std::vector<int32_t>{0}).view(), 0, 1.0F,
                     out.view());
@@ -248,7 +249,7 @@ TEST_P(Conformance, ZeroRowsAreLegalEverywhere) {
   const Owned activations(device.ops->activation_dtype(), {0, 32});
   const Owned heads(DType::kF32, {0, 2, 16});
   const Owned rope(DType::kF32, {0, 8});
-  const WeightPtr matrix = load(*device.ops, Matrix::random(1, 32, 32), {32});
+  const WeightPtr matrix = load(device, Matrix::random(1, 32, 32), {32});
   const WeightPtr vector = device.ops->load_vector(random_values(1, 32)).value();
   const RowLayout rows{none.view(), none.view(), table.view()};
   const KvLayer cache{nullptr, nullptr, 0, 2, 16, 16};
@@ -341,7 +342,7 @@ TEST_P(Conformance, AttentionWindowsAgreeWithDouble) {
 
 TEST_P(Conformance, CountsTheWorkThatWasAsked) {
   Device device(GetParam(), 1, {.rows = 3, .columns = 40});
-  const WeightPtr weight = load(*device.ops, Matrix::random(1, 5, 40), {40});
+  const WeightPtr weight = load(device, Matrix::random(1, 5, 40), {40});
   const Owned x(device.ops->activation_dtype(), {3, 40});
   const Owned out(DType::kF32, {3, 5});
   device.ops->matmul(*device.stream, device.arena, x.view(), {{*weight, out.view()}});
@@ -378,15 +379,53 @@ TEST_P(Conformance, PeaksArePositiveAndTheStreamStaysAsItWas) {
   EXPECT_EQ(device.stream->counters.bytes, 0);
 }
 
-TEST(Conformance, ReportsTheErrorOfAReader) {
-  for (const std::string& name : available_backends()) {
-    const auto weight =
-        open(name)->load_matrix({4, 4, {4}}, [](int64_t row, std::span<float>) -> base::Status {
-          if (row == 2) return base::fail("row 2 is gone");
-          return {};
-        });
-    ASSERT_FALSE(weight.ok()) << name;
-    EXPECT_EQ(weight.error().message, "row 2 is gone");
+TEST_P(Conformance, ReportsTheErrorOfAReader) {
+  Device device(GetParam(), 3);
+  std::atomic<int64_t> rows_read = 0;
+  const auto weight = device.ops->load_matrix(
+      *device.stream, {4, 4, {4}}, {.read = [&](int64_t row, std::span<float>) -> base::Status {
+        ++rows_read;
+        if (row == 2) return base::fail("row 2 is gone");
+        return {};
+      }});
+  ASSERT_FALSE(weight.ok());
+  EXPECT_EQ(weight.error().message, "row 2 is gone");
+  EXPECT_EQ(rows_read, 3);
+}
+
+TEST_P(Conformance, LoadsEveryRowOnceAndBf16AsItLies) {
+  constexpr int64_t kRows = 1000;
+  constexpr int64_t kColumns = 3000;  // more than a thread takes at a time
+  const std::vector<int64_t> ends = slice_ends(kColumns, 32);
+  const std::vector<float> values = random_values(71, kRows * kColumns);
+  std::vector<uint16_t> bits;
+  for (const float value : values) bits.push_back(tensor::to_bf16(value).bits);
+  Device device(GetParam(), 3);
+  std::vector<std::atomic<int>> loaded(kRows);
+  RowReader reader{.read = [&](int64_t row, std::span<float> out) {
+    std::copy_n(values.begin() + row * kColumns, kColumns, out.begin());
+    return base::Status();
+  }};
+  reader.loaded = [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) ++loaded[static_cast<size_t>(row)];
+  };
+  const std::vector<int32_t> some = {0, 15, 16, 500, 999};
+  for (const bool plain : {false, true}) {
+    if (plain) {
+      reader.bf16 = [&](int64_t row) -> base::Result<const uint16_t*> {
+        return bits.data() + row * kColumns;
+      };
+    }
+    const auto weight = device.ops->load_matrix(*device.stream, {kRows, kColumns, ends}, reader);
+    for (const std::atomic<int>& times : loaded) ASSERT_EQ(times, plain ? 2 : 1);
+    const Owned out(DType::kF32, {std::ssize(some), kColumns});
+    device.ops->embed(*device.stream, *weight.value(), Owned(some).view(), 0, 1.0F, out.view());
+    std::vector<float> expected;
+    for (const int32_t row : some) {
+      const auto at = values.begin() + row * kColumns;
+      expected.insert(expected.end(), at, at + kColumns);
+    }
+    EXPECT_LE(nmse(out.values(), expected), 0.0) << (plain ? "bf16" : "f32");
   }
 }
 

@@ -147,13 +147,13 @@ struct Matrix {
   }
 };
 
-inline WeightPtr load(const Ops& ops, const Matrix& w, std::vector<int64_t> slice_ends) {
-  return ops
-      .load_matrix({w.rows, w.columns, std::move(slice_ends)},
-                   [&](int64_t row, std::span<float> out) {
-                     std::copy_n(w.values.begin() + row * w.columns, w.columns, out.begin());
-                     return base::Status();
-                   })
+inline WeightPtr load(const Device& device, const Matrix& w, std::vector<int64_t> slice_ends) {
+  const auto read = [&](int64_t row, std::span<float> out) {
+    std::copy_n(w.values.begin() + row * w.columns, w.columns, out.begin());
+    return base::Status();
+  };
+  return device.ops
+      ->load_matrix(*device.stream, {w.rows, w.columns, std::move(slice_ends)}, {.read = read})
       .value();
 }
 
@@ -161,7 +161,7 @@ inline WeightPtr load(const Ops& ops, const Matrix& w, std::vector<int64_t> slic
 inline std::vector<float> multiply(const std::string& backend, const Matrix& x, const Matrix& w,
                                    std::vector<int64_t> slice_ends, int threads = 1) {
   Device device(backend, threads, {.rows = x.rows, .columns = x.columns});
-  const WeightPtr weight = load(*device.ops, w, std::move(slice_ends));
+  const WeightPtr weight = load(device, w, std::move(slice_ends));
   const Owned in(device.ops->activation_dtype(), {x.rows, x.columns}, x.values);
   const Owned out(DType::kF32, {x.rows, w.rows});
   device.ops->matmul(*device.stream, device.arena, in.view(), {{*weight, out.view()}});

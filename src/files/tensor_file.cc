@@ -20,6 +20,15 @@ int64_t TensorEntry::rows() const {
 
 int64_t TensorEntry::columns() const { return shape.empty() ? 1 : shape.back(); }
 
+namespace {
+
+/// Bytes from row to row.
+int64_t row_stride(const TensorEntry& entry) {
+  return entry.columns() / block_size(entry.encoding) * block_bytes(entry.encoding);
+}
+
+}  // namespace
+
 Result<TensorStore> TensorStore::create(std::vector<MappedFile> files,
                                         std::vector<TensorEntry> entries) {
   if (std::ssize(entries) > kMaxTensors) {
@@ -50,9 +59,8 @@ const TensorEntry* TensorStore::find(std::string_view name) const {
   return found != entries_.end() && found->name == name ? &*found : nullptr;
 }
 
-Status TensorStore::read_rows(const TensorEntry& entry, int64_t row_begin, int64_t row_end,
-                              int64_t column_begin, int64_t column_end,
-                              std::span<float> out) const {
+Status TensorStore::check_cut(const TensorEntry& entry, int64_t row_begin, int64_t row_end,
+                              int64_t column_begin, int64_t column_end) {
   const int64_t columns = entry.columns();
   const bool inside = 0 <= row_begin && row_begin <= row_end && row_end <= entry.rows() &&
                       0 <= column_begin && column_begin <= column_end && column_end <= columns;
@@ -65,36 +73,48 @@ Status TensorStore::read_rows(const TensorEntry& entry, int64_t row_begin, int64
     return fail("columns [{}, {}) cut through a block of \"{}\": {} has blocks of {}", column_begin,
                 column_end, printable(entry.name), encoding_name(entry.encoding), block);
   }
-  const int64_t row_elements = column_end - column_begin;
-  if (std::ssize(out) != (row_end - row_begin) * row_elements) {
-    return fail("a cut of {} x {} of \"{}\" does not fit {} floats", row_end - row_begin,
-                row_elements, printable(entry.name), out.size());
+  return {};
+}
+
+Status TensorStore::read_rows(const TensorEntry& entry, int64_t row_begin, int64_t row_end,
+                              int64_t column_begin, int64_t column_end,
+                              std::span<float> out) const {
+  FF_TRY(check_cut(entry, row_begin, row_end, column_begin, column_end));
+  const int64_t columns = column_end - column_begin;
+  if (std::ssize(out) != (row_end - row_begin) * columns) {
+    return fail("a cut of {} x {} of \"{}\" does not fit {} floats", row_end - row_begin, columns,
+                printable(entry.name), out.size());
   }
   if (out.empty()) return {};
-
-  const MappedFile& file = files_[entry.file];
-  const int64_t file_stride = columns / block * block_bytes(entry.encoding);
-  const int64_t row_bytes = row_elements / block * block_bytes(entry.encoding);
-  const int64_t begin =
-      entry.offset + row_begin * file_stride + column_begin / block * block_bytes(entry.encoding);
-  const int64_t span = (row_end - row_begin - 1) * file_stride + row_bytes;
-  // Whole rows lie side by side: one piece, which the kernel may as well fetch at once.
-  const bool whole = row_bytes == file_stride;
-  if (whole) file.will_need(begin, span);
-  const int64_t pieces = whole ? 1 : row_end - row_begin;
-  const int64_t piece_bytes = whole ? span : row_bytes;
-  const int64_t piece_elements = std::ssize(out) / pieces;
-  for (int64_t i = 0; i < pieces; ++i) {
-    FF_TRY(decode_row(
-        entry.encoding,
-        file.bytes().subspan(static_cast<size_t>(begin + i * file_stride),
-                             static_cast<size_t>(piece_bytes)),
-        out.subspan(static_cast<size_t>(i * piece_elements), static_cast<size_t>(piece_elements))));
+  for (int64_t row = row_begin; row < row_end; ++row) {
+    FF_ASSIGN(const auto bytes, row_bytes(entry, row, column_begin, column_end));
+    FF_TRY(decode_row(entry.encoding, bytes,
+                      out.subspan(static_cast<size_t>((row - row_begin) * columns),
+                                  static_cast<size_t>(columns))));
   }
-  // What was decoded is not needed again; a rank's memory is to hold its weights once.
-  file.release(begin, span);
-  bytes_read_->fetch_add(pieces * piece_bytes, std::memory_order_relaxed);
   return {};
+}
+
+Result<std::span<const std::byte>> TensorStore::row_bytes(const TensorEntry& entry, int64_t row,
+                                                          int64_t column_begin,
+                                                          int64_t column_end) const {
+  FF_TRY(check_cut(entry, row, row + 1, column_begin, column_end));
+  const int64_t first = column_begin / block_size(entry.encoding) * block_bytes(entry.encoding);
+  const int64_t last = column_end / block_size(entry.encoding) * block_bytes(entry.encoding);
+  bytes_read_->fetch_add(last - first, std::memory_order_relaxed);
+  return files_[entry.file].bytes().subspan(
+      static_cast<size_t>(entry.offset + row * row_stride(entry) + first),
+      static_cast<size_t>(last - first));
+}
+
+void TensorStore::will_need(const TensorEntry& entry, int64_t row_begin, int64_t row_end) const {
+  files_[entry.file].will_need(entry.offset + row_begin * row_stride(entry),
+                               (row_end - row_begin) * row_stride(entry));
+}
+
+void TensorStore::release(const TensorEntry& entry, int64_t row_begin, int64_t row_end) const {
+  files_[entry.file].release(entry.offset + row_begin * row_stride(entry),
+                             (row_end - row_begin) * row_stride(entry));
 }
 
 Result<int64_t> tensor_bytes(std::string_view name, Encoding encoding,

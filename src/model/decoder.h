@@ -20,9 +20,11 @@ namespace fourfold::model {
 /// data in the ModelSpec.
 class Decoder {
  public:
-  /// `max_positions` rows of rotary tables are made. The source's spec is copied.
+  /// Loads with the threads of `stream`. `max_positions` rows of rotary tables are made. The
+  /// source's spec is copied.
   static base::Result<std::unique_ptr<Decoder>> create(const ModelSource& source,
                                                        const backend::Ops& ops, RankGroups& groups,
+                                                       backend::Stream& stream,
                                                        int64_t max_positions);
 
   /// Called after the embedding (layer -1) and after each layer with the residual, f32 [M, H].

@@ -35,7 +35,7 @@ class OneSequence {
         stream_(ops_->make_stream(1, {})),
         arena_(ops_->allocate(Decoder::arena_bytes(source_.spec, *ops_, 1, 1, positions, positions))
                    .value()) {
-    decoder_ = Decoder::create(source_, *ops_, groups_, positions).value();
+    decoder_ = Decoder::create(source_, *ops_, groups_, *stream_, positions).value();
     const int64_t blocks = base::ceil_div(positions, kBlockSize);
     for (const LayerSpec& layer : source_.spec.layers) {
       const AttentionSpec& a = layer.attention;

@@ -45,8 +45,7 @@ int64_t file_row(const Param& param, int64_t row) {
 /// Reads columns [begin, begin + out.size()) of a row, widening to whole quantisation blocks where
 /// the shard's border is inside one.
 base::Status read_row(const files::TensorStore& tensors, const files::TensorEntry& entry,
-                      int64_t row, int64_t begin, std::vector<float>& scratch,
-                      std::span<float> out) {
+                      int64_t row, int64_t begin, std::span<float> out) {
   const int64_t block = files::block_size(entry.encoding);
   const int64_t end = begin + static_cast<int64_t>(out.size());
   const int64_t wide_begin = begin / block * block;
@@ -54,44 +53,74 @@ base::Status read_row(const files::TensorStore& tensors, const files::TensorEntr
   if (wide_begin == begin && wide_end == end) {
     return tensors.read_rows(entry, row, row + 1, begin, end, out);
   }
-  scratch.resize(static_cast<size_t>(wide_end - wide_begin));
+  std::vector<float> scratch(static_cast<size_t>(wide_end - wide_begin));
   FF_TRY(tensors.read_rows(entry, row, row + 1, wide_begin, wide_end, scratch));
   std::copy_n(scratch.begin() + (begin - wide_begin), out.size(), out.begin());
   return {};
 }
 
-backend::RowReader make_reader(const ModelSource& source, const Param& param,
+backend::RowReader dummy_reader(const ModelSource& source, const Param& param,
+                                const ParamShard& shard) {
+  return {.read = [&source, &param, shard](int64_t row, std::span<float> out) -> base::Status {
+    if (param.is_vector) {
+      std::fill(out.begin(), out.end(), 1.0F);
+    } else {
+      fill_dummy_row(source.dummy_seed, param, shard.rows.begin + row, shard.columns.begin, out);
+    }
+    return {};
+  }};
+}
+
+/// Whether the values of a parameter can be taken as they lie in the file.
+bool is_plain_bf16(const files::TensorStore& tensors, const files::TensorEntry& entry,
+                   const Param& param) {
+  const std::byte* data = tensors.files()[entry.file].bytes().data() + entry.offset;
+  return entry.encoding == files::Encoding::kBF16 && param.offset == 0 &&
+         reinterpret_cast<uintptr_t>(data) % alignof(uint16_t) == 0;
+}
+
+backend::RowReader file_reader(const files::TensorStore& tensors, const Param& param,
                                const ParamShard& shard) {
-  if (source.tensors == nullptr) {
-    return [&source, &param, shard](int64_t row, std::span<float> out) -> base::Status {
-      if (param.is_vector) {
-        std::fill(out.begin(), out.end(), 1.0F);
-      } else {
-        fill_dummy_row(source.dummy_seed, param, shard.rows.begin + row, shard.columns.begin, out);
-      }
-      return {};
-    };
-  }
-  const files::TensorEntry* entry = source.tensors->find(param.name);
+  const files::TensorEntry* entry = tensors.find(param.name);
   CHECK(entry != nullptr, "open_model let a model pass without {}", param.name);
-  return [&source, &param, shard, entry, scratch = std::vector<float>()](
-             int64_t row, std::span<float> out) mutable -> base::Status {
-    FF_TRY(read_row(*source.tensors, *entry, file_row(param, shard.rows.begin + row),
-                    shard.columns.begin, scratch, out));
+  backend::RowReader reader;
+  reader.read = [&tensors, &param, shard, entry](int64_t row,
+                                                 std::span<float> out) -> base::Status {
+    FF_TRY(read_row(tensors, *entry, file_row(param, shard.rows.begin + row), shard.columns.begin,
+                    out));
     if (param.offset != 0) {
       for (float& x : out) x += param.offset;
     }
     return {};
   };
+  if (is_plain_bf16(tensors, *entry, param)) {
+    reader.bf16 = [&tensors, &param, shard, entry](int64_t row) -> base::Result<const uint16_t*> {
+      FF_ASSIGN(const auto bytes, tensors.row_bytes(*entry, file_row(param, shard.rows.begin + row),
+                                                    shard.columns.begin, shard.columns.end));
+      return reinterpret_cast<const uint16_t*>(bytes.data());
+    };
+  }
+  tensors.will_need(*entry, shard.rows.begin, shard.rows.end);
+  // Interleaved rows stay inside their head, so these are about the rows of the file, too. What was
+  // loaded is not needed again: a rank's memory is to hold its weights once.
+  reader.loaded = [&tensors, shard, entry](int64_t begin, int64_t end) {
+    tensors.release(*entry, shard.rows.begin + begin, shard.rows.begin + end);
+  };
+  return reader;
 }
 
-/// The same reader; every row it reads is a mark of progress.
-backend::RowReader watched(backend::RowReader reader, comm::Progress* progress) {
+/// The reader of a parameter; whenever it has read some rows is a mark of progress.
+backend::RowReader make_reader(const ModelSource& source, const Param& param,
+                               const ParamShard& shard, comm::Progress* progress) {
+  backend::RowReader reader = source.tensors == nullptr
+                                  ? dummy_reader(source, param, shard)
+                                  : file_reader(*source.tensors, param, shard);
   if (progress == nullptr) return reader;
-  return [reader = std::move(reader), progress](int64_t row, std::span<float> out) {
+  reader.loaded = [loaded = std::move(reader.loaded), progress](int64_t begin, int64_t end) {
     progress->advance();
-    return reader(row, out);
+    if (loaded) loaded(begin, end);
   };
+  return reader;
 }
 
 int64_t param_bytes(const backend::Ops& ops, const Param& param, const ParamShard& shard) {
@@ -102,8 +131,8 @@ int64_t param_bytes(const backend::Ops& ops, const Param& param, const ParamShar
 }  // namespace
 
 base::Result<Weights> Weights::load(const ModelSource& source, const backend::Ops& ops,
-                                    const mesh::ParallelConfig& config, const mesh::Coordinates& at,
-                                    comm::Progress* progress) {
+                                    backend::Stream& stream, const mesh::ParallelConfig& config,
+                                    const mesh::Coordinates& at, comm::Progress* progress) {
   const ModelSpec& spec = source.spec;
   const std::vector<int> split = layer_split(spec, config.pp);
   const int64_t read_before = source.tensors == nullptr ? 0 : source.tensors->bytes_read();
@@ -111,15 +140,15 @@ base::Result<Weights> Weights::load(const ModelSource& source, const backend::Op
   for (const Param& param : spec.params) {
     if (!stage_holds(spec, param, split, at.stage)) continue;
     const ParamShard shard = shard_of(spec, param, config.tp, at.shard);
-    const backend::RowReader reader = watched(make_reader(source, param, shard), progress);
+    const backend::RowReader reader = make_reader(source, param, shard, progress);
     if (progress != nullptr) progress->enter(comm::Operation::kLoad, param.layer);
     backend::WeightPtr weight;
     if (param.is_vector) {
       std::vector<float> values(static_cast<size_t>(param.columns));
-      FF_TRY(reader(0, values));
+      FF_TRY(reader.read(0, values));
       FF_ASSIGN(weight, ops.load_vector(values));
     } else {
-      FF_ASSIGN(weight, ops.load_matrix(shard.shape(), reader));
+      FF_ASSIGN(weight, ops.load_matrix(stream, shard.shape(), reader));
     }
     out.weights_.emplace(std::pair(param.kind, param.layer), std::move(weight));
   }

@@ -18,9 +18,10 @@ namespace fourfold::model {
 class Weights {
  public:
   /// Reads only this rank's bytes of the checkpoint, or makes dummy weights where the source has no
-  /// file. `progress`, if any, advances with every row.
+  /// file, with the threads of `stream`. `progress`, if any, advances with every few rows.
   static base::Result<Weights> load(const ModelSource& source, const backend::Ops& ops,
-                                    const mesh::ParallelConfig& config, const mesh::Coordinates& at,
+                                    backend::Stream& stream, const mesh::ParallelConfig& config,
+                                    const mesh::Coordinates& at,
                                     comm::Progress* progress = nullptr);
 
   const backend::Weight& get(ParamKind kind, int32_t layer = -1) const;

@@ -112,8 +112,8 @@ std::vector<SampledRow> sampled_rows(const StepBatch& batch) {
 base::Status StageWorker::load(const model::ModelSource& source) {
   const base::SteadyClock clock;
   const int64_t begin = clock.now_ns();
-  FF_ASSIGN(decoder_,
-            model::Decoder::create(source, *ops_, *groups_, config_.limits.max_positions));
+  FF_ASSIGN(decoder_, model::Decoder::create(source, *ops_, *groups_, *stream_,
+                                             config_.limits.max_positions));
   FF_TRY(allocate_cache());
   const int64_t arena_bytes =
       model::Decoder::arena_bytes(decoder_->spec(), *ops_, groups_->mesh().config().tp,
@@ -264,8 +264,8 @@ void StageWorker::sample_rows(const StepBatch& batch, const std::vector<SampledR
     for (size_t i = 0; i < sampled.size(); ++i) {
       const SampledRow& row = sampled[i];
       const std::span<const float> row_logits = logits.subspan(i * vocab, vocab);
-      SampledToken token = slots_[static_cast<size_t>(row.slot.value)].sampler.sample(
-          row_logits, row.next_position);
+      SampledToken token =
+          slots_[static_cast<size_t>(row.slot.value)].sampler.sample(row_logits, row.next_position);
       if (batch.trace) {
         const View view{
             const_cast<float*>(row_logits.data()), DType::kF32, {1, static_cast<int64_t>(vocab)}};

@@ -49,9 +49,9 @@ int64_t CpuOps::matrix_bytes(const MatrixShape& shape) const {
   return PackedMatrix::bytes_of(shape);
 }
 
-base::Result<WeightPtr> CpuOps::load_matrix(const MatrixShape& shape,
+base::Result<WeightPtr> CpuOps::load_matrix(Stream& stream, const MatrixShape& shape,
                                             const RowReader& reader) const {
-  return PackedMatrix::load(shape, reader);
+  return PackedMatrix::load(rows_, pool_of(stream), shape, reader);
 }
 
 void CpuOps::embed(Stream& stream, const Weight& table, View tokens, int64_t first_token,

@@ -19,7 +19,7 @@ class CpuOps final : public HostOps {
 
   int64_t scratch_bytes(int threads, const Limits& limits) const override;
   int64_t matrix_bytes(const MatrixShape& shape) const override;
-  base::Result<WeightPtr> load_matrix(const MatrixShape& shape,
+  base::Result<WeightPtr> load_matrix(Stream& stream, const MatrixShape& shape,
                                       const RowReader& reader) const override;
 
   void embed(Stream& stream, const Weight& table, View tokens, int64_t first_token, float scale,

@@ -1,5 +1,8 @@
 #include "backend/cpu/packed_matrix.h"
 
+#include <algorithm>
+#include <atomic>
+#include <mutex>
 #include <utility>
 
 #include "backend/slices.h"
@@ -7,6 +10,9 @@
 
 namespace fourfold::backend {
 namespace {
+
+/// Loaded by a thread at a time, so that the pages of a file are given back in large pieces.
+constexpr int64_t kLoadGrainElements = int64_t{1} << 20;
 
 std::vector<int64_t> end_blocks_of(const MatrixShape& shape) {
   std::vector<int64_t> blocks;
@@ -50,23 +56,65 @@ int64_t PackedMatrix::bytes_of(const MatrixShape& shape) {
          tensor::size_of(DType::kBF16);
 }
 
-base::Result<WeightPtr> PackedMatrix::load(const MatrixShape& shape, const RowReader& reader) {
+base::Result<WeightPtr> PackedMatrix::load(const RowKernels& kernels, ThreadPool& pool,
+                                           const MatrixShape& shape, const RowReader& reader) {
   FF_ASSIGN(Buffer buffer, tensor::allocate_host(bytes_of(shape)));
   std::unique_ptr<PackedMatrix> matrix(new PackedMatrix(shape, std::move(buffer)));
-  std::vector<float> values(static_cast<size_t>(shape.columns));
-  for (int64_t n = 0; n < shape.rows; ++n) {
-    FF_TRY(reader(n, values));
-    matrix->write_row(n, values);
-  }
+  const auto columns = static_cast<size_t>(shape.columns);
+  const int64_t grain =
+      std::max<int64_t>(1, kLoadGrainElements / (kTileRows * (shape.columns + 1)));
+  const std::vector<uint16_t> zeros(columns);
+  const auto load_tiles = [&](int64_t begin, int64_t end) -> base::Status {
+    std::vector<float> wide(reader.bf16 ? 0 : columns);
+    std::vector<uint16_t> rounded(reader.bf16 ? 0 : columns * kTileRows);
+    for (int64_t tile = begin; tile < end; ++tile) {
+      std::array<const uint16_t*, kTileRows> rows;
+      rows.fill(zeros.data());
+      const int64_t first = tile * kTileRows;
+      const int64_t count = std::min(kTileRows, shape.rows - first);
+      for (int64_t i = 0; i < count; ++i) {
+        if (reader.bf16) {
+          FF_ASSIGN(rows[static_cast<size_t>(i)], reader.bf16(first + i));
+          continue;
+        }
+        FF_TRY(reader.read(first + i, wide));
+        uint16_t* row = rounded.data() + i * shape.columns;
+        kernels.to_bf16(wide.data(), shape.columns, row);
+        rows[static_cast<size_t>(i)] = row;
+      }
+      matrix->pack_tile(kernels, rows, tile);
+    }
+    if (reader.loaded) reader.loaded(begin * kTileRows, std::min(end * kTileRows, shape.rows));
+    return {};
+  };
+
+  std::mutex mutex;
+  base::Status status;  // the first error
+  std::atomic<bool> failed = false;
+  pool.parallel_for(matrix->tiles(), grain, [&](int64_t begin, int64_t end, int) {
+    // One thread alone gets all tiles as one range.
+    for (int64_t tile = begin; tile < end && !failed; tile += grain) {
+      base::Status loaded = load_tiles(tile, std::min(tile + grain, end));
+      if (loaded.ok()) continue;
+      const std::lock_guard lock(mutex);
+      if (!failed.exchange(true)) status = std::move(loaded);
+    }
+  });
+  FF_TRY(status);
   return WeightPtr(std::move(matrix));
 }
 
-void PackedMatrix::write_row(int64_t n, std::span<const float> values) {
-  uint16_t* row =
-      static_cast<uint16_t*>(buffer_.data()) + n / kTileRows * tile_elements() + n % kTileRows * 2;
-  for_each_column(*this, [&](int64_t k, int64_t index) {
-    row[index] = tensor::to_bf16(values[static_cast<size_t>(k)]).bits;
-  });
+void PackedMatrix::pack_tile(const RowKernels& kernels, std::array<const uint16_t*, kTileRows> rows,
+                             int64_t index) {
+  uint16_t* out = static_cast<uint16_t*>(buffer_.data()) + index * tile_elements();
+  int64_t begin = 0;
+  for (size_t slice = 0; slice < slice_ends_.size(); ++slice) {
+    const int64_t columns = slice_ends_[slice] - begin;
+    kernels.pack_rows(rows.data(), columns, out);
+    for (const uint16_t*& row : rows) row += columns;
+    out += base::round_up(columns, kBlockColumns) * kTileRows;
+    begin = slice_ends_[slice];
+  }
 }
 
 void PackedMatrix::read_row(int64_t n, std::span<float> out) const {

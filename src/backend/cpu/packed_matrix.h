@@ -1,10 +1,13 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
 
+#include "backend/cpu/kernels.h"
 #include "backend/ops.h"
+#include "backend/thread_pool.h"
 
 namespace fourfold::backend {
 
@@ -23,8 +26,9 @@ class PackedMatrix final : public Weight {
   static constexpr int64_t kBlockElements = kTileRows * kBlockColumns;
 
   static int64_t bytes_of(const MatrixShape& shape);
-  /// Reads and rounds the rows one after another.
-  static base::Result<WeightPtr> load(const MatrixShape& shape, const RowReader& reader);
+  /// Packs the rows, rounded where they are not bf16, tile by tile over the threads.
+  static base::Result<WeightPtr> load(const RowKernels& kernels, ThreadPool& pool,
+                                      const MatrixShape& shape, const RowReader& reader);
 
   int64_t tiles() const { return tiles_; }
   /// Ends of the slices in columns, and in blocks with the padding counted.
@@ -42,7 +46,9 @@ class PackedMatrix final : public Weight {
 
  private:
   PackedMatrix(const MatrixShape& shape, Buffer buffer);
-  void write_row(int64_t n, std::span<const float> values);
+  /// Packs 16 rows of columns() bf16 values into a tile.
+  void pack_tile(const RowKernels& kernels, std::array<const uint16_t*, kTileRows> rows,
+                 int64_t index);
 
   std::vector<int64_t> slice_ends_;
   std::vector<int64_t> slice_end_blocks_;

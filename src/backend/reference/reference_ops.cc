@@ -140,17 +140,18 @@ int64_t ReferenceOps::matrix_bytes(const MatrixShape& shape) const {
   return base::round_up(shape.rows, kTile) * shape.columns * tensor::size_of(DType::kF32);
 }
 
-base::Result<WeightPtr> ReferenceOps::load_matrix(const MatrixShape& shape,
+base::Result<WeightPtr> ReferenceOps::load_matrix(Stream&, const MatrixShape& shape,
                                                   const RowReader& reader) const {
   check_slices(shape);
   FF_ASSIGN(Buffer buffer, allocate(matrix_bytes(shape)));
   auto matrix = std::make_unique<ReferenceMatrix>(shape, std::move(buffer));
   std::vector<float> values(static_cast<size_t>(shape.columns));
   for (int64_t n = 0; n < shape.rows; ++n) {
-    FF_TRY(reader(n, values));
+    FF_TRY(reader.read(n, values));
     float* to = matrix->row(n);
     for (int64_t k = 0; k < shape.columns; ++k) to[k * kTile] = values[static_cast<size_t>(k)];
   }
+  if (reader.loaded) reader.loaded(0, shape.rows);
   return WeightPtr(std::move(matrix));
 }
 
