@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <deque>
 #include <limits>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <random>
@@ -27,15 +28,24 @@ struct GenerateFlags {
   double temperature = 0.8;
   int top_k = 0;
   double top_p = 0.95;
+  double min_p = 0;
+  double repetition_penalty = 1;
+  double presence_penalty = 0;
+  double frequency_penalty = 0;
+  std::string logit_bias;
+  int min_tokens = 0;
+  int choices = 1;
   std::string seed;
   std::vector<std::string> stop;
   bool ignore_eos = false;
   int logprobs = -1;
 };
 
-/// One prompt on its way to text. Touched by the printing thread only.
+/// One output of one prompt on its way to text. Touched by the printing thread only.
 struct Generation {
-  engine::Request request;
+  size_t prompt = 0;
+  int choice = 0;
+  engine::Request request;  ///< of the prompt; its first choice sends it
   text::IncrementalDetokenizer detokenizer;
   text::StopChecker stops;
   std::string text;
@@ -46,9 +56,9 @@ struct Generation {
 /// Events on their way from the engine threads to the printing one.
 class Mailbox {
  public:
-  void put(size_t prompt, const engine::SequenceEvent& event) {
+  void put(size_t generation, const engine::SequenceEvent& event) {
     const std::lock_guard lock(mutex_);
-    events_.emplace_back(prompt, event);
+    events_.emplace_back(generation, event);
     arrived_.notify_one();
   }
   std::pair<size_t, engine::SequenceEvent> take() {
@@ -72,11 +82,52 @@ base::Result<uint64_t> parse_seed(const std::string& text) {
   return base::fail("\"{}\": expected a number from 0 to 2^64 - 1", text);
 }
 
-base::Result<engine::SamplingParams> sampling_of(const GenerateFlags& flags) {
-  engine::SamplingParams params{.temperature = static_cast<float>(flags.temperature),
-                                .top_k = flags.top_k,
-                                .top_p = static_cast<float>(flags.top_p),
-                                .logprobs = flags.logprobs};
+/// "11:-100,42:2.5".
+base::Result<std::vector<engine::LogitBias>> parse_logit_bias(const std::string& text) {
+  std::map<engine::TokenId, float> biases;
+  const char* next = text.data();
+  const char* const end = next + text.size();
+  while (next != end) {
+    engine::LogitBias entry;
+    const auto [colon, token_error] = std::from_chars(next, end, entry.token);
+    const bool has_token = token_error == std::errc() && colon != end && *colon == ':';
+    const auto [comma, error] = std::from_chars(has_token ? colon + 1 : end, end, entry.bias);
+    if (!has_token || entry.token < 0 || error != std::errc() || (comma != end && *comma != ',')) {
+      return base::fail("\"{}\": expected token ids with a bias each, like 11:-100,42:2.5", text);
+    }
+    if (!biases.emplace(entry.token, entry.bias).second) {
+      return base::fail("\"{}\" has token {} twice", text, entry.token);
+    }
+    next = comma == end ? end : comma + 1;
+  }
+  engine::SamplingParams params;
+  for (const auto& [token, bias] : biases) params.logit_bias.push_back({token, bias});
+  FF_TRY(engine::check_sampling(params));
+  return params.logit_bias;
+}
+
+base::Result<engine::SamplingParams> sampling_of(const GenerateFlags& flags,
+                                                 const model::ModelSource& source) {
+  engine::SamplingParams params{
+      .temperature = static_cast<float>(flags.temperature),
+      .top_k = flags.top_k,
+      .top_p = static_cast<float>(flags.top_p),
+      .min_p = static_cast<float>(flags.min_p),
+      .repetition_penalty = static_cast<float>(flags.repetition_penalty),
+      .presence_penalty = static_cast<float>(flags.presence_penalty),
+      .frequency_penalty = static_cast<float>(flags.frequency_penalty),
+      .min_tokens = flags.min_tokens,
+      .logprobs = flags.logprobs,
+  };
+  if (flags.min_tokens > flags.max_tokens) {
+    return base::fail("--min-tokens {} is more than -n {}", flags.min_tokens, flags.max_tokens);
+  }
+  FF_ASSIGN(params.logit_bias, parse_logit_bias(flags.logit_bias));
+  if (!params.logit_bias.empty() && params.logit_bias.back().token >= source.spec.vocab) {
+    return base::fail("--logit-bias has token {}, the model's tokens are 0 to {}",
+                      params.logit_bias.back().token, source.spec.vocab - 1);
+  }
+  FF_TRY(engine::check_sampling(params));
   if (flags.seed.empty()) {
     std::random_device device;
     params.seed = (uint64_t{device()} << 32) | device();
@@ -89,9 +140,10 @@ base::Result<engine::SamplingParams> sampling_of(const GenerateFlags& flags) {
 base::Result<std::vector<Generation>> make_generations(const GenerateFlags& flags,
                                                        const model::ModelSource& source,
                                                        const text::Tokenizer& tokenizer) {
-  FF_ASSIGN(const engine::SamplingParams sampling, sampling_of(flags));
+  FF_ASSIGN(const engine::SamplingParams sampling, sampling_of(flags, source));
   std::vector<Generation> out;
-  for (const std::string& prompt : flags.prompts) {
+  for (size_t i = 0; i < flags.prompts.size(); ++i) {
+    const std::string& prompt = flags.prompts[i];
     engine::Request request;
     FF_ASSIGN(request.prompt, tokenizer.encode(prompt, /*add_special=*/true));
     if (request.prompt.empty()) return base::fail("the prompt \"{}\" has no tokens", prompt);
@@ -109,13 +161,17 @@ base::Result<std::vector<Generation>> make_generations(const GenerateFlags& flag
     request.sampling = sampling;
     request.stop_tokens = source.spec.eos_tokens;
     request.ignore_eos = flags.ignore_eos;
-    FF_ASSIGN(text::StopChecker stops, text::StopChecker::create(flags.stop, false));
-    out.push_back({.request = std::move(request),
-                   .detokenizer = {tokenizer, {.skip_special = true, .continues_text = true}},
-                   .stops = std::move(stops),
-                   .text = {},
-                   .tokens = {},
-                   .done = false});
+    for (int choice = 0; choice < flags.choices; ++choice) {
+      FF_ASSIGN(text::StopChecker stops, text::StopChecker::create(flags.stop, false));
+      out.push_back({.prompt = i,
+                     .choice = choice,
+                     .request = request,
+                     .detokenizer = {tokenizer, {.skip_special = true, .continues_text = true}},
+                     .stops = std::move(stops),
+                     .text = {},
+                     .tokens = {},
+                     .done = false});
+    }
   }
   return out;
 }
@@ -129,16 +185,42 @@ void print_logprobs(const Generation& generation, const text::Tokenizer& tokeniz
   }
 }
 
-/// Takes an event in; returns text that can be shown.
+/// Sends each prompt with all its choices; events arrive by the index of their generation.
+base::Status submit_all(std::vector<Generation>& generations, runtime::Cluster& cluster,
+                        Mailbox& mailbox) {
+  std::map<engine::SequenceId, size_t> generation_of;
+  for (size_t i = 0; i < generations.size(); ++i) generation_of[cluster.next_id()] = i;
+  auto next = generation_of.begin();
+  while (next != generation_of.end()) {
+    const size_t prompt = generations[next->second].prompt;
+    engine::Request request = generations[next->second].request;
+    request.id = next->first;
+    for (++next; next != generation_of.end() && generations[next->second].prompt == prompt;
+         ++next) {
+      request.forks.push_back(next->first);
+    }
+    FF_TRY(cluster.submit(std::move(request),
+                          [&mailbox, generation_of](const engine::SequenceEvent& event, int64_t) {
+                            mailbox.put(generation_of.at(event.id), event);
+                          }));
+  }
+  return {};
+}
+
+/// Takes an event in; returns text that can be shown. As in vLLM, stop strings are looked for
+/// behind the first min_tokens tokens.
 std::string advance(Generation& generation, const engine::SequenceEvent& event,
                     runtime::Cluster& cluster) {
   std::string text;
   bool stopped = false;
   if (event.token && !generation.done) {
     generation.tokens.push_back(*event.token);
-    auto out = generation.stops.push(generation.detokenizer.push(event.token->token));
-    text = std::move(out.text);
-    stopped = out.stop.has_value();
+    text = generation.detokenizer.push(event.token->token);
+    if (std::cmp_greater(generation.tokens.size(), generation.request.sampling.min_tokens)) {
+      auto out = generation.stops.push(text);
+      text = std::move(out.text);
+      stopped = out.stop.has_value();
+    }
   }
   if (event.finish && !generation.done) {
     auto out = generation.stops.push(generation.detokenizer.flush());
@@ -150,6 +232,36 @@ std::string advance(Generation& generation, const engine::SequenceEvent& event,
   generation.done = generation.done || stopped || event.finish.has_value();
   generation.text += text;
   return text;
+}
+
+/// Takes events in until all is generated. The first text is shown while it comes; the others when
+/// those before are complete.
+base::Status show_texts(std::vector<Generation>& generations, const GenerateFlags& flags,
+                        runtime::Cluster& cluster, Mailbox& mailbox) {
+  size_t shown = 0;
+  size_t unfinished = generations.size();
+  const auto show_head = [&](size_t i) {
+    if (i > 0) fmt::print("\n\n");
+    if (flags.choices > 1) {
+      fmt::print("--- choice {} of {} ---\n", generations[i].choice + 1, flags.choices);
+    }
+    fmt::print("{}", flags.prompts[generations[i].prompt]);
+  };
+  show_head(0);
+  while (unfinished > 0) {
+    const auto [i, event] = mailbox.take();
+    if (event.finish == engine::FinishReason::kFailed) return base::fail("{}", event.failure);
+    const std::string text = advance(generations[i], event, cluster);
+    if (event.finish) --unfinished;
+    if (i == shown) fmt::print("{}", text);
+    while (shown < generations.size() && generations[shown].done) {
+      if (++shown == generations.size()) break;
+      show_head(shown);
+      fmt::print("{}", generations[shown].text);
+    }
+    std::fflush(stdout);
+  }
+  return {};
 }
 
 base::Status generate(const GenerateFlags& flags) {
@@ -173,38 +285,46 @@ base::Status generate(const GenerateFlags& flags) {
               if (progress.on_terminal()) progress.show(line);
             }));
   progress.clear();
-  for (size_t i = 0; i < generations.size(); ++i) {
-    engine::Request request = generations[i].request;
-    request.id = cluster->next_id();
-    FF_TRY(cluster->submit(std::move(request), [&mailbox, i](const engine::SequenceEvent& event,
-                                                             int64_t) { mailbox.put(i, event); }));
-  }
+  FF_TRY(submit_all(generations, *cluster, mailbox));
 
-  // The first prompt's text is shown while it comes; the others' when those before are complete.
-  size_t shown = 0;
-  size_t unfinished = generations.size();
-  const auto show_head = [&](size_t i) {
-    fmt::print("{}{}", i == 0 ? "" : "\n\n", flags.prompts[i]);
-  };
-  show_head(0);
-  while (unfinished > 0) {
-    const auto [i, event] = mailbox.take();
-    if (event.finish == engine::FinishReason::kFailed) return base::fail("{}", event.failure);
-    const std::string text = advance(generations[i], event, *cluster);
-    if (event.finish) --unfinished;
-    if (i == shown) fmt::print("{}", text);
-    while (shown < generations.size() && generations[shown].done) {
-      if (++shown == generations.size()) break;
-      show_head(shown);
-      fmt::print("{}", generations[shown].text);
-    }
-    std::fflush(stdout);
-  }
+  FF_TRY(show_texts(generations, flags, *cluster, mailbox));
   fmt::print("\n");
   if (flags.logprobs >= 0) {
     for (const Generation& g : generations) print_logprobs(g, tokenizer);
   }
   return {};
+}
+
+void add_penalties(CLI::App& command, GenerateFlags& flags) {
+  command
+      .add_option("--min-p", flags.min_p,
+                  "Only tokens with this share of the most likely one's probability")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  command
+      .add_option("--repetition-penalty", flags.repetition_penalty,
+                  "Divides (negative: multiplies) the logits of tokens in prompt or output")
+      ->check(CLI::Range(0.01, 100.0))
+      ->capture_default_str();
+  command
+      .add_option("--presence-penalty", flags.presence_penalty,
+                  "Subtracted from the logits of tokens in the output")
+      ->check(CLI::Range(-2.0, 2.0))
+      ->capture_default_str();
+  command
+      .add_option("--frequency-penalty", flags.frequency_penalty,
+                  "The same for each time that the token is in the output")
+      ->check(CLI::Range(-2.0, 2.0))
+      ->capture_default_str();
+  command
+      .add_option("--logit-bias", flags.logit_bias,
+                  "ID:BIAS,...: added to the logits of tokens, -100 to 100")
+      ->check(checked_by(parse_logit_bias));
+  command
+      .add_option("--min-tokens", flags.min_tokens,
+                  "No end token and no --stop among the first so many tokens")
+      ->check(CLI::Range(0, std::numeric_limits<int>::max() / 2))
+      ->capture_default_str();
 }
 
 }  // namespace
@@ -229,6 +349,12 @@ Command add_generate(CLI::App& app) {
       ->add_option("--top-p", flags->top_p,
                    "Only the most likely tokens that reach this probability")
       ->check(CLI::Range(1e-6, 1.0))
+      ->capture_default_str();
+  add_penalties(*command, *flags);
+  command
+      ->add_option("--choices", flags->choices,
+                   "Outputs for each prompt (the n of OpenAI's API); its KV blocks are shared")
+      ->check(CLI::Range(1, 128))
       ->capture_default_str();
   command
       ->add_option("--seed", flags->seed,
