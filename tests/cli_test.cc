@@ -113,7 +113,7 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{2, "generate tiny x --seed many", "--seed: \"many\"", "number"},
         Refusal{2, "verify tiny --concurrency 1,x", "--concurrency: \"1,x\"", "such as 1,8"},
         Refusal{1, "verify tiny --json /no/such/folder/x.json", "cannot be written", "folder"},
-        Refusal{2, "veryfy", "no command \"veryfy\"", "generate or verify"}));
+        Refusal{2, "veryfy", "no command \"veryfy\"", "generate or verify or bench"}));
 
 TEST(BadModels, AreRefusedBeforeAnythingLoads) {
   const std::string tiny = std::string(FOURFOLD_SOURCE_DIR) + "/models/tiny";

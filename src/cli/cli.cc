@@ -18,6 +18,7 @@
 #include "cli/flags.h"
 #include "cli/help_format.h"
 #include "cli/settings.h"
+#include "measure/collectives.h"
 #include "runtime/launch/guard.h"
 #include "runtime/launch/interrupt.h"
 #include "runtime/launch/worker_main.h"
@@ -61,6 +62,7 @@ Commands add_commands(CLI::App& app, const std::string& command_line) {
   };
   add("generate", add_generate(app));
   add("verify", add_verify(app, command_line));
+  add("bench", add_bench(app, command_line));
   add_settings_flags(app);
   return out;
 }
@@ -74,14 +76,23 @@ void suggest_flags(const CLI::App& command, const std::vector<std::string>& args
   }
 }
 
+/// Says that a command is missing or unknown, and which there are.
+void command_error(CLI::App& app, const std::vector<std::string>& args) {
+  std::vector<std::string> names;
+  for (const CLI::App* known : app.get_subcommands(nullptr)) names.push_back(known->get_name());
+  const size_t place = depth_of(app);
+  fmt::print(stderr, "fourfold: {}; expected {}\n",
+             place < args.size() ? fmt::format("there is no command \"{}\"", args[place])
+                                 : "a command is missing",
+             fmt::join(names, " or "));
+}
+
 int usage_error(CLI::App& app, const CLI::ParseError& error, const std::vector<std::string>& args) {
-  const CLI::App& command = chosen_command(app);
-  const bool any = !app.get_subcommands().empty();
-  if (!any && !args.empty() && !args.front().starts_with("-")) {
-    std::vector<std::string> names;
-    for (const CLI::App* known : app.get_subcommands(nullptr)) names.push_back(known->get_name());
-    fmt::print(stderr, "fourfold: there is no command \"{}\"; expected {}\n", args.front(),
-               fmt::join(names, " or "));
+  CLI::App& command = chosen_command(app);
+  const size_t place = depth_of(command);
+  const bool at_a_flag = place < args.size() && args[place].starts_with("-");
+  if (!command.get_subcommands(nullptr).empty() && !at_a_flag) {
+    command_error(command, args);
   } else {
     fmt::print(stderr, "fourfold: {}\n", error.what());
   }
@@ -123,6 +134,9 @@ int run(int argc, char** argv) {
   }
   if (argc > 1 && std::string_view(argv[1]) == "guard") {
     return runtime::guard_main(argc - 1, argv + 1);
+  }
+  if (argc > 1 && std::string_view(argv[1]) == "comm-rank") {
+    return measure::comm_rank_main(argc - 1, argv + 1);
   }
   CLI::App table;
   add_commands(table, "");

@@ -231,6 +231,10 @@ std::string full_name(const CLI::App& command) {
   return (parent == nullptr ? "" : full_name(*parent) + " ") + command.get_name();
 }
 
+size_t depth_of(const CLI::App& command) {
+  return command.get_parent() == nullptr ? 0 : depth_of(*command.get_parent()) + 1;
+}
+
 void add_settings_flags(CLI::App& app) {
   for (CLI::App* command : all_commands(app)) {
     if (!command->get_subcommands(nullptr).empty()) continue;
@@ -269,9 +273,7 @@ base::Result<Arguments> complete_arguments(CLI::App& app, const std::vector<std:
   }
   CLI::App& command = chosen_command(app);
   if (!command.get_subcommands(nullptr).empty()) return out;
-  size_t depth = 0;  // of the command's name on the command line
-  for (const CLI::App* a = &command; a->get_parent() != nullptr; a = a->get_parent()) ++depth;
-
+  const size_t depth = depth_of(command);
   std::set<const CLI::Option*> taken;
   std::string path;
   for (const CLI::Option* option : command.get_options()) {

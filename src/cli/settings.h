@@ -42,6 +42,9 @@ std::string effective_settings(const CLI::App& command, const Arguments& argumen
 /// "fourfold bench offline".
 std::string full_name(const CLI::App& command);
 
+/// Words of the command line that name it: 0 for the program, 2 for "bench offline".
+size_t depth_of(const CLI::App& command);
+
 /// The command that was chosen: the last subcommand of the parsed `app`, or `app` itself.
 CLI::App& chosen_command(CLI::App& app);
 

@@ -1,7 +1,5 @@
 #include "runtime/cluster.h"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
@@ -12,6 +10,7 @@
 #include <unordered_map>
 #include <utility>
 
+#include "base/machine.h"
 #include "base/sizes.h"
 #include "engine/replica_choice.h"
 #include "model/decoder.h"
@@ -23,18 +22,6 @@ namespace fourfold::runtime {
 namespace {
 
 constexpr int32_t kDefaultStepTokens = 512;
-
-/// The cores this process may use.
-std::vector<int> usable_cpus() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  std::vector<int> out;
-  if (sched_getaffinity(0, sizeof(set), &set) != 0) return out;
-  for (int i = 0; i < CPU_SETSIZE; ++i) {
-    if (CPU_ISSET(i, &set)) out.push_back(i);
-  }
-  return out;
-}
 
 mesh::ParallelConfig group_config(const mesh::Mesh& mesh) {
   mesh::ParallelConfig config = mesh.config();
@@ -390,7 +377,7 @@ RankConfig rank_config(const ClusterConfig& config, const mesh::Mesh& mesh,
                  .limits = limits};
   out.limits.replicas = mesh.lockstep();
   // Ranks are pinned where every one can have cores of its own.
-  const std::vector<int> cpus = usable_cpus();
+  const std::vector<int> cpus = base::usable_cpus();
   const auto per_group =
       static_cast<size_t>(mesh.group_size()) * static_cast<size_t>(config.cpus_per_device);
   if (per_group * static_cast<size_t>(mesh.groups()) <= cpus.size()) {

@@ -17,9 +17,9 @@ namespace {
 constexpr int64_t kTailBytes = 16384;
 constexpr size_t kTailLines = 6;
 
-std::vector<std::string> mpirun_args(const std::string& mpirun, const RankConfig& config,
+std::vector<std::string> mpirun_args(const std::string& mpirun, int count, bool pinned,
                                      const std::filesystem::path& run_dir) {
-  const std::string ranks = std::to_string(config.group.devices());
+  const std::string ranks = std::to_string(count);
   std::vector<std::string> args = {
       mpirun, "-n", ranks,
       // This machine alone, whatever batch system we are in; ranks pin themselves.
@@ -30,7 +30,7 @@ std::vector<std::string> mpirun_args(const std::string& mpirun, const RankConfig
       "--mca", "orte_tmpdir_base", run_dir.string(), "--mca", "btl_vader_backing_directory",
       run_dir.string()};
   // Unpinned ranks outnumber the cores.
-  if (config.cpus.empty()) args.insert(args.end(), {"--mca", "mpi_yield_when_idle", "1"});
+  if (!pinned) args.insert(args.end(), {"--mca", "mpi_yield_when_idle", "1"});
   return args;
 }
 
@@ -47,33 +47,44 @@ bool is_wrapping(std::string_view line) {
 
 }  // namespace
 
-base::Result<ChildProcess::Options> rank_command(const RankConfig& config,
-                                                 const std::string& program,
-                                                 const std::filesystem::path& run_dir,
-                                                 const std::string& secret) {
-  std::string self = program;
-  if (self.empty()) {
-    std::error_code error;
-    self = std::filesystem::read_symlink("/proc/self/exe", error);
-    if (error) return base::fail("cannot find this program's file: {}", error.message());
-  }
-  ChildProcess::Options options{.args = guard_args(self, run_dir),
-                                .environment = {std::string(kSecretVariable) + "=" + secret},
+base::Result<std::string> program_file(const std::string& program) {
+  if (!program.empty()) return program;
+  std::error_code error;
+  const std::filesystem::path self = std::filesystem::read_symlink("/proc/self/exe", error);
+  if (error) return base::fail("cannot find this program's file: {}", error.message());
+  return self.string();
+}
+
+base::Result<ChildProcess::Options> processes_command(int ranks, bool pinned,
+                                                      const std::vector<std::string>& args,
+                                                      const std::filesystem::path& run_dir) {
+  ChildProcess::Options options{.args = guard_args(args.front(), run_dir),
+                                .environment = {},
                                 .output = RunDir::output(run_dir)};
-  if (config.group.devices() > 1) {
+  if (ranks > 1) {
     const std::optional<std::filesystem::path> mpirun = find_in_path("mpirun");
     if (!mpirun) {
       return base::fail("mpirun not found in PATH: install openmpi-bin, or use --ranks threads");
     }
-    for (std::string& arg : mpirun_args(mpirun->string(), config, run_dir)) {
+    for (std::string& arg : mpirun_args(mpirun->string(), ranks, pinned, run_dir)) {
       options.args.push_back(std::move(arg));
     }
-    options.environment.insert(options.environment.end(),
-                               {"OMPI_ALLOW_RUN_AS_ROOT=1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"});
+    options.environment = {"OMPI_ALLOW_RUN_AS_ROOT=1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"};
   }
-  for (std::string& arg : worker_args(self, run_dir, config.group.devices())) {
-    options.args.push_back(std::move(arg));
-  }
+  options.args.insert(options.args.end(), args.begin(), args.end());
+  return options;
+}
+
+base::Result<ChildProcess::Options> rank_command(const RankConfig& config,
+                                                 const std::string& program,
+                                                 const std::filesystem::path& run_dir,
+                                                 const std::string& secret) {
+  const int ranks = config.group.devices();
+  FF_ASSIGN(const std::string self, program_file(program));
+  FF_ASSIGN(
+      ChildProcess::Options options,
+      processes_command(ranks, !config.cpus.empty(), worker_args(self, run_dir, ranks), run_dir));
+  options.environment.push_back(std::string(kSecretVariable) + "=" + secret);
   return options;
 }
 

@@ -1,0 +1,315 @@
+#include <cstdio>
+#include <fstream>
+#include <limits>
+#include <map>
+#include <memory>
+#include <string_view>
+
+#include "backend/ops.h"
+#include "base/machine.h"
+#include "base/version.h"
+#include "cli/commands.h"
+#include "cli/flags.h"
+#include "cli/progress_line.h"
+#include "measure/collectives.h"
+#include "measure/compare.h"
+#include "measure/offline.h"
+#include "measure/operators.h"
+
+namespace fourfold::cli {
+namespace {
+
+constexpr std::string_view kFooter = R"(
+Every figure stands beside a ceiling that is measured in the same run, next to it: machines, above
+all virtual ones, change their speed from minute to minute, and a share of the ceiling does not.
++- is half the 95 % interval of the mean over the repeats.
+
+Exit code: 0 measured, 1 it failed (compare: something is worse), 2 a flag that makes no sense.)";
+
+constexpr std::string_view kOfflineFooter = R"(
+Sends --concurrency requests at once, twice over the same prompts: for one token each (prefill_tok_s,
+ttft_ms) and for --output-len (decode_tok_s from when all have their first token, tpot_ms, itl_ms, and
+output_tok_s over all). The ceiling is the time that the operators' FLOPs, or the weights and cache
+they have to read, would take at the peaks measured before and after each sample.
+
+Examples:
+  fourfold bench offline llama-1b --load-format dummy --cpus-per-device 2 --concurrency 1,16
+  fourfold bench offline MODEL -tp 2 --numerics invariant --json invariant.json)";
+
+constexpr std::string_view kOpsFooter = R"(
+Runs the model's layers on one device with every operator timed: up to 64 rows as a decode step at
+position --context, more as one prompt. Operators that only touch activations can beat their ceiling,
+which is memory: a cache holds them.
+
+Example:
+  fourfold bench ops llama-1b --load-format dummy --rows 1,8,16,512)";
+
+constexpr std::string_view kCommFooter = R"(
+Times all_reduce, all_gather, send_recv (half of there and back) and barrier as rank 0 sees them, over
+threads, over processes that share memory, and over MPI. --numerics fast sends bf16, invariant f32;
+sizes are those of the fp32 array. The ceiling is a copy of the bytes while all ranks copy.
+
+Example:
+  fourfold bench comm --devices 4 --sizes 1KiB,8KiB,1MiB)";
+
+constexpr std::string_view kCompareFooter = R"(
+gain is how much better B is. A difference is called better or WORSE where it is larger than the root
+of the sum of the squares of both 95 % intervals, else it is within the noise. The shares are those of
+the ceilings of each run: they tell a slower program from a slower machine.
+
+Example:
+  fourfold bench compare before.json after.json --fail-over 5)";
+
+/// What every measuring subcommand has.
+struct OutputFlags {
+  int repeats = 5;
+  std::string json;
+
+  void add_to(CLI::App& app) {
+    app.add_option("--repeats", repeats, "Samples of each figure")
+        ->check(CLI::Range(1, 1000))
+        ->capture_default_str();
+    app.add_option("--json", json, "Write all figures to this file (docs/bench-json.md)")
+        ->type_name("FILE");
+  }
+};
+
+/// Minutes of measuring should not end in a file that cannot be written.
+base::Status check_writable(const std::string& path) {
+  if (path.empty() || std::ofstream(path, std::ios::app)) return {};
+  return base::fail("--json {}: cannot be written; does its folder exist?", path);
+}
+
+/// Who ran where.
+measure::Results make_results(const char* kind, const std::string& command_line) {
+  measure::Results out{.kind = kind,
+                       .version = std::string(base::version()),
+                       .commit = std::string(base::commit()),
+                       .command = command_line,
+                       .date = base::utc_date(),
+                       .cpu = base::cpu_name(),
+                       .cores = std::ssize(base::usable_cpus())};
+  return out;
+}
+
+base::Status write_results(const measure::Results& results, const std::string& path) {
+  fmt::print("{}", measure::to_text(results));
+  if (path.empty()) return {};
+  std::ofstream file(path);
+  file << measure::to_json(results).dump(2, ' ', false,
+                                         nlohmann::ordered_json::error_handler_t::replace)
+       << "\n";
+  file.close();
+  if (!file) return base::fail("--json {}: cannot be written; does its folder exist?", path);
+  fmt::print("\nAll figures: {}\n", path);
+  return {};
+}
+
+/// Measures with a progress line, fills in the figures, prints and writes them.
+template <typename Measure>
+base::Status finish(measure::Results results, const OutputFlags& output, const Measure& measure) {
+  FF_TRY(check_writable(output.json));
+  {
+    ProgressLine line;
+    FF_ASSIGN(results.figures, measure([&line](const std::string& text) { line.show(text); }));
+  }
+  return write_results(results, output.json);
+}
+
+base::Result<std::string> name_of_ops(const ModelFlags& flags) {
+  FF_ASSIGN(const auto ops, backend::make_ops(flags.backend, flags.isa));
+  return std::string(ops->name());
+}
+
+Command add_offline(CLI::App& bench, const std::string& command_line) {
+  struct Flags {
+    ModelFlags model;
+    ParallelFlags parallel;
+    OutputFlags output;
+    measure::OfflineOptions options;
+    std::string concurrency = "1";
+  };
+  auto flags = std::make_shared<Flags>();
+  CLI::App* command = bench.add_subcommand(
+      "offline",
+      "One scheme under a fixed load: prefill, decode and latencies beside their "
+      "ceilings");
+  flags->model.add_to(*command);
+  flags->parallel.add_to(*command);
+  constexpr int kMost = std::numeric_limits<int>::max() / 2;
+  command->add_option("--input-len", flags->options.input_len, "Tokens of each prompt")
+      ->check(CLI::Range(1, kMost))
+      ->capture_default_str();
+  command->add_option("--output-len", flags->options.output_len, "Tokens of each output")
+      ->check(CLI::Range(1, kMost))
+      ->capture_default_str();
+  command
+      ->add_option("--concurrency", flags->concurrency,
+                   "Requests sent at once, one run for each number")
+      ->check(checked_by(parse_int_list))
+      ->capture_default_str();
+  command->add_option("--seed", flags->options.seed, "Seed of the prompts")->capture_default_str();
+  flags->output.add_to(*command);
+  command->footer(std::string(kOfflineFooter));
+  return [flags, command_line] {
+    const auto status = [&]() -> base::Status {
+      measure::OfflineOptions options = flags->options;
+      FF_ASSIGN(options.cluster, flags->model.cluster_config());
+      options.cluster.scheme = flags->parallel.config;
+      options.numerics = flags->model.numerics_of_steps();
+      options.repeats = flags->output.repeats;
+      FF_ASSIGN(options.concurrencies, parse_int_list(flags->concurrency));
+      measure::Results results = make_results("offline", command_line);
+      FF_ASSIGN(results.isa, name_of_ops(flags->model));
+      results.model = flags->model.model;
+      results.scheme = mesh::scheme_name(options.cluster.scheme);
+      results.numerics = flags->model.numerics;
+      return finish(std::move(results), flags->output, [&](const measure::Progress& progress) {
+        return measure::measure_offline(options, progress);
+      });
+    }();
+    return status.ok() ? 0 : fail(status.error());
+  };
+}
+
+Command add_ops(CLI::App& bench, const std::string& command_line) {
+  struct Flags {
+    ModelFlags model;
+    OutputFlags output;
+    std::string rows = "1,8,16,512";
+    int context = 512;
+  };
+  auto flags = std::make_shared<Flags>();
+  CLI::App* command =
+      bench.add_subcommand("ops", "Every operator of a model at work on one device");
+  flags->model.add_to(*command);
+  command->add_option("--rows", flags->rows, "Rows of a step, one run for each number")
+      ->check(checked_by(parse_int_list))
+      ->capture_default_str();
+  command->add_option("--context", flags->context, "Position of the rows of a decode step")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  flags->output.add_to(*command);
+  command->footer(std::string(kOpsFooter));
+  return [flags, command_line] {
+    const auto status = [&]() -> base::Status {
+      measure::OperatorOptions options{.numerics = flags->model.numerics_of_steps(),
+                                       .context = flags->context,
+                                       .repeats = flags->output.repeats};
+      FF_ASSIGN(options.cluster, flags->model.cluster_config());
+      FF_ASSIGN(options.rows, parse_int_list(flags->rows));
+      measure::Results results = make_results("ops", command_line);
+      FF_ASSIGN(results.isa, name_of_ops(flags->model));
+      results.model = flags->model.model;
+      results.scheme = fmt::format("{} threads", flags->model.cpus_per_device);
+      results.numerics = flags->model.numerics;
+      return finish(std::move(results), flags->output, [&](const measure::Progress& progress) {
+        return measure::measure_operators(options, progress);
+      });
+    }();
+    return status.ok() ? 0 : fail(status.error());
+  };
+}
+
+base::Result<std::vector<int64_t>> parse_sizes(const std::string& text) {
+  constexpr int64_t kMost = int64_t{64} << 20;
+  std::vector<int64_t> out;
+  size_t begin = 0;
+  while (begin <= text.size()) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    FF_ASSIGN(const int64_t bytes, parse_bytes(text.substr(begin, end - begin)));
+    if (bytes % 4 != 0 || bytes > kMost) {
+      return base::fail("\"{}\": expected multiples of 4 bytes up to 64MiB", text);
+    }
+    out.push_back(bytes);
+    begin = end + 1;
+  }
+  return out;
+}
+
+Command add_comm(CLI::App& bench, const std::string& command_line) {
+  struct Flags {
+    OutputFlags output;
+    int devices = 2;
+    std::string sizes = "1KiB,8KiB,64KiB,1MiB,4MiB";
+    std::string numerics = "fast";
+  };
+  auto flags = std::make_shared<Flags>();
+  CLI::App* command = bench.add_subcommand(
+      "comm", "The collectives between the ranks of this machine, over each way there is");
+  command->add_option("--devices", flags->devices, "Ranks")
+      ->check(CLI::IsMember({2, 4, 8}))
+      ->capture_default_str();
+  command->add_option("--sizes", flags->sizes, "Bytes of one rank's array")
+      ->check(checked_by(parse_sizes))
+      ->capture_default_str();
+  command->add_option("--numerics", flags->numerics, "What travels: fast: bf16; invariant: f32")
+      ->check(CLI::IsMember({"fast", "invariant"}))
+      ->capture_default_str();
+  flags->output.add_to(*command);
+  command->footer(std::string(kCommFooter));
+  return [flags, command_line] {
+    const auto status = [&]() -> base::Status {
+      measure::CollectiveOptions options{
+          .ranks = flags->devices,
+          .repeats = flags->output.repeats,
+          .wire = flags->numerics == "fast" ? comm::Wire::kBF16 : comm::Wire::kF32};
+      FF_ASSIGN(options.sizes, parse_sizes(flags->sizes));
+      measure::Results results = make_results("comm", command_line);
+      results.isa = "cpu";
+      results.scheme = fmt::format("{} ranks", flags->devices);
+      results.numerics = flags->numerics;
+      return finish(std::move(results), flags->output, [&](const measure::Progress& progress) {
+        return measure::measure_communication(options, progress);
+      });
+    }();
+    return status.ok() ? 0 : fail(status.error());
+  };
+}
+
+Command add_compare(CLI::App& bench) {
+  struct Flags {
+    std::string before;
+    std::string after;
+    double fail_over = -1;
+  };
+  auto flags = std::make_shared<Flags>();
+  CLI::App* command = bench.add_subcommand("compare", "Two files of bench --json side by side");
+  command->add_option("before", flags->before, "The results to compare with")->required();
+  command->add_option("after", flags->after, "The results in question")->required();
+  command
+      ->add_option("--fail-over", flags->fail_over,
+                   "Exit with 1 where a figure is worse by more than so many per cent, beyond the "
+                   "noise")
+      ->check(CLI::Range(0.0, 100.0))
+      ->type_name("PERCENT");
+  command->footer(std::string(kCompareFooter));
+  return [flags] {
+    const auto worse = [&]() -> base::Result<size_t> {
+      FF_ASSIGN(const measure::Results before, measure::read_results(flags->before));
+      FF_ASSIGN(const measure::Results after, measure::read_results(flags->after));
+      FF_ASSIGN(const measure::ComparisonTable table, measure::compare(before, after));
+      fmt::print("{}", measure::to_text(table));
+      return flags->fail_over < 0 ? 0 : table.worse_than(flags->fail_over).size();
+    }();
+    if (!worse.ok()) return fail(worse.error());
+    return *worse == 0 ? 0 : 1;
+  };
+}
+
+}  // namespace
+
+Command add_bench(CLI::App& app, const std::string& command_line) {
+  CLI::App* bench = app.add_subcommand(
+      "bench", "Measure one thing at a time, every figure beside its ceiling on this machine");
+  bench->require_subcommand(1);
+  bench->footer(std::string(kFooter));
+  auto commands = std::make_shared<std::map<std::string, Command>>();
+  commands->emplace("offline", add_offline(*bench, command_line));
+  commands->emplace("ops", add_ops(*bench, command_line));
+  commands->emplace("comm", add_comm(*bench, command_line));
+  commands->emplace("compare", add_compare(*bench));
+  return [bench, commands] { return commands->at(bench->get_subcommands().front()->get_name())(); };
+}
+
+}  // namespace fourfold::cli

@@ -1,0 +1,79 @@
+#include "measure/timed_ops.h"
+
+namespace fourfold::measure {
+
+template <typename Call>
+void TimedOps::timed(const std::string& name, Stream& stream, int64_t activation_bytes,
+                     const Call& call) const {
+  const backend::OpCounters before = stream.counters;
+  const int64_t begin_ns = clock_.now_ns();
+  call();
+  stream.synchronize();
+  OperatorTime& time = times_[name];
+  time.seconds += base::seconds_between(begin_ns, clock_.now_ns());
+  const backend::OpCounters& after = stream.counters;
+  const int64_t counted = after.bytes - before.bytes;
+  time.bytes += static_cast<double>(counted > 0 ? counted : activation_bytes);
+  time.flops += static_cast<double>(after.matmul_flops - before.matmul_flops +
+                                    after.attention_flops - before.attention_flops);
+  ++time.calls;
+}
+
+void TimedOps::embed(Stream& stream, const Weight& table, View tokens, int64_t first_token,
+                     float scale, View out) const {
+  timed("embed", stream, 2 * out.bytes(),
+        [&] { ops_.embed(stream, table, tokens, first_token, scale, out); });
+}
+
+void TimedOps::rms_norm(Stream& stream, View x, const Weight& gain, float eps, View out) const {
+  timed("rms_norm", stream, x.bytes() + out.bytes(),
+        [&] { ops_.rms_norm(stream, x, gain, eps, out); });
+}
+
+void TimedOps::matmul(Stream& stream, Arena& arena, View x,
+                      std::initializer_list<MatmulTarget> targets) const {
+  std::string name = "matmul ";
+  for (const MatmulTarget& target : targets) {
+    const auto it = labels_.find(&target.weight);
+    if (&target != targets.begin()) name += "+";
+    name += it == labels_.end() ? "unnamed" : it->second;
+  }
+  timed(name, stream, 0, [&] { ops_.matmul(stream, arena, x, targets); });
+}
+
+void TimedOps::add(Stream& stream, View x, View y) const {
+  timed("add", stream, 3 * x.bytes(), [&] { ops_.add(stream, x, y); });
+}
+
+void TimedOps::norm_rope(Stream& stream, View x, const Weight* gain, float eps, View positions,
+                         const backend::RopeTable& rope) const {
+  timed("norm_rope", stream, 2 * x.bytes(),
+        [&] { ops_.norm_rope(stream, x, gain, eps, positions, rope); });
+}
+
+void TimedOps::kv_write(Stream& stream, View keys, View values, const backend::RowLayout& rows,
+                        const backend::KvLayer& cache) const {
+  const int64_t written =
+      2 * keys.shape.elements() * tensor::size_of(ops_.kv_dtype());  // keys and values
+  timed("kv_write", stream, keys.bytes() + values.bytes() + written,
+        [&] { ops_.kv_write(stream, keys, values, rows, cache); });
+}
+
+void TimedOps::attention(Stream& stream, Arena& arena, View queries, const backend::RowLayout& rows,
+                         const backend::KvLayer& cache, const AttentionParams& params,
+                         View out) const {
+  timed("attention", stream, 0,
+        [&] { ops_.attention(stream, arena, queries, rows, cache, params, out); });
+}
+
+void TimedOps::gated_activation(Stream& stream, backend::Activation activation, View gate, View up,
+                                View out) const {
+  timed("gated_activation", stream, gate.bytes() + up.bytes() + out.bytes(),
+        [&] { ops_.gated_activation(stream, activation, gate, up, out); });
+}
+
+void TimedOps::gather_rows(Stream& stream, View x, View indices, View out) const {
+  timed("gather_rows", stream, 2 * out.bytes(), [&] { ops_.gather_rows(stream, x, indices, out); });
+}
+
+}  // namespace fourfold::measure
