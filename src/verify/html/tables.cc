@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <initializer_list>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -27,7 +29,13 @@ std::string mark(const Node& winners, std::string_view objective, const std::str
   return "";
 }
 
-std::string results_row(const Node& winners, const Series& series, const Node& load) {
+/// Whether the run had a bound that requests had to keep, without which goodput says nothing.
+bool has_slo(const Page& page) {
+  const Node slo = page.root.at("load/slo");
+  return slo.at("ttft_ms").number() || slo.at("tpot_ms").number() || slo.at("e2e_ms").number();
+}
+
+std::string results_row(const Node& winners, bool goodput, const Series& series, const Node& load) {
   const auto metric = [&](std::string_view name, std::string_view objective) {
     const std::string sign = objective.empty() ? "" : mark(winners, objective, series.name());
     return mean_cell(load.at("metrics").at(name), sign);
@@ -41,7 +49,8 @@ std::string results_row(const Node& winners, const Series& series, const Node& l
            metric("e2e_ms", "");
   }
   out += metric("output_tok_s", "throughput") + metric("output_tok_s_device", "") +
-         metric("output_tok_s_user", "") + metric("goodput_rps", "goodput");
+         metric("output_tok_s_user", "");
+  if (goodput) out += metric("goodput_rps", "goodput");
   std::string requests = number(load.at("requests"), Unit::kCount);
   const Node failed = load.at("failed_requests");
   if (failed.number().value_or(0) > 0) {
@@ -95,11 +104,36 @@ std::string percentile_row(const Node& load) {
   return out + number_cell(load.at("send_lateness_ms/p99"), Unit::kFigure, "first");
 }
 
-std::string communication_row(const Node& load) {
+struct AxisName {
+  std::string_view key;
+  std::string_view label;
+};
+
+bool is_used(const Node& load, const AxisName& axis) {
+  return load.at("comm").at(axis.key).at("calls").number().value_or(0) > 0;
+}
+
+/// The axes over which any scheme communicated at any load.
+std::vector<AxisName> used_axes(const Page& page) {
+  std::vector<AxisName> out;
+  for (const AxisName& axis : std::initializer_list<AxisName>{
+           {"tp", "TP"}, {"pp", "PP"}, {"ep", "EP"}, {"control", "Control"}}) {
+    const bool used = std::any_of(page.series.begin(), page.series.end(), [&](const Series& s) {
+      return std::any_of(page.points.begin(), page.points.end(), [&](const std::string& point) {
+        const std::optional<Node> load = load_at(s, point);
+        return load && is_used(*load, axis);
+      });
+    });
+    if (used) out.push_back(axis);
+  }
+  return out;
+}
+
+std::string communication_row(const std::vector<AxisName>& axes, const Node& load) {
   std::string out;
-  for (const std::string_view axis : {"tp", "pp", "ep", "control"}) {
-    const Node cost = load.at("comm").at(axis);
-    if (cost.at("calls").number().value_or(0) == 0) {
+  for (const AxisName& axis : axes) {
+    const Node cost = load.at("comm").at(axis.key);
+    if (!is_used(load, axis)) {
       out += "<td class=\"first\"></td><td></td><td></td><td></td>";
       continue;
     }
@@ -160,16 +194,19 @@ std::string grouped_heads(const std::vector<std::string_view>& groups,
 }  // namespace
 
 std::string results_section(const Page& page) {
+  const bool goodput = has_slo(page);
   const std::string heads =
       head("Scheme") + head("Devices") + head("TTFT", "ms", "time to first token") +
       head("TPOT", "ms", "time per output token") + head("ITL", "ms", "inter-token latency") +
       head("End to end", "ms") + head("Output", "tok/s") + head("Per device", "tok/s") +
-      head("Per user", "tok/s") + head("Goodput", "requests/s") + head("Requests");
+      head("Per user", "tok/s") + (goodput ? head("Goodput", "requests/s") : "") + head("Requests");
   const std::string loads = by_point(page, [&](const std::string& point) {
     const Node winners = winners_at(page, point);
-    const std::string rows = load_table(
-        page, point, "Means over the repeats, ± half the 95 % interval", heads,
-        [&](const Series& series, const Node& load) { return results_row(winners, series, load); });
+    const std::string rows =
+        load_table(page, point, "Means over the repeats, ± half the 95 % interval", heads,
+                   [&](const Series& series, const Node& load) {
+                     return results_row(winners, goodput, series, load);
+                   });
     const std::string percentiles =
         load_table(page, point, "Percentiles, in milliseconds",
                    grouped_heads({"TTFT", "TPOT", "ITL", "End to end"}, {"p50", "p90", "p99"}) +
@@ -184,11 +221,15 @@ std::string results_section(const Page& page) {
 }
 
 std::string communication_section(const Page& page) {
+  const std::vector<AxisName> axes = used_axes(page);
+  if (axes.empty()) return "<p class=\"muted\">No scheme communicates.</p>";
+  std::vector<std::string_view> labels;
+  for (const AxisName& axis : axes) labels.push_back(axis.label);
+  const std::string heads = grouped_heads(labels, {"seconds", "waiting", "bytes", "calls"});
   return by_point(page, [&](const std::string& point) {
     return load_table(
-        page, point, "Means over ranks and repeats",
-        grouped_heads({"TP", "PP", "EP", "Control"}, {"seconds", "waiting", "bytes", "calls"}),
-        [](const Series&, const Node& load) { return communication_row(load); }, "dense");
+        page, point, "Means over ranks and repeats", heads,
+        [&](const Series&, const Node& load) { return communication_row(axes, load); }, "dense");
   });
 }
 
