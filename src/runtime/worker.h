@@ -51,6 +51,9 @@ struct RankStats {
   int64_t steps = 0;
   int64_t rows = 0;
   backend::OpCounters ops;
+  /// Of each axis. mesh::Axis::kControl is the talk with the front: `wait_seconds` are those in
+  /// which the rank had no step to run, `seconds` adds those of handing over reports; `calls` are
+  /// steps taken and reports given, `bytes` all frames both ways (none between threads).
   std::vector<std::pair<mesh::Axis, comm::CommStats>> comm;
   int64_t peak_rss_bytes = 0;
   backend::Peaks peaks;  ///< of this rank's threads; 0 where they were not asked for

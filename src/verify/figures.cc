@@ -45,7 +45,8 @@ Figures figures(const SchemeResult& scheme, const LoadResult& load) {
       mean.calls += static_cast<double>(cost.calls) / run.ranks / repeats;
       mean.share += cost.seconds / rank_time / repeats;
       mean.wait_share += cost.wait_seconds / rank_time / repeats;
-      inside += cost.seconds / rank_time / repeats;
+      // Without a step to run: front, scheduling and idle time.
+      if (axis != mesh::Axis::kControl) inside += cost.seconds / rank_time / repeats;
     }
   }
   out.other = std::max(0.0, 1.0 - out.busy - inside);

@@ -67,6 +67,7 @@ base::Status Channel::send_frame(std::span<const std::byte> frame) {
       if (errno == EAGAIN) return fail("the other end of the control channel takes nothing");
       return system_error("cannot send on the control channel");
     }
+    bytes_ += sent;
     rest = rest.subspan(static_cast<size_t>(sent));
   }
   return {};
@@ -94,7 +95,10 @@ base::Result<bool> Channel::fill(int flags) {
   } while (received < 0 && errno == EINTR);
   const int error = errno;
   buffer_.resize(size + static_cast<size_t>(std::max<ssize_t>(received, 0)));
-  if (received > 0) return true;
+  if (received > 0) {
+    bytes_ += received;
+    return true;
+  }
   if (received == 0 || error == ECONNRESET) return fail("{}", kChannelClosed);
   if (error == EAGAIN) return false;
   return fail("cannot receive on the control channel: {}", std::strerror(error));

@@ -2,6 +2,7 @@
 
 #include <sys/types.h>
 
+#include <atomic>
 #include <chrono>
 #include <filesystem>
 #include <memory>
@@ -41,6 +42,8 @@ class Channel {
 
   /// For poll: readable when try_receive has something to do.
   int fd() const { return socket_.get(); }
+  /// Of all frames so far, both ways.
+  int64_t bytes() const { return bytes_; }
   /// The process at the other end, as the kernel knows it.
   base::Result<pid_t> peer_pid() const;
 
@@ -51,6 +54,7 @@ class Channel {
   base::Result<bool> fill(int flags);
 
   UniqueFd socket_;
+  std::atomic<int64_t> bytes_ = 0;
   std::mutex send_mutex_;
   std::vector<std::byte> buffer_;  // received, from begin_ on not yet taken
   size_t begin_ = 0;

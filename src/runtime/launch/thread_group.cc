@@ -11,6 +11,7 @@
 #include <utility>
 #include <variant>
 
+#include "base/clock.h"
 #include "comm/local/local_world.h"
 #include "runtime/launch/interrupt.h"
 #include "runtime/launch/step_collector.h"
@@ -97,6 +98,7 @@ class ThreadExecutor final : public GroupExecutor {
  private:
   struct Rank {
     std::deque<Task> tasks;
+    comm::CommStats control;  ///< its own thread's
     std::optional<RankStats> stats;
     std::thread thread;
   };
@@ -131,8 +133,13 @@ class ThreadExecutor final : public GroupExecutor {
 
   /// The next thing to do for a rank; nothing once the group has failed.
   std::optional<Task> next_task(Rank& rank) {
+    const base::SteadyClock clock;
+    const int64_t idle_ns = clock.now_ns();
     std::unique_lock lock(mutex_);
     work_.wait(lock, [&] { return !rank.tasks.empty() || collector_.failure(); });
+    const double idle_s = base::seconds_between(idle_ns, clock.now_ns());
+    rank.control.wait_seconds += idle_s;
+    rank.control.seconds += idle_s;
     if (collector_.failure()) return std::nullopt;
     Task task = std::move(rank.tasks.front());
     rank.tasks.pop_front();
@@ -164,12 +171,15 @@ class ThreadExecutor final : public GroupExecutor {
     while (const std::optional<Task> task = next_task(ranks_[index])) {
       if (const auto* step = std::get_if<StepTask>(&*task)) {
         StageReport report = worker->run(**step);
+        ++ranks_[index].control.calls;
         if (!worker->reports()) continue;
+        ++ranks_[index].control.calls;
         const std::lock_guard lock(mutex_);
         FF_TRY(collector_.add(rank, std::move(report)));
       } else {
         FF_ASSIGN(RankStats stats, worker->stats(std::get<StatsTask>(*task).peaks_s));
         const std::lock_guard lock(mutex_);
+        stats.comm.emplace_back(mesh::Axis::kControl, ranks_[index].control);
         ranks_[index].stats = std::move(stats);
       }
       done_.notify_all();

@@ -17,6 +17,7 @@
 #include <variant>
 
 #include "backend/ops.h"
+#include "base/clock.h"
 #include "comm/local/local_world.h"
 #include "comm/mpi/mpi_runtime.h"
 #include "runtime/control/channel.h"
@@ -77,17 +78,30 @@ class Inbox {
 
 /// What the rank does with its messages once its shard is there.
 base::Status serve(Worker& worker, const RankConfig& config, Channel& channel, Inbox& inbox) {
+  const base::SteadyClock clock;
+  comm::CommStats control;
   while (true) {
+    const int64_t idle_ns = clock.now_ns();
     const Message message = inbox.next();
+    const double idle_s = base::seconds_between(idle_ns, clock.now_ns());
+    control.wait_seconds += idle_s;
+    control.seconds += idle_s;
     if (const auto* step = std::get_if<Step>(&message)) {
       if (std::ssize(step->batches) != config.group.dp) {
         return base::fail("a step has {} batches, expected {}", step->batches.size(),
                           config.group.dp);
       }
+      ++control.calls;
       StageReport report = worker.run(step->batches);
-      if (worker.reports()) FF_TRY(channel.send(Report{std::move(report)}));
+      if (!worker.reports()) continue;
+      const int64_t begin_ns = clock.now_ns();
+      FF_TRY(channel.send(Report{std::move(report)}));
+      control.seconds += base::seconds_between(begin_ns, clock.now_ns());
+      ++control.calls;
     } else if (const auto* request = std::get_if<StatsRequest>(&message)) {
       FF_ASSIGN(RankStats stats, worker.stats(request->peaks_s));
+      control.bytes = channel.bytes();
+      stats.comm.emplace_back(mesh::Axis::kControl, control);
       FF_TRY(channel.send(Stats{std::move(stats)}));
     } else if (std::holds_alternative<Shutdown>(message)) {
       return {};
