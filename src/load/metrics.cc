@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 #include <utility>
 
 #include "load/capacity.h"
@@ -13,20 +14,34 @@ namespace {
 
 double milliseconds(int64_t ns) { return static_cast<double>(ns) * 1e-6; }
 
-/// A client that sends late offers another load than it says. Up to 10 ms is what the operating
-/// system may take to wake a thread on a busy machine, and is small against a TTFT; beyond it, a
-/// delay still does not matter while it is small against the gaps between requests.
+/// Open loop: a client that sends late offers other arrivals than it says. Up to 10 ms is what the
+/// operating system may take to wake a thread on a busy machine, and is small against a TTFT;
+/// beyond it, a delay still does not matter while it is small against the gaps between requests.
 constexpr double kLatenessFloorMs = 10;
 constexpr double kLatenessShareOfGap = 0.1;
 
-std::string lateness_fault(const std::vector<double>& lateness_ms, double mean_gap_ms) {
-  if (lateness_ms.empty()) return "";
+std::string open_loop_fault(const std::vector<double>& lateness_ms, double mean_gap_ms) {
   const double bound = std::max(kLatenessFloorMs, kLatenessShareOfGap * mean_gap_ms);
   const double p99 = percentile(lateness_ms, 99);
   if (p99 <= bound) return "";
   return fmt::format(
       "requests were sent too late: p99 {:.1f} ms after their time, at most {:.1f} ms is allowed",
       p99, bound);
+}
+
+/// Closed loop: while a client is late a place stands empty, so the concurrency is lower than said,
+/// by the share of the time lost. One late request among many does not matter here.
+constexpr double kEmptyShare = 0.05;
+
+std::string closed_loop_fault(const std::vector<double>& lateness_ms,
+                              const std::vector<double>& e2e_ms) {
+  const double empty_ms = std::accumulate(lateness_ms.begin(), lateness_ms.end(), 0.0);
+  const double taken_ms = std::accumulate(e2e_ms.begin(), e2e_ms.end(), 0.0);
+  if (empty_ms <= kEmptyShare * (empty_ms + taken_ms)) return "";
+  return fmt::format(
+      "requests were sent too late: places stood empty for {:.1f} % of the time, at most {:.0f} % "
+      "is allowed",
+      100 * empty_ms / (empty_ms + taken_ms), 100 * kEmptyShare);
 }
 
 /// Token counts and the number of good requests, which become rates.
@@ -80,7 +95,7 @@ Summary summarize_member(std::span<const RunMetrics> repeats, Member member) {
 
 }  // namespace
 
-RunMetrics measure(std::span<const RequestLog> requests, const Slo& slo) {
+RunMetrics measure(std::span<const RequestLog> requests, const Slo& slo, Pacing pacing) {
   RunMetrics out;
   Totals totals;
   for (const RequestLog& r : requests) {
@@ -93,10 +108,12 @@ RunMetrics measure(std::span<const RequestLog> requests, const Slo& slo) {
       add_request(r, slo, out, totals);
     }
   }
-  if (requests.size() > 1) {
+  if (pacing == Pacing::kClosed) {
+    out.invalid_reason = closed_loop_fault(out.send_lateness_ms, out.e2e_ms);
+  } else if (requests.size() > 1) {
     const double span_ms = milliseconds(totals.last_sent_ns - totals.begin_ns);
     out.invalid_reason =
-        lateness_fault(out.send_lateness_ms, span_ms / static_cast<double>(requests.size() - 1));
+        open_loop_fault(out.send_lateness_ms, span_ms / static_cast<double>(requests.size() - 1));
   }
   out.saturated = capacity_exceeded(requests);
   if (totals.completed == 0) return out;
@@ -182,8 +199,10 @@ std::vector<std::pair<std::string, std::string>> definitions() {
        "same time, as vllm bench serve --goodput; the TPOT of a single token is 0."},
       {"send_lateness_ms",
        "Time at which the client sent a request minus the time at which it was due: its arrival "
-       "time, or the moment its place became free, or the end of the turn before it. A run is "
-       "invalid where the p99 is above 10 ms and above a tenth of the mean gap between requests."},
+       "time, or the moment its place became free, or the end of the turn before it. An open loop "
+       "is invalid where the p99 is above 10 ms and above a tenth of the mean gap between "
+       "requests, "
+       "a closed loop where places stood empty for more than 5 % of the time."},
       {"saturated",
        "Capacity exceeded: the number of unfinished requests grew from the second to the last "
        "quarter of the arrivals, departures fell behind arrivals beyond chance (t test "

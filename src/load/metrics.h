@@ -52,7 +52,14 @@ struct RunMetrics {
   bool valid() const { return invalid_reason.empty(); }
 };
 
-RunMetrics measure(std::span<const RequestLog> requests, const Slo& slo = {});
+/// How requests became due, which decides what a late client spoils.
+enum class Pacing {
+  kOpen,    ///< by arrival times
+  kClosed,  ///< by places that became free
+};
+
+RunMetrics measure(std::span<const RequestLog> requests, const Slo& slo = {},
+                   Pacing pacing = Pacing::kOpen);
 
 /// Whether a run meets a service level: it is valid, not saturated, nothing failed, and the
 /// percentile of every bounded metric keeps its bound. Errors: an invalid run; too few requests for

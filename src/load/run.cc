@@ -216,7 +216,8 @@ base::Result<LoadRun> run_load(const Workload& workload, const RunOptions& optio
                                WaitableClock& clock, const Submit& submit) {
   LoadRun out;
   FF_ASSIGN(out.requests, Run(workload, options, clock, submit).run());
-  out.metrics = measure(out.requests, options.slo);
+  const Pacing pacing = options.concurrency > 0 ? Pacing::kClosed : Pacing::kOpen;
+  out.metrics = measure(out.requests, options.slo, pacing);
   return out;
 }
 

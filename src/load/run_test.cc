@@ -12,11 +12,9 @@
 namespace fourfold::load {
 namespace {
 
-using testing::AllOf;
 using testing::Each;
 using testing::ElementsAre;
 using testing::Field;
-using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::SizeIs;
 
@@ -52,6 +50,18 @@ TEST(ClosedLoop, KeepsItsPlacesTakenUntilAllIsSent) {
   EXPECT_THAT(run->metrics.send_lateness_ms, Each(0));
   EXPECT_TRUE(run->metrics.valid());
   EXPECT_FALSE(run->metrics.saturated);
+}
+
+TEST(ClosedLoop, WhosePlacesStandEmptyIsInvalid) {
+  for (const auto& [spent_ns, valid] : {std::pair(kMs / 5, true), {2 * kMs, false}}) {
+    SimulatedClock clock;
+    SimulatedServer server(clock, 1, always(10 * kMs));
+    const auto spend = [&, ns = spent_ns](size_t) { clock.spend_ns(ns); };
+    const auto run =
+        run_load(small_load(20), {.concurrency = 1, .on_finished = spend}, clock, server.submit());
+    ASSERT_TRUE(run.ok()) << run.error().message;
+    EXPECT_EQ(run->metrics.valid(), valid) << run->metrics.invalid_reason;
+  }
 }
 
 TEST(OpenLoop, SendsAtItsTimesWhateverIsOutstanding) {

@@ -38,7 +38,7 @@ struct Trace {
 /// What a trace may cost at most; everything beyond is an error. With these a trace takes less than
 /// 64 MiB of memory.
 struct TraceLimits {
-  int64_t max_bytes = int64_t{256} << 20;
+  int64_t max_bytes = int64_t{64} << 20;
   int64_t max_line_bytes = int64_t{1} << 20;
   int64_t max_records = 500'000;
   int64_t max_blocks = 2'000'000;
