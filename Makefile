@@ -5,7 +5,7 @@ SOURCES = find src tests bench -name '*.cc' -o -name '*.h'
 JOBS := $(shell nproc)
 
 .DEFAULT_GOAL := help
-.PHONY: help build verify test bench format lint
+.PHONY: help build verify test fuzz bench format lint
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s%s\n", $$1, $$2}' Makefile
@@ -25,6 +25,10 @@ test: ## set up, build, and run every check and test
 	cmake --workflow --preset dev
 	cmake --workflow --preset tsan
 	cmake --workflow --preset release
+	$(MAKE) --no-print-directory fuzz
+
+fuzz: ## fuzz every parser, each for FUZZ_SECONDS (30); needs clang 19, see tests/fuzz/README.md
+	cmake --workflow --preset fuzz
 
 bench: build ## set up, build, and run the benchmarks
 	cmake --build --preset release --target benchmarks
