@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "base/sizes.h"
+#include "load/workload.h"
+#include "model/source.h"
 #include "tests/support/answers.h"
 
 namespace fourfold::tests {
@@ -61,28 +63,68 @@ TEST_P(Share, OfBytesAndFlopsIsTheRanksOwn) {
 INSTANTIATE_TEST_SUITE_P(Tiny, Share, testing::ValuesIn(legal_schemes(8)),
                          [](const auto& test) { return mesh::scheme_name(test.param); });
 
-TEST(ShareTest, PeakMemoryOfAProcessIsItsShardAndItsCacheAndLittleMore) {
+runtime::ClusterConfig process_config(const std::string& model,
+                                      const mesh::ParallelConfig& scheme) {
   runtime::ClusterConfig config;
-  config.model = "llama-1b";
+  config.model = model;
   config.dummy_weights = true;
-  config.scheme = {.pp = 1, .dp = 1, .tp = 2};
-  config.max_positions = 64;
+  config.scheme = scheme;
+  config.max_positions = 132;
   config.max_running = 4;
   config.program = FOURFOLD_BINARY;
+  return config;
+}
+
+/// What a rank process at its largest took and what was planned for it.
+struct RankBytes {
+  int64_t peak_rss = 0;
+  int64_t planned = 0;
+};
+
+/// Of each rank, after a step of the largest size with the cache full.
+std::vector<RankBytes> memory_of_ranks(const runtime::ClusterConfig& config, int64_t vocab) {
   auto cluster = runtime::Cluster::start(config, [](const std::string&) {});
-  ASSERT_TRUE(cluster.ok()) << cluster.error().message;
-  std::vector<engine::Request> requests = load::make_requests(load::synthetic_workload(
-      {.input_len = 48, .output_len = 4, .conversations = 4, .vocab = 32000, .seed = 1}));
+  EXPECT_TRUE(cluster.ok()) << cluster.error().message;
+  const std::vector<engine::Request> requests = load::make_requests(load::synthetic_workload(
+      {.input_len = 128, .output_len = 4, .conversations = 4, .vocab = vocab, .seed = 1}));
   answers_of(**cluster, requests, {0, 1, 2, 3});
   const auto reports = (*cluster)->rank_reports();
-  ASSERT_TRUE(reports.ok());
-  // The memory of steps counts, too: nothing but the arena may come on top of what was loaded.
-  constexpr int64_t kAllowance = int64_t{256} << 20;
-  for (const runtime::RankReport& r : *reports) {
-    EXPECT_GE(r.memory.weight_bytes, int64_t{1000} << 20);
-    EXPECT_LE(r.stats.peak_rss_bytes, r.memory.weight_bytes + r.memory.kv_bytes + kAllowance);
+  EXPECT_TRUE(reports.ok());
+  const auto source = model::open_model(config.model, true, 0);
+  const auto ops = backend::make_ops(config.backend, config.isa);
+  const std::vector<runtime::RankMemory> plan =
+      runtime::plan_memory(config, source->spec, **ops, (*cluster)->limits());
+  EXPECT_EQ(reports->size(), plan.size());
+  std::vector<RankBytes> out;
+  for (size_t r = 0; r < plan.size(); ++r) {
+    out.push_back({.peak_rss = (*reports)[r].stats.peak_rss_bytes,
+                   .planned = plan[r].weight_bytes + plan[r].kv_bytes + plan[r].activation_bytes});
+  }
+  return out;
+}
+
+class Planned : public testing::TestWithParam<mesh::ParallelConfig> {};
+
+/// The program itself is measured with a model so small that nothing else counts.
+TEST_P(Planned, MemoryOfAProcessIsWhatItTakesWithin5PerCent) {
+  const std::vector<RankBytes> program = memory_of_ranks(process_config("tiny", GetParam()), 1021);
+  const std::vector<RankBytes> ranks =
+      memory_of_ranks(process_config("llama-1b", GetParam()), 32000);
+  for (size_t r = 0; r < ranks.size(); ++r) {
+    const int64_t base = program[r].peak_rss - program[r].planned;
+    const double ratio =
+        static_cast<double>(ranks[r].peak_rss - base) / static_cast<double>(ranks[r].planned);
+    EXPECT_NEAR(ratio, 1.0, 0.05) << "rank " << r << ": " << ranks[r].peak_rss
+                                  << " bytes, of which " << base << " are the program, "
+                                  << ranks[r].planned << " planned";
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Processes, Planned,
+                         testing::Values(mesh::ParallelConfig{},
+                                         mesh::ParallelConfig{.pp = 1, .dp = 1, .tp = 2},
+                                         mesh::ParallelConfig{.pp = 2, .dp = 1, .tp = 1}),
+                         [](const auto& test) { return mesh::scheme_name(test.param); });
 
 }  // namespace
 }  // namespace fourfold::tests
