@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "files/scratch_folder.h"
+#include "runtime/fault.h"
 #include "runtime/group_executor.h"
 #include "runtime/launch/child_process.h"
 #include "tests/support/processes.h"
@@ -240,13 +241,68 @@ TEST_F(ProcessGroup, NamesARankThatIsStopped) {
   const std::vector<pid_t> pids = pids_below(getpid());
   const pid_t pid = ranks_of(getpid()).at(1);
   const Harmed harmed = fail_during_steps(*group, [pid] { kill(pid, SIGSTOP); });
-  EXPECT_EQ(harmed.failure, fmt::format("rank 1 (stage 0, replica 0, shard 1, pid {}) has not "
-                                        "answered for 3 s: it is stopped or hung",
-                                        pid));
-  EXPECT_LE(harmed.took, seconds(6));
+  EXPECT_THAT(
+      harmed.failure,
+      StartsWith(fmt::format("rank 1 (stage 0, replica 0, shard 1, pid {}) has not answered for "
+                             "3 s: it is stopped or hung, last seen in ",
+                             pid)));
+  EXPECT_LE(harmed.took, seconds(5));
   group.reset();
   EXPECT_TRUE(all_gone(pids));
   EXPECT_TRUE(nothing_left());
+}
+
+TEST_F(ProcessGroup, NamesARankThatHangsWithItsStepLayerAndOperation) {
+  setenv(runtime::kFaultVariable, "rank=3 step=6 layer=6 op=mlp action=hang", 1);
+  std::unique_ptr<GroupExecutor> group =
+      start(tiny_config({.pp = 2, .tp = 2}), RankMode::kProcesses);
+  unsetenv(runtime::kFaultVariable);
+  ASSERT_TRUE(group);
+  const std::vector<pid_t> pids = pids_below(getpid());
+  const pid_t pid = ranks_of(getpid()).at(3);
+  const Harmed harmed = fail_during_steps(*group, [] {});
+  EXPECT_THAT(
+      harmed.failure,
+      StartsWith(fmt::format("rank 3 (stage 1, replica 0, shard 1, pid {}) hangs in step 6, layer "
+                             "6, mlp for ",
+                             pid)));
+  EXPECT_THAT(harmed.failure,
+              HasSubstr("; rank 2 waits for it in step 6, layer 6, mlp, in all-reduce "));
+  group.reset();
+  EXPECT_TRUE(all_gone(pids));
+  EXPECT_TRUE(nothing_left());
+}
+
+TEST_F(ProcessGroup, NamesARankThatHangsThoughRanksAreThreads) {
+  setenv(runtime::kFaultVariable, "rank=1 step=6 layer=2 op=attention action=hang", 1);
+  std::unique_ptr<GroupExecutor> group = start(tiny_config({.tp = 2}), RankMode::kThreads);
+  unsetenv(runtime::kFaultVariable);
+  ASSERT_TRUE(group);
+  const Harmed harmed = fail_during_steps(*group, [] {});
+  EXPECT_THAT(harmed.failure, StartsWith("rank 1 (stage 0, replica 0, shard 1) hangs in step 6, "
+                                         "layer 2, attention for "));
+}
+
+TEST_F(ProcessGroup, ASlowRankIsNoHang) {
+  setenv(runtime::kFaultVariable, "rank=1 op=mlp action=slow:20ms", 1);
+  std::unique_ptr<GroupExecutor> group = start(tiny_config({.tp = 2}), RankMode::kProcesses);
+  unsetenv(runtime::kFaultVariable);
+  ASSERT_TRUE(group);
+  for (const StepResult& result : run_steps(*group, 10)) EXPECT_FALSE(result.failed);
+}
+
+TEST_F(ProcessGroup, RefusesAFaultThatItDoesNotUnderstandOrThatThreadsCannotHave) {
+  setenv(runtime::kFaultVariable, "rank=1 action=dance", 1);
+  for (const RankMode mode : {RankMode::kProcesses, RankMode::kThreads}) {
+    const auto group = runtime::start_group(tiny_config({}), mode, no_progress, FOURFOLD_BINARY);
+    ASSERT_FALSE(group.ok());
+    EXPECT_THAT(group.error().message, StartsWith("FOURFOLD_FAULT has \"action=dance\": expected"));
+  }
+  setenv(runtime::kFaultVariable, "action=kill", 1);
+  const auto group = runtime::start_group(tiny_config({}), RankMode::kThreads, no_progress);
+  unsetenv(runtime::kFaultVariable);
+  ASSERT_FALSE(group.ok());
+  EXPECT_THAT(group.error().message, HasSubstr("--ranks processes"));
 }
 
 TEST_F(ProcessGroup, NoticesTheEndOfMpirun) {

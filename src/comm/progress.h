@@ -12,17 +12,19 @@ namespace fourfold::comm {
 
 /// What a rank does, at the grain at which a hang is told and a fault is injected.
 enum class Operation : uint8_t {
-  kStart,  ///< before it loads: opens the model, meets the other ranks
+  kStart,  ///< opens the model
+  kMeet,   ///< waits until all ranks have started
   kLoad,
   kIdle,     ///< has no step
   kMeasure,  ///< its peaks
+  kInputs,   ///< of a step: packs them, in a later stage waits for the residual
   kEmbed,
   kAttention,
   kMlp,
   kHead,
   kSample,
 };
-inline constexpr int kOperations = 9;
+inline constexpr int kOperations = 11;
 std::string_view name_of(Operation operation);
 
 /// The calls of a Communicator.

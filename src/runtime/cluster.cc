@@ -374,7 +374,9 @@ RankConfig rank_config(const ClusterConfig& config, const mesh::Mesh& mesh,
                  .isa = config.isa,
                  .threads = config.cpus_per_device,
                  .cpus = {},
-                 .limits = limits};
+                 .limits = limits,
+                 .groups = mesh.groups(),
+                 .group_index = group};
   out.limits.replicas = mesh.lockstep();
   // Ranks are pinned where every one can have cores of its own.
   const std::vector<int> cpus = base::usable_cpus();

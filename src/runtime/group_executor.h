@@ -18,7 +18,8 @@ enum class RankMode { kProcesses, kThreads };
 /// did. Ends the group when it dies.
 ///
 /// submit() and wait() are called by one thread at a time. A group that failed stays failed; the
-/// result names the rank that was first, its place in the group and the cause.
+/// result names the rank that was first, its place in the scheme and the cause. A group that stands
+/// still fails, too: HangWatch (launch/hang_watch.h) says when, and names the rank.
 class GroupExecutor : public engine::Executor {
  public:
   /// By rank.
@@ -34,7 +35,8 @@ using StartProgress = std::function<void(const std::string&)>;
 
 /// Starts all ranks of `config.group` on this machine and returns when their shards are loaded.
 /// `program` is the fourfold that processes run; empty: this program. Errors: what a rank could not
-/// load, a rank that died, no mpirun, an interrupt (launch/interrupt.h).
+/// load, a rank that died or hangs, no mpirun, an interrupt (launch/interrupt.h), a kFaultVariable
+/// that means nothing (fault.h).
 base::Result<std::unique_ptr<GroupExecutor>> start_group(const RankConfig& config, RankMode mode,
                                                          const StartProgress& progress,
                                                          const std::string& program = {});

@@ -15,6 +15,7 @@
 #include "model/groups.h"
 #include "model/source.h"
 #include "model/weights.h"
+#include "runtime/layer_times.h"
 #include "runtime/sampler.h"
 
 namespace fourfold::runtime {
@@ -74,6 +75,8 @@ class StageWorker final : public Worker {
   void sample_rows(const StepBatch& batch, const std::vector<SampledRow>& sampled,
                    const StepInputs& inputs, View residual, engine::StepOutput& output);
   model::Decoder::Tap make_tap(const StepBatch& batch, engine::StepOutput& output);
+  void run_layers(const StepInputs& inputs, View residual, const model::Decoder::Tap& tap);
+  void show_step(StepId step, int64_t rows);
 
   RankConfig config_;
   std::shared_ptr<const backend::Ops> ops_;
@@ -86,6 +89,7 @@ class StageWorker final : public Worker {
   std::vector<backend::KvLayer> cache_;
   std::vector<Slot> slots_;
   RankMemory memory_;
+  LayerTimes layer_times_;
   int64_t steps_ = 0;
   int64_t rows_ = 0;
 
@@ -147,6 +151,7 @@ base::Status StageWorker::allocate_cache() {
                           size_of(ops_->kv_dtype());
     for (void** half : {&layer.keys, &layer.values}) {
       FF_ASSIGN(tensor::Buffer buffer, ops_->allocate(bytes));
+      groups_->enter(comm::Operation::kLoad, i);
       *half = buffer.data();
       cache_buffers_.push_back(std::move(buffer));
     }
@@ -262,6 +267,7 @@ void StageWorker::sample_rows(const StepBatch& batch, const std::vector<SampledR
   std::vector<int32_t> tokens(sampled.size());
   if (reports()) {
     for (size_t i = 0; i < sampled.size(); ++i) {
+      groups_->enter(comm::Operation::kSample);
       const SampledRow& row = sampled[i];
       const std::span<const float> row_logits = logits.subspan(i * vocab, vocab);
       SampledToken token =
@@ -285,6 +291,23 @@ void StageWorker::sample_rows(const StepBatch& batch, const std::vector<SampledR
   }
 }
 
+/// Shows which step this is and what one of its layers will take.
+void StageWorker::show_step(StepId step, int64_t rows) {
+  comm::Progress* progress = groups_->progress();
+  if (progress == nullptr) return;
+  progress->begin_step(step.value);
+  if (rows > 0) progress->expect_layer_ns(layer_times_.typical(rows));
+  progress->enter(comm::Operation::kInputs);
+}
+
+void StageWorker::run_layers(const StepInputs& inputs, View residual,
+                             const model::Decoder::Tap& tap) {
+  const base::SteadyClock clock;
+  const int64_t begin = clock.now_ns();
+  decoder_->run_layers(*stream_, arena_, inputs.rows, cache_, residual, tap);
+  layer_times_.add(residual.rows(), (clock.now_ns() - begin) / std::ssize(cache_));
+}
+
 StageReport StageWorker::run(const std::vector<StepBatch>& batches) {
   const mesh::Coordinates at = groups_->coordinates();
   const StepBatch& batch = batches.at(static_cast<size_t>(at.replica));
@@ -296,6 +319,7 @@ StageReport StageWorker::run(const std::vector<StepBatch>& batches) {
   ++steps_;
   const auto m = static_cast<int64_t>(batch.tokens.size());
   rows_ += m;
+  show_step(batch.step, m);
   if (m == 0) return report;
 
   // Steps that old are finished everywhere, so taking their tokens does not wait; leaving them
@@ -317,7 +341,7 @@ StageReport StageWorker::run(const std::vector<StepBatch>& batches) {
   } else {
     groups_->pipeline().recv(residual.f32_span(), at.stage - 1, comm::wire_of(batch.numerics));
   }
-  decoder_->run_layers(*stream_, arena_, inputs.rows, cache_, residual, tap);
+  run_layers(inputs, residual, tap);
   if (!groups_->last_stage()) {
     stream_->synchronize();
     groups_->pipeline().send(residual.f32_span(), at.stage + 1, comm::wire_of(batch.numerics));
@@ -333,6 +357,7 @@ StageReport StageWorker::run(const std::vector<StepBatch>& batches) {
 base::Result<RankStats> StageWorker::stats(double peaks_s) {
   RankStats out;
   if (peaks_s > 0) {
+    groups_->enter(comm::Operation::kMeasure);
     FF_ASSIGN(out.peaks, ops_->measure_peaks(*stream_, peaks_s));
   }
   out.steps = steps_;
@@ -348,6 +373,18 @@ base::Result<RankStats> StageWorker::stats(double peaks_s) {
 
 }  // namespace
 
+int world_rank(const RankConfig& config, int rank) {
+  const mesh::Coordinates at = mesh::coordinates(config.group, rank);
+  const int replica = config.group_index * config.group.dp + at.replica;
+  return (at.stage * config.groups * config.group.dp + replica) * config.group.tp + at.shard;
+}
+
+std::string describe_rank(const RankConfig& config, int rank) {
+  const mesh::Coordinates at = mesh::coordinates(config.group, rank);
+  return fmt::format("rank {} (stage {}, replica {}, shard {})", world_rank(config, rank), at.stage,
+                     config.group_index * config.group.dp + at.replica, at.shard);
+}
+
 int64_t step_input_bytes(const engine::ExecutorLimits& limits) {
   const int64_t table = base::ceil_div(limits.max_positions, limits.block_size);
   return (4 * int64_t{limits.max_step_tokens} + limits.slots * table) *
@@ -357,6 +394,8 @@ int64_t step_input_bytes(const engine::ExecutorLimits& limits) {
 base::Result<std::unique_ptr<Worker>> Worker::create(const RankConfig& config,
                                                      std::shared_ptr<const backend::Ops> ops,
                                                      std::unique_ptr<comm::Communicator> group) {
+  comm::Progress* progress = group->progress();
+  if (progress != nullptr) progress->enter(comm::Operation::kStart);
   FF_ASSIGN(const model::ModelSource source,
             model::open_model(config.model, config.dummy_weights, config.dummy_seed));
   FF_ASSIGN(const mesh::Mesh mesh, mesh::Mesh::create(config.group, source.spec.divisors()));
@@ -365,6 +404,7 @@ base::Result<std::unique_ptr<Worker>> Worker::create(const RankConfig& config,
   const auto threads = static_cast<size_t>(config.threads);
   std::span<const int> cpus(config.cpus);
   if (!cpus.empty()) cpus = cpus.subspan(rank * threads, threads);
+  if (progress != nullptr) progress->enter(comm::Operation::kMeet);
   auto groups = std::make_unique<model::RankGroups>(mesh, std::move(group));
   std::unique_ptr<backend::Stream> stream = ops->make_stream(config.threads, cpus);
   auto worker =

@@ -30,12 +30,19 @@ struct RankConfig {
   int threads = 1;        ///< of this rank's device
   std::vector<int> cpus;  ///< per rank of the group, threads entries each; empty: not pinned
   engine::ExecutorLimits limits;
+  int groups = 1;       ///< of the scheme
+  int group_index = 0;  ///< of this one among them
 
   /// Ranks are pinned where each has cores of its own.
   comm::Waiting waiting() const {
     return cpus.empty() ? comm::Waiting::kSleep : comm::Waiting::kSpin;
   }
 };
+
+/// The number of rank `rank` of the group among all ranks of the scheme.
+int world_rank(const RankConfig& config, int rank);
+/// Its number and place in the scheme: "rank 3 (stage 1, replica 0, shard 1)".
+std::string describe_rank(const RankConfig& config, int rank);
 
 /// What loading took and what the rank holds.
 struct RankMemory {
@@ -76,7 +83,8 @@ class Worker {
  public:
   virtual ~Worker() = default;
 
-  /// Loads the shard of rank `group->rank()`. `group` holds all ranks of the group in mesh order.
+  /// Loads the shard of rank `group->rank()`. `group` holds all ranks of the group in mesh order;
+  /// its progress, if it has one, is told how far the rank is from here on.
   /// Collective: all ranks of the group create their workers.
   static base::Result<std::unique_ptr<Worker>> create(const RankConfig& config,
                                                       std::shared_ptr<const backend::Ops> ops,

@@ -178,15 +178,43 @@ void fields_of(auto& io, Is<comm::CommStats> auto& s) {
   static_assert(sizeof(comm::CommStats) == 32, "a field is missing below");
   io(s.seconds, s.wait_seconds, s.bytes, s.calls);
 }
-void fields_of(Writer& io, const std::pair<mesh::Axis, comm::CommStats>& entry) {
-  io(static_cast<int32_t>(entry.first), entry.second);
+
+/// Enumerators travel as their numbers, those of `count` values in all.
+template <typename Enum>
+void enumerator_of(Writer& io, const Enum& value, int /*count*/) {
+  io(static_cast<int32_t>(value));
 }
-void fields_of(Reader& io, std::pair<mesh::Axis, comm::CommStats>& entry) {
-  int32_t axis = 0;
-  io(axis, entry.second);
-  if (axis < 0 || axis > static_cast<int32_t>(mesh::Axis::kControl))
-    return io.refuse("no such axis");
-  entry.first = static_cast<mesh::Axis>(axis);
+template <typename Enum>
+void enumerator_of(Reader& io, Enum& value, int count) {
+  int32_t number = 0;
+  io(number);
+  if (number < 0 || number >= count) return io.refuse("an enumerator does not exist");
+  value = static_cast<Enum>(number);
+}
+constexpr int kAxes = static_cast<int>(mesh::Axis::kControl) + 1;
+
+void fields_of(auto& io, Is<std::pair<mesh::Axis, comm::CommStats>> auto& entry) {
+  enumerator_of(io, entry.first, kAxes);
+  io(entry.second);
+}
+void fields_of(auto& io, Is<comm::OpenCall> auto& c) {
+  enumerator_of(io, c.kind, comm::kCallKinds);
+  enumerator_of(io, c.axis, kAxes);
+  io(c.sequence, c.peer);
+}
+void fields_of(Writer& io, const std::optional<comm::OpenCall>& call) {
+  io(call.has_value());
+  if (call) io(*call);
+}
+void fields_of(Reader& io, std::optional<comm::OpenCall>& call) {
+  bool open = false;
+  io(open);
+  if (open) io(call.emplace());
+}
+void fields_of(auto& io, Is<comm::Position> auto& p) {
+  io(p.marks, p.age_ns, p.step, p.layer, p.layer_ns);
+  enumerator_of(io, p.operation, comm::kOperations);
+  io(p.call);
 }
 void fields_of(auto& io, Is<RankStats> auto& s) {
   io(s.steps, s.rows, s.ops, s.comm, s.peak_rss_bytes, s.peaks.matmul_flop_s, s.peaks.read_bytes_s);
@@ -198,7 +226,7 @@ void fields_of(auto& io, Is<Report> auto& m) { io(m.report); }
 void fields_of(auto& io, Is<StatsRequest> auto& m) { io(m.peaks_s); }
 void fields_of(auto& io, Is<Stats> auto& m) { io(m.stats); }
 void fields_of(auto&, Is<Ping> auto&) {}
-void fields_of(auto&, Is<Pong> auto&) {}
+void fields_of(auto& io, Is<Pong> auto& m) { io(m.position); }
 void fields_of(auto&, Is<Shutdown> auto&) {}
 void fields_of(auto& io, Is<Failure> auto& m) { io(m.text); }
 

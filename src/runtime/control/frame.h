@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "comm/progress.h"
 #include "engine/step.h"
 #include "runtime/worker.h"
 
@@ -46,7 +47,9 @@ struct Stats {
 };
 /// Front to worker, answered at once by a Pong even while a step runs.
 struct Ping {};
-struct Pong {};
+struct Pong {
+  comm::Position position;  ///< where the rank is in its work
+};
 /// Front to worker: finish the steps before this and exit.
 struct Shutdown {};
 /// Worker to front: this rank cannot go on; the last thing it says.
@@ -62,7 +65,7 @@ using Message = std::variant<Hello, Config, Ready, Step, Report, StatsRequest, S
 /// version has to match exactly.
 inline constexpr size_t kFrameHeaderBytes = 12;
 inline constexpr uint32_t kFrameMagic = 0x4b464634;  ///< "4FFK"
-inline constexpr uint16_t kProtocolVersion = 1;
+inline constexpr uint16_t kProtocolVersion = 2;
 inline constexpr size_t kMaxPayloadBytes = size_t{256} << 20;
 
 struct FrameHeader {

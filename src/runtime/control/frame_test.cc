@@ -136,6 +136,23 @@ RankStats random_stats(Random& random) {
   return stats;
 }
 
+comm::Position random_position(Random& random) {
+  comm::Position position{
+      .marks = random.size(),
+      .age_ns = random.size(),
+      .step = random.below(100),
+      .layer = random.below(8),
+      .layer_ns = random.size(),
+      .operation = static_cast<comm::Operation>(random.below(comm::kOperations))};
+  if (random.below(2) == 1) {
+    position.call = {.kind = static_cast<comm::CallKind>(random.below(comm::kCallKinds)),
+                     .axis = mesh::Axis::kPipeline,
+                     .sequence = random.size(),
+                     .peer = random.below(3)};
+  }
+  return position;
+}
+
 /// One message of every type.
 std::vector<Message> random_messages(Random& random) {
   return {Hello{random.below(8), "secret"},
@@ -146,7 +163,7 @@ std::vector<Message> random_messages(Random& random) {
           StatsRequest{},
           Stats{random_stats(random)},
           Ping{},
-          Pong{},
+          Pong{random_position(random)},
           Shutdown{},
           Failure{"no such file"}};
 }
@@ -373,7 +390,8 @@ TEST(Frame, ABadHeaderSaysWhatWasExpected) {
     return header.ok() ? std::string() : header.error().message;
   };
   EXPECT_THAT(message_of(0, uint32_t{0x20544547}), HasSubstr("expected 0x4b464634"));
-  EXPECT_THAT(message_of(4, uint16_t{9}), HasSubstr("version 9, expected 1"));
+  EXPECT_THAT(message_of(4, uint16_t{9}),
+              HasSubstr(fmt::format("version 9, expected {}", kProtocolVersion)));
   EXPECT_THAT(message_of(6, uint16_t{11}), HasSubstr("type 11"));
   EXPECT_THAT(message_of(8, uint32_t{0xffffffff}), HasSubstr("at most 268435456"));
 }

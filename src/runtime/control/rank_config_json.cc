@@ -80,6 +80,8 @@ std::string to_json(const RankConfig& c) {
       {"block_size", c.limits.block_size},
       {"blocks", c.limits.blocks},
       {"max_positions", c.limits.max_positions},
+      {"groups", c.groups},
+      {"group_index", c.group_index},
   };
   return root.dump(-1, ' ', /*ensure_ascii=*/false, json::error_handler_t::replace);
 }
@@ -110,6 +112,8 @@ base::Result<RankConfig> rank_config_from_json(std::string_view text) {
   ints.read("block_size", 0, c.limits.block_size);
   ints.read("blocks", 0, c.limits.blocks);
   ints.read("max_positions", 0, c.limits.max_positions);
+  ints.read("groups", 1, c.groups);
+  ints.read("group_index", 0, c.group_index);
   FF_TRY(ints.status());
   return c;
 }

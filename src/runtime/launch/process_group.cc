@@ -18,7 +18,9 @@
 #include <vector>
 
 #include "runtime/control/channel.h"
+#include "runtime/fault.h"
 #include "runtime/launch/child_process.h"
+#include "runtime/launch/hang_watch.h"
 #include "runtime/launch/interrupt.h"
 #include "runtime/launch/rank_command.h"
 #include "runtime/launch/run_dir.h"
@@ -33,7 +35,7 @@ using std::chrono::steady_clock;
 
 constexpr milliseconds kTick(100);    // between looks at the child and at heartbeats
 constexpr seconds kConnectLimit(60);  // until every rank has said Hello
-constexpr seconds kPingInterval(1);
+constexpr milliseconds kPingInterval(500);
 constexpr seconds kSilenceLimit(3);          // a process that answers no Ping is stopped or hung
 constexpr seconds kSendLimit(3);             // the same for one that takes no message
 constexpr milliseconds kExitLimit(300);      // for the exit of a child whose channel is closed
@@ -58,6 +60,7 @@ class ProcessExecutor final : public GroupExecutor {
         peers_(static_cast<size_t>(config.group.devices())),
         listener_(std::move(listener)),
         wake_(eventfd(0, EFD_CLOEXEC)),
+        hang_watch_(config),
         collector_(config.group),
         memory_(peers_.size()),
         stats_(peers_.size()),
@@ -84,6 +87,7 @@ class ProcessExecutor final : public GroupExecutor {
   base::Status handle(size_t rank, Message message);
   base::Status check_child();
   base::Status check_heartbeats();
+  base::Status check_progress();
   base::Error death_of(size_t rank);
 
   void broadcast(const Message& message);
@@ -102,12 +106,14 @@ class ProcessExecutor final : public GroupExecutor {
   const UniqueFd wake_;  // readable: the monitor shall end
   const steady_clock::time_point started_ = steady_clock::now();
   steady_clock::time_point pinged_ = started_;
+  HangWatch hang_watch_;
 
   std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
   StepCollector collector_;
   std::vector<RankMemory> memory_;
   std::vector<std::optional<RankStats>> stats_;
+  std::optional<double> measure_s_;  // statistics have been asked for, with peaks for so long
   size_t connected_ = 0;
   size_t loaded_ = 0;
 
@@ -157,6 +163,7 @@ base::Result<std::vector<RankStats>> ProcessExecutor::stats(double peaks_s) {
   {
     const std::lock_guard lock(mutex_);
     for (std::optional<RankStats>& stats : stats_) stats.reset();
+    measure_s_ = peaks_s;
   }
   broadcast(StatsRequest{peaks_s});
   std::unique_lock lock(mutex_);
@@ -164,6 +171,7 @@ base::Result<std::vector<RankStats>> ProcessExecutor::stats(double peaks_s) {
     return std::all_of(stats_.begin(), stats_.end(), [](const auto& stats) { return !!stats; });
   };
   changed_.wait(lock, [&] { return complete() || collector_.failure(); });
+  measure_s_.reset();
   if (!complete()) return base::fail("{}", *collector_.failure());
   std::vector<RankStats> out;
   for (std::optional<RankStats>& stats : stats_) out.push_back(std::move(*stats));
@@ -203,7 +211,7 @@ void ProcessExecutor::wait_closed(milliseconds limit) {
 }
 
 std::string ProcessExecutor::describe(size_t rank) const {
-  std::string text = describe_rank(config_.group, static_cast<int>(rank));
+  std::string text = describe_rank(config_, static_cast<int>(rank));
   if (peers_[rank].pid < 0) return text;
   text.insert(text.size() - 1, fmt::format(", pid {}", peers_[rank].pid));
   return text;
@@ -243,6 +251,7 @@ base::Status ProcessExecutor::monitor_once() {
   }
   FF_TRY(greet_strangers());
   FF_TRY(check_child());
+  FF_TRY(check_progress());
   return check_heartbeats();
 }
 
@@ -304,14 +313,16 @@ base::Status ProcessExecutor::handle(size_t rank, Message message) {
   }
   const std::lock_guard lock(mutex_);
   if (auto* report = std::get_if<Report>(&message)) {
-    FF_TRY(collector_.add(static_cast<int>(rank), std::move(report->report)));
+    const base::Status added = collector_.add(static_cast<int>(rank), std::move(report->report));
+    if (!added.ok()) return base::fail("{}: {}", describe(rank), added.error().message);
   } else if (auto* stats = std::get_if<Stats>(&message)) {
     stats_[rank] = std::move(stats->stats);
   } else if (const auto* ready = std::get_if<Ready>(&message)) {
     memory_[rank] = ready->memory;
     ++loaded_;
-  } else if (std::holds_alternative<Pong>(message)) {
+  } else if (const auto* pong = std::get_if<Pong>(&message)) {
     peers_[rank].unanswered_ping.reset();
+    hang_watch_.observe(static_cast<int>(rank), pong->position, steady_clock::now());
   } else {
     return base::fail("{} sent a message of type {}", describe(rank), message.index());
   }
@@ -334,6 +345,24 @@ base::Status ProcessExecutor::check_child() {
   return {};
 }
 
+base::Status ProcessExecutor::check_progress() {
+  HangWatch::Work work;
+  {
+    const std::lock_guard lock(mutex_);
+    work = {.any = collector_.outstanding() > 0 || measure_s_, .measure_s = measure_s_.value_or(0)};
+  }
+  const auto now = steady_clock::now();
+  if (hang_watch_.tick(work, now)) {
+    for (Peer& peer : peers_) {
+      if (peer.unanswered_ping) peer.unanswered_ping = now;
+    }
+  }
+  if (const std::optional<Hang> hang = hang_watch_.find(now)) {
+    return base::fail("{} {}", describe(static_cast<size_t>(hang->rank)), hang->what);
+  }
+  return {};
+}
+
 base::Status ProcessExecutor::check_heartbeats() {
   const auto now = steady_clock::now();
   const bool ping_now = now - pinged_ > kPingInterval;
@@ -342,8 +371,9 @@ base::Status ProcessExecutor::check_heartbeats() {
     Peer& peer = peers_[r];
     if (!peer.channel) continue;
     if (peer.unanswered_ping && now - *peer.unanswered_ping > kSilenceLimit) {
-      return base::fail("{} has not answered for {} s: it is stopped or hung", describe(r),
-                        kSilenceLimit.count());
+      return base::fail("{} has not answered for {} s: it is stopped or hung, last seen in {}",
+                        describe(r), kSilenceLimit.count(),
+                        runtime::describe(hang_watch_.position(static_cast<int>(r))));
     }
     if (ping_now && !peer.unanswered_ping) {
       peer.unanswered_ping = now;
@@ -387,6 +417,7 @@ base::Result<std::string> make_secret() {
 base::Result<std::unique_ptr<GroupExecutor>> start_process_group(const RankConfig& config,
                                                                  const StartProgress& progress,
                                                                  const std::string& program) {
+  FF_TRY(FaultSpec::from_environment());  // a word about a wrong one before anything starts
   FF_ASSIGN(RunDir run_dir, RunDir::create());
   FF_ASSIGN(Listener listener, Listener::create(RunDir::control_socket(run_dir.path())));
   FF_ASSIGN(std::string secret, make_secret());

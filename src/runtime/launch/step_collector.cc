@@ -5,12 +5,6 @@
 
 namespace fourfold::runtime {
 
-std::string describe_rank(const mesh::ParallelConfig& group, int rank) {
-  const mesh::Coordinates at = mesh::coordinates(group, rank);
-  return fmt::format("rank {} (stage {}, replica {}, shard {})", rank, at.stage, at.replica,
-                     at.shard);
-}
-
 void StepCollector::expect(engine::StepId step) {
   const auto parts = static_cast<size_t>(group_.pp) * static_cast<size_t>(group_.dp);
   pending_.push_back(
@@ -24,8 +18,7 @@ base::Status StepCollector::add(int rank, StageReport report) {
   const auto part = static_cast<size_t>(at.stage) * static_cast<size_t>(group_.dp) +
                     static_cast<size_t>(at.replica);
   if (entry == pending_.end() || entry->parts[part] || at.shard != 0) {
-    return base::fail("{} reported step {}, which nobody expects of it",
-                      describe_rank(group_, rank), report.step.value);
+    return base::fail("it reported step {}, which nobody expects of it", report.step.value);
   }
   entry->parts[part] = std::move(report.output);
   --entry->missing;

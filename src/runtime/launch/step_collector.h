@@ -13,9 +13,6 @@
 
 namespace fourfold::runtime {
 
-/// "rank 3 (stage 1, replica 0, shard 1)"
-std::string describe_rank(const mesh::ParallelConfig& group, int rank);
-
 /// Puts the reports of a group's ranks together into step results, in the order of submission. Not
 /// thread-safe.
 class StepCollector {

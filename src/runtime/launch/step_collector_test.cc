@@ -83,9 +83,5 @@ TEST(StepCollector, AfterAFailureStepsThatAreNotCompleteFailForTheFirstReason) {
   EXPECT_FALSE(collector.ready());
 }
 
-TEST(StepCollector, NamesARankByItsPlace) {
-  EXPECT_EQ(describe_rank(kGroup, 7), "rank 7 (stage 1, replica 1, shard 1)");
-}
-
 }  // namespace
 }  // namespace fourfold::runtime

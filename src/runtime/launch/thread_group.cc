@@ -13,14 +13,16 @@
 
 #include "base/clock.h"
 #include "comm/local/local_world.h"
+#include "runtime/fault.h"
+#include "runtime/launch/hang_watch.h"
 #include "runtime/launch/interrupt.h"
 #include "runtime/launch/step_collector.h"
 
 namespace fourfold::runtime {
 namespace {
 
-/// How often the front looks whether the program was interrupted while it waits.
-constexpr std::chrono::milliseconds kInterruptTick(50);
+/// How often the front looks, while it waits, whether the program was interrupted or a rank hangs.
+constexpr std::chrono::milliseconds kTick(50);
 
 struct StatsTask {
   double peaks_s = 0;
@@ -30,13 +32,23 @@ using Task = std::variant<StepTask, StatsTask>;
 
 class ThreadExecutor final : public GroupExecutor {
  public:
-  ThreadExecutor(const RankConfig& config, WorkerFactory factory)
+  ThreadExecutor(const RankConfig& config, WorkerFactory factory,
+                 const std::optional<FaultSpec>& fault)
       : config_(config),
         factory_(std::move(factory)),
         world_(config.group.devices(), config.waiting()),
+        hang_watch_(config),
         collector_(config.group),
         ranks_(static_cast<size_t>(config.group.devices())),
         memory_(ranks_.size()) {
+    for (size_t r = 0; r < ranks_.size(); ++r) {
+      Rank& rank = ranks_[r];
+      if (fault) {
+        rank.fault = std::make_unique<Fault>(*fault);
+        rank.fault->watch(world_rank(config, static_cast<int>(r)));
+      }
+      rank.progress = std::make_unique<comm::Progress>(rank.fault.get());
+    }
     for (size_t r = 0; r < ranks_.size(); ++r) {
       ranks_[r].thread = std::thread([this, r] { run_rank(static_cast<int>(r)); });
     }
@@ -84,9 +96,11 @@ class ThreadExecutor final : public GroupExecutor {
     std::unique_lock lock(mutex_);
     for (Rank& rank : ranks_) rank.stats.reset();
     give(StatsTask{peaks_s});
+    measure_s_ = peaks_s;
     wait_until(lock, [this] {
       return std::all_of(ranks_.begin(), ranks_.end(), [](const Rank& r) { return !!r.stats; });
     });
+    measure_s_.reset();
     std::vector<RankStats> out;
     for (Rank& rank : ranks_) {
       if (!rank.stats) return base::fail("{}", *collector_.failure());
@@ -100,6 +114,8 @@ class ThreadExecutor final : public GroupExecutor {
     std::deque<Task> tasks;
     comm::CommStats control;  ///< its own thread's
     std::optional<RankStats> stats;
+    std::unique_ptr<Fault> fault;  // what it shall do wrong, if anything
+    std::unique_ptr<comm::Progress> progress;
     std::thread thread;
   };
 
@@ -109,12 +125,27 @@ class ThreadExecutor final : public GroupExecutor {
     work_.notify_all();
   }
 
-  /// Waits for the front's sake until `done` or the group has failed. An interrupt fails it.
+  /// Waits for the front's sake until `done` or the group has failed. An interrupt fails it, and so
+  /// does a rank that hangs.
   template <typename Done>
   void wait_until(std::unique_lock<std::mutex>& lock, Done done) {
     while (!done() && !collector_.failure()) {
-      done_.wait_for(lock, kInterruptTick);
+      done_.wait_for(lock, kTick);
       if (interrupted()) fail_locked(kInterrupted);
+      check_progress();
+    }
+  }
+
+  void check_progress() {
+    const auto now = std::chrono::steady_clock::now();
+    for (size_t r = 0; r < ranks_.size(); ++r) {
+      hang_watch_.observe(static_cast<int>(r), ranks_[r].progress->position(), now);
+    }
+    hang_watch_.tick(
+        {.any = collector_.outstanding() > 0 || measure_s_, .measure_s = measure_s_.value_or(0)},
+        now);
+    if (const std::optional<Hang> hang = hang_watch_.find(now)) {
+      fail_locked(fmt::format("{} {}", describe_rank(config_, hang->rank), hang->what));
     }
   }
 
@@ -127,12 +158,16 @@ class ThreadExecutor final : public GroupExecutor {
     if (collector_.failure()) return;
     collector_.fail(reason);
     world_.abort(reason);
+    for (Rank& rank : ranks_) {
+      if (rank.fault) rank.fault->release();
+    }
     work_.notify_all();
     done_.notify_all();
   }
 
   /// The next thing to do for a rank; nothing once the group has failed.
   std::optional<Task> next_task(Rank& rank) {
+    rank.progress->enter(comm::Operation::kIdle);
     const base::SteadyClock clock;
     const int64_t idle_ns = clock.now_ns();
     std::unique_lock lock(mutex_);
@@ -161,7 +196,9 @@ class ThreadExecutor final : public GroupExecutor {
 
   base::Status serve_rank(int rank) {
     const auto index = static_cast<size_t>(rank);
-    FF_ASSIGN(const std::unique_ptr<Worker> worker, factory_(config_, world_.communicator(rank)));
+    std::unique_ptr<comm::Communicator> world = world_.communicator(rank);
+    world->report_to(ranks_[index].progress.get());
+    FF_ASSIGN(const std::unique_ptr<Worker> worker, factory_(config_, std::move(world)));
     {
       const std::lock_guard lock(mutex_);
       memory_[index] = worker->memory();
@@ -188,7 +225,7 @@ class ThreadExecutor final : public GroupExecutor {
   }
 
   std::string describe(int rank, std::string_view what) const {
-    return fmt::format("{}: {}", describe_rank(config_.group, rank), what);
+    return fmt::format("{}: {}", describe_rank(config_, rank), what);
   }
 
   RankConfig config_;
@@ -198,6 +235,8 @@ class ThreadExecutor final : public GroupExecutor {
   std::mutex mutex_;  // guards what follows
   std::condition_variable work_;
   std::condition_variable done_;
+  HangWatch hang_watch_;
+  std::optional<double> measure_s_;  // statistics have been asked for, with peaks for so long
   StepCollector collector_;
   std::vector<Rank> ranks_;
   std::vector<RankMemory> memory_;
@@ -209,7 +248,14 @@ class ThreadExecutor final : public GroupExecutor {
 base::Result<std::unique_ptr<GroupExecutor>> start_thread_group(const RankConfig& config,
                                                                 const StartProgress& progress,
                                                                 const WorkerFactory& factory) {
-  auto group = std::make_unique<ThreadExecutor>(config, factory);
+  FF_ASSIGN(const std::optional<FaultSpec> fault, FaultSpec::from_environment());
+  if (fault && fault->needs_process()) {
+    return base::fail(
+        "{} ends or stops a process, and these ranks are threads of one: use --ranks processes, or "
+        "action=hang, throw, slow:<N>ms or corrupt",
+        kFaultVariable);
+  }
+  auto group = std::make_unique<ThreadExecutor>(config, factory, fault);
   FF_TRY(group->wait_loaded(progress));
   return std::unique_ptr<GroupExecutor>(std::move(group));
 }

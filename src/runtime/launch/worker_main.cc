@@ -21,6 +21,7 @@
 #include "comm/local/local_world.h"
 #include "comm/mpi/mpi_runtime.h"
 #include "runtime/control/channel.h"
+#include "runtime/fault.h"
 #include "runtime/launch/run_dir.h"
 #include "runtime/worker.h"
 
@@ -32,7 +33,8 @@ namespace {
 /// no core from the ranks that work.
 class Inbox {
  public:
-  explicit Inbox(Channel& channel) : channel_(channel), reader_([this] { read(); }) {}
+  Inbox(Channel& channel, const comm::Progress& progress)
+      : channel_(channel), progress_(progress), reader_([this] { read(); }) {}
   /// After Shutdown, which is the last message.
   ~Inbox() { reader_.join(); }
   Inbox(const Inbox&) = delete;
@@ -53,7 +55,7 @@ class Inbox {
       if (!message.ok()) leave(message.error());
       if (std::holds_alternative<Ping>(*message)) {
         // An error shows at the next receive.
-        static_cast<void>(channel_.send(Pong{}));
+        static_cast<void>(channel_.send(Pong{progress_.position()}));
         continue;
       }
       more = !std::holds_alternative<Shutdown>(*message);
@@ -70,17 +72,29 @@ class Inbox {
   }
 
   Channel& channel_;
+  const comm::Progress& progress_;
   std::mutex mutex_;
   std::condition_variable arrived_;
   std::deque<Message> messages_;
   std::thread reader_;
 };
 
+/// Where this rank is, and what it shall do wrong there.
+struct Marks {
+  explicit Marks(const std::optional<FaultSpec>& spec)
+      : fault(spec ? std::make_unique<Fault>(*spec) : nullptr), progress(fault.get()) {}
+
+  std::unique_ptr<Fault> fault;
+  comm::Progress progress;
+};
+
 /// What the rank does with its messages once its shard is there.
-base::Status serve(Worker& worker, const RankConfig& config, Channel& channel, Inbox& inbox) {
+base::Status serve(Worker& worker, const RankConfig& config, Channel& channel, Inbox& inbox,
+                   comm::Progress& progress) {
   const base::SteadyClock clock;
   comm::CommStats control;
   while (true) {
+    progress.enter(comm::Operation::kIdle);
     const int64_t idle_ns = clock.now_ns();
     const Message message = inbox.next();
     const double idle_s = base::seconds_between(idle_ns, clock.now_ns());
@@ -111,17 +125,20 @@ base::Status serve(Worker& worker, const RankConfig& config, Channel& channel, I
   }
 }
 
-base::Status run_rank(int rank, int ranks, Channel& channel, Inbox& inbox) {
+base::Status run_rank(int rank, int ranks, Channel& channel, Inbox& inbox, Marks& marks) {
   const Message first = inbox.next();
   const auto* message = std::get_if<Config>(&first);
   if (message == nullptr) return base::fail("the front sent no configuration");
   const RankConfig& config = message->config;
+  if (marks.fault) marks.fault->watch(world_rank(config, rank));
+  marks.progress.enter(comm::Operation::kStart);
   if (config.group.devices() != ranks) {
     return base::fail("{} ranks were started for a group of {}", ranks, config.group.devices());
   }
   FF_ASSIGN(std::shared_ptr<const backend::Ops> ops, backend::make_ops(config.backend, config.isa));
   std::unique_ptr<comm::MpiRuntime> mpi;
   std::unique_ptr<comm::Communicator> group;
+  marks.progress.enter(comm::Operation::kMeet);
   if (ranks == 1) {
     group = comm::make_single(mesh::Axis::kControl);
   } else {
@@ -132,10 +149,11 @@ base::Status run_rank(int rank, int ranks, Channel& channel, Inbox& inbox) {
     }
     group = mpi->world();
   }
+  group->report_to(&marks.progress);
   FF_ASSIGN(const std::unique_ptr<Worker> worker,
             Worker::create(config, std::move(ops), std::move(group)));
   FF_TRY(channel.send(Ready{worker->memory()}));
-  return serve(*worker, config, channel, inbox);
+  return serve(*worker, config, channel, inbox, marks.progress);
 }
 
 /// A rank alone cannot go on, and the others wait for it in a collective: it ends without ceremony,
@@ -185,9 +203,12 @@ int worker_main(int argc, char** argv) {
   const char* secret = std::getenv(kSecretVariable);
   const base::Status hello = (*channel)->send(Hello{*rank, secret == nullptr ? "" : secret});
   if (!hello.ok()) return 1;
-  Inbox inbox(**channel);
+  base::Result<std::optional<FaultSpec>> fault = FaultSpec::from_environment();
+  if (!fault.ok()) give_up(**channel, fault.error().message);
+  Marks marks(*fault);
+  Inbox inbox(**channel, marks.progress);
   try {
-    const base::Status status = run_rank(*rank, *ranks, **channel, inbox);
+    const base::Status status = run_rank(*rank, *ranks, **channel, inbox, marks);
     if (!status.ok()) give_up(**channel, status.error().message);
   } catch (const comm::CommAborted& aborted) {
     give_up(**channel, aborted.reason);

@@ -1,0 +1,58 @@
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+#include "comm/progress.h"
+
+namespace fourfold::runtime {
+
+/// The environment variable that makes a rank misbehave, for tests of what the others do then.
+inline constexpr const char* kFaultVariable = "FOURFOLD_FAULT";
+
+/// Where a rank misbehaves, and how: "rank=2 step=5 layer=3 op=mlp action=kill" (docs/faults.md).
+struct FaultSpec {
+  enum class Action { kKill, kStop, kHang, kAbort, kExit, kThrow, kSlow, kCorrupt };
+
+  std::optional<int> rank;       ///< of the whole scheme
+  std::optional<int64_t> step;   ///< of the rank's group
+  std::optional<int32_t> layer;  ///< of the model
+  std::string operation;         ///< a name of comm::Operation or comm::CallKind; empty: any
+  Action action = Action::kHang;
+  std::chrono::milliseconds delay{0};  ///< of kSlow
+
+  static base::Result<FaultSpec> parse(std::string_view text);
+  /// What kFaultVariable says; nothing if it is not set. Errors: those of parse.
+  static base::Result<std::optional<FaultSpec>> from_environment();
+
+  /// It ends or stops the whole process, so that ranks that are threads cannot do it alone.
+  bool needs_process() const;
+};
+
+/// Watches the marks of one rank and misbehaves at the first one that the specification describes;
+/// kSlow and kCorrupt at every one.
+class Fault final : public comm::Progress::Observer {
+ public:
+  explicit Fault(FaultSpec spec) : spec_(std::move(spec)) {}
+
+  /// Until it knows which rank of the scheme it watches it does nothing.
+  void watch(int world_rank) { rank_ = world_rank; }
+  void at(const comm::Position& position, std::span<float> data) override;
+  /// Lets a rank that hangs go on. Any thread may call it.
+  void release();
+
+ private:
+  bool matches(const comm::Position& position) const;
+
+  FaultSpec spec_;
+  std::optional<int> rank_;
+  bool done_ = false;
+  std::atomic<bool> released_ = false;
+};
+
+}  // namespace fourfold::runtime
