@@ -44,8 +44,8 @@ class Communicator {
 
   /// data[i] = sum over the ranks' data[i] in fp32; all ranks hold identical bits afterwards. With
   /// kF32 by the fixed binary tree over ranks of docs/numerics.md, ((0+1)+(2+3))+((4+5)+(6+7)), and
-  /// size() must be a power of two. With kBF16 parts and sums are rounded where they travel, the
-  /// order of additions is any, and so is size().
+  /// size() must be a power of two. With kBF16 parts and sums may be rounded where they travel,
+  /// the order of additions is any, and so is size().
   virtual void all_reduce_sum(std::span<float> data, Wire wire) = 0;
 
   /// out = the ranks' `in`, in rank order; out.size() == size() * in.size().

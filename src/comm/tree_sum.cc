@@ -1,5 +1,7 @@
 #include "comm/tree_sum.h"
 
+#include "comm/isa_clones.h"
+
 namespace fourfold::comm {
 namespace {
 
@@ -7,7 +9,7 @@ using tensor::BF16;
 using tensor::to_f32;
 
 template <int kParts, typename T>
-inline float tree(const T* const* parts, int64_t i) {
+[[gnu::always_inline]] inline float tree(const T* const* parts, int64_t i) {
   if constexpr (kParts == 1) {
     return to_f32(parts[0][i]);
   } else {
@@ -19,7 +21,7 @@ inline float tree(const T* const* parts, int64_t i) {
 // `out` may be one of the parts, which would keep the compiler from using vectors; but an element
 // depends on the same element of the parts only.
 template <int kParts, typename T>
-void sum(const T* const* parts, float* out, int64_t n) {
+[[gnu::always_inline]] inline void sum(const T* const* parts, float* out, int64_t n) {
   const T* local[kParts];
   for (int p = 0; p < kParts; ++p) local[p] = parts[p];
 #if defined(__GNUC__) && !defined(__clang__)
@@ -29,7 +31,8 @@ void sum(const T* const* parts, float* out, int64_t n) {
 }
 
 template <typename T>
-void sum_left_to_right(std::span<const T* const> parts, float* out, int64_t n) {
+[[gnu::always_inline]] inline void sum_left_to_right(std::span<const T* const> parts, float* out,
+                                                     int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     float total = to_f32(parts[0][i]);
     for (size_t p = 1; p < parts.size(); ++p) total += to_f32(parts[p][i]);
@@ -38,7 +41,7 @@ void sum_left_to_right(std::span<const T* const> parts, float* out, int64_t n) {
 }
 
 template <typename T>
-void sum_any(std::span<const T* const> parts, float* out, int64_t n) {
+[[gnu::always_inline]] inline void sum_any(std::span<const T* const> parts, float* out, int64_t n) {
   switch (parts.size()) {
     case 1:
       return sum<1>(parts.data(), out, n);
@@ -69,10 +72,12 @@ void sum_any(std::span<const T* const> parts, float* out, int64_t n) {
 
 }  // namespace
 
-void tree_sum(std::span<const float* const> parts, float* out, int64_t n) {
+FF_ISA_CLONES void tree_sum(std::span<const float* const> parts, float* out, int64_t n) {
   sum_any(parts, out, n);
 }
 
-void tree_sum(std::span<const BF16* const> parts, float* out, int64_t n) { sum_any(parts, out, n); }
+FF_ISA_CLONES void tree_sum(std::span<const BF16* const> parts, float* out, int64_t n) {
+  sum_any(parts, out, n);
+}
 
 }  // namespace fourfold::comm
