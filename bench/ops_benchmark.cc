@@ -1,224 +1,198 @@
-// Matmul of the cpu backend against this machine's ceilings, measured in the same run.
+// The two operators that a decoder's time goes into, on the shapes of llama-1b, each beside this
+// machine's ceilings measured just before it.
 //
-//     build/release/bench/ops_benchmark [--benchmark_filter=avx512_bf16]
+//     build/release/bench/ops_benchmark [--benchmark_filter=matmul/avx512_bf16]
+//     [--benchmark_format=json]
 //
-// Weights rotate over 1 GiB, so that few rows read memory and not the cache. `peak` is the share of
-// the instruction set's arithmetic peak in registers, `bandwidth` the share of the read bandwidth
-// measured just before (weights only; on a virtual machine it changes within seconds).
+// Weights and caches rotate over more memory than caches hold, as they do from layer to layer.
+// `peak` is the share of the instruction set's arithmetic peak in registers, `bandwidth` the share
+// of the read bandwidth (weights or keys and values only); on a virtual machine it changes within
+// seconds. fast:1 is fast numerics.
 
 #include <benchmark/benchmark.h>
-#include <immintrin.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "backend/ops.h"
-#include "backend/thread_pool.h"
 #include "base/philox.h"
 
 namespace fourfold::backend {
 namespace {
 
-constexpr int64_t kWeightBytes = int64_t{1} << 30;
+constexpr int64_t kRotatedBytes = int64_t{512} << 20;
+constexpr double kPeaksSeconds = 0.4;
 
-double seconds_of(const std::function<void()>& work) {
-  const auto begin = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+/// A bf16 value in [-1, 1) from a table; zeros as weights would look faster than they are.
+float random_value(int64_t i) {
+  static const std::vector<float> values = [] {
+    std::vector<float> made(1 << 16);
+    for (size_t n = 0; n < made.size(); ++n) {
+      made[n] = 2 * base::uniform_unit(base::philox(1, {static_cast<uint32_t>(n), 0, 0, 0})[0]) - 1;
+    }
+    return made;
+  }();
+  return values[static_cast<size_t>(i) % values.size()];
 }
 
-/// Square matrices of random bf16 values, 1 GiB in all. Zeros would look faster than they are.
-class Weights {
- public:
-  Weights(const Ops& ops, int64_t size) : size_(size) {
-    std::vector<float> values(1 << 16);
-    for (size_t i = 0; i < values.size(); ++i) {
-      const auto bits = base::philox(1, {static_cast<uint32_t>(i), 0, 0, 0})[0];
-      values[i] = 2 * base::uniform_unit(bits) - 1;
-    }
-    int64_t at = 0;
-    const auto reader = [&](int64_t, std::span<float> out) {
-      for (float& value : out) value = values[static_cast<size_t>(++at % (1 << 16))];
-      ++at;
-      return base::Status();
-    };
-    const MatrixShape shape{size, size, {size}};
-    for (int64_t bytes = 0; bytes < kWeightBytes; bytes += matrices_.back()->bytes()) {
-      matrices_.push_back(ops.load_matrix(shape, reader).value());
-    }
-  }
-  int64_t size() const { return size_; }
-  const Weight& next() { return *matrices_[++last_ % matrices_.size()]; }
+/// A backend, a stream and its ceilings.
+struct Bench {
+  std::unique_ptr<Ops> ops;
+  std::unique_ptr<Stream> stream;
+  Peaks peaks;
 
- private:
-  int64_t size_;
-  size_t last_ = 0;
-  std::vector<WeightPtr> matrices_;
+  /// Null, with the state skipped, where the machine lacks the instruction set.
+  static std::unique_ptr<Bench> create(benchmark::State& state, Isa isa, int threads, bool fast) {
+    auto ops = make_ops("cpu", name_of(isa));
+    if (!ops.ok()) {
+      state.SkipWithError(ops.error().message.c_str());
+      return nullptr;
+    }
+    auto bench = std::make_unique<Bench>();
+    bench->ops = std::move(ops.value());
+    bench->stream = bench->ops->make_stream(threads, {});
+    bench->stream->numerics = fast ? base::Numerics::kFast : base::Numerics::kInvariant;
+    bench->peaks = bench->ops->measure_peaks(*bench->stream, kPeaksSeconds).value();
+    return bench;
+  }
+
+  Arena arena(int threads, const Ops::Limits& limits, int64_t more_bytes) const {
+    return Arena(ops->allocate(ops->scratch_bytes(threads, limits) + more_bytes + 4096).value());
+  }
+
+  /// Runs op() as often as the state wants and reports it against the ceilings.
+  template <typename Op>
+  void measure(benchmark::State& state, const Op& op) {
+    op();
+    stream->counters = {};
+    for (auto _ : state) op();
+    const OpCounters& work = stream->counters;
+    const auto flops = static_cast<double>(work.matmul_flops + work.attention_flops);
+    const auto bytes = static_cast<double>(work.bytes);
+    state.counters["GFLOP/s"] = flops / work.seconds * 1e-9;
+    state.counters["GB/s"] = bytes / work.seconds * 1e-9;
+    state.counters["peak"] = flops / work.seconds / peaks.matmul_flop_s;
+    state.counters["bandwidth"] = bytes / work.seconds / peaks.read_bytes_s;
+  }
 };
 
-/// The packed layout does not depend on the instruction set, so one set of weights at a time is
-/// kept for all benchmarks of its size.
-Weights& weights_of(const Ops& ops, int64_t size) {
-  static std::unique_ptr<Weights> weights;
-  if (weights == nullptr || weights->size() != size) {
-    weights.reset();
-    weights = std::make_unique<Weights>(ops, size);
-  }
-  return *weights;
-}
-
-__attribute__((target("avx2"))) void read_all(const __m256i* begin, const __m256i* end) {
-  __m256i sums[8] = {};
-  for (; begin < end; begin += 8) {
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; ++i) sums[i] = _mm256_xor_si256(sums[i], _mm256_load_si256(begin + i));
-  }
-  __m256i total = sums[0];
-#pragma GCC unroll 8
-  for (int i = 1; i < 8; ++i) total = _mm256_xor_si256(total, sums[i]);
-  benchmark::DoNotOptimize(total);
-}
-
-/// Bytes per second of reading 1 GiB once, in huge pages as weights are.
-double read_bandwidth(ThreadPool& pool) {
-  static const Buffer memory = [] {
-    Buffer buffer = tensor::allocate_host(kWeightBytes).value();
-    std::fill_n(static_cast<uint64_t*>(buffer.data()), kWeightBytes / 8, 1);
-    return buffer;
-  }();
-  constexpr int64_t kVector = sizeof(__m256i);
-  const auto* vectors = static_cast<const __m256i*>(memory.data());
-  const double seconds = seconds_of([&] {
-    pool.parallel_for(
-        kWeightBytes / kVector, (int64_t{1} << 20) / kVector,
-        [&](int64_t begin, int64_t end, int) { read_all(vectors + begin, vectors + end); });
-  });
-  return static_cast<double>(kWeightBytes) / seconds;
-}
-
-// Every loop over the sums is unrolled, so that they stay in registers.
-constexpr int64_t kPeakSteps = 8'000'000;
-
-__attribute__((target("avx512f,avx512bf16"))) double vdpbf16ps_flops() {
-  __m512 sums[12] = {};
-  const __m512bh ones = (__m512bh)_mm512_set1_epi32(0x3f803f80);
-  for (int64_t i = 0; i < kPeakSteps; ++i) {
-#pragma GCC unroll 12
-    for (auto& sum : sums) {
-      sum = _mm512_dpbf16_ps(sum, ones, ones);
-      asm volatile("" : "+v"(sum));
-    }
-  }
-  float total = 0;
-#pragma GCC unroll 12
-  for (const auto& sum : sums) total += _mm512_cvtss_f32(sum);
-  benchmark::DoNotOptimize(total);
-  return 12.0 * 64 * kPeakSteps;
-}
-
-__attribute__((target("avx2,fma"))) double fma_flops() {
-  __m256 sums[12] = {};
-  const __m256 ones = _mm256_set1_ps(1);
-  for (int64_t i = 0; i < kPeakSteps; ++i) {
-#pragma GCC unroll 12
-    for (auto& sum : sums) {
-      sum = _mm256_fmadd_ps(ones, ones, sum);
-      asm volatile("" : "+x"(sum));
-    }
-  }
-  float total = 0;
-#pragma GCC unroll 12
-  for (const auto& sum : sums) total += _mm256_cvtss_f32(sum);
-  benchmark::DoNotOptimize(total);
-  return 12.0 * 16 * kPeakSteps;
-}
-
-__attribute__((target("amx-tile,amx-bf16"))) double tdpbf16ps_flops() {
-  // Static: GCC takes ldtilecfg for a read of 8 bytes, and could drop the rest of a local.
-  struct alignas(64) Config {
-    uint8_t palette = 1;
-    uint8_t unused[15] = {};
-    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-  };
-  static constexpr Config kConfig;
-  _tile_loadconfig(&kConfig);
-  for (int64_t i = 0; i < kPeakSteps / 16; ++i) {
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
-  }
-  _tile_release();
-  return 4.0 * 16 * 16 * 64 * (kPeakSteps / 16);
-}
-
-/// FLOP per second in registers.
-double arithmetic_peak(Isa isa, ThreadPool& pool) {
-  const auto work = isa == Isa::kAvx2         ? fma_flops
-                    : isa == Isa::kAvx512Bf16 ? vdpbf16ps_flops
-                                              : tdpbf16ps_flops;
-  std::vector<double> flops(static_cast<size_t>(pool.threads()));
-  const double seconds = seconds_of([&] {
-    pool.parallel_for(pool.threads(), 1, [&](int64_t begin, int64_t end, int) {
-      for (int64_t i = begin; i < end; ++i) flops[static_cast<size_t>(i)] = work();
-    });
-  });
-  double total = 0;
-  for (const double f : flops) total += f;
-  return total / seconds;
-}
-
+/// range: N, K, slices, M, threads, fast.
 void matmul(benchmark::State& state, Isa isa) {
-  const int64_t size = state.range(0);
-  const int64_t rows = state.range(1);
-  const int threads = static_cast<int>(state.range(2));
-  auto made = make_ops("cpu", name_of(isa));
-  if (!made.ok()) {
-    state.SkipWithError(made.error().message.c_str());
-    return;
+  const int64_t n = state.range(0);
+  const int64_t k = state.range(1);
+  const int64_t rows = state.range(3);
+  const auto threads = static_cast<int>(state.range(4));
+  const auto bench = Bench::create(state, isa, threads, state.range(5) != 0);
+  if (bench == nullptr) return;
+  MatrixShape shape{n, k, {}};
+  for (int64_t i = 1; i <= state.range(2); ++i) shape.slice_ends.push_back(k * i / state.range(2));
+  std::vector<WeightPtr> weights;
+  for (int64_t bytes = 0; bytes < kRotatedBytes; bytes += weights.back()->bytes()) {
+    const auto read = [&](int64_t row, std::span<float> out) {
+      for (size_t i = 0; i < out.size(); ++i) {
+        out[i] = random_value(row * 7919 + static_cast<int64_t>(i));
+      }
+      return base::Status();
+    };
+    weights.push_back(bench->ops->load_matrix(*bench->stream, shape, {.read = read}).value());
   }
-  const Ops& ops = *made.value();
-  Weights& weights = weights_of(ops, size);
-  const auto stream = ops.make_stream(threads, {});
-  Arena arena(ops.allocate(ops.scratch_bytes(threads, {.rows = rows, .columns = size}) +
-                           rows * size * 6 + 128)
-                  .value());
-  const View x = arena.allocate(ops.activation_dtype(), {rows, size});
-  const View out = arena.allocate(DType::kF32, {rows, size});
-  for (int64_t i = 0; i < rows * size; ++i) {
-    x.bf16()[i] = tensor::to_bf16(static_cast<float>(i % 127 - 63) / 64);
-  }
-  ThreadPool probe(threads, {});
-  const double bandwidth = read_bandwidth(probe);
-  const double peak = arithmetic_peak(isa, probe);
-  double seconds = 0;
-  for (auto _ : state) {
-    seconds += seconds_of([&] { ops.matmul(*stream, arena, x, weights.next(), out); });
-  }
-  const auto runs = static_cast<double>(state.iterations());
-  const double flops = 2.0 * static_cast<double>(rows * size * size) * runs / seconds;
-  const double bytes = 2.0 * static_cast<double>(size * size) * runs / seconds;
-  state.counters["GFLOP/s"] = flops * 1e-9;
-  state.counters["peak"] = flops / peak;
-  state.counters["GB/s"] = bytes * 1e-9;
-  state.counters["bandwidth"] = bytes / bandwidth;
+  Arena arena = bench->arena(threads, {.rows = rows, .columns = k}, rows * (4 * n + 2 * k));
+  const View x = arena.allocate(DType::kBF16, {rows, k});
+  const View out = arena.allocate(DType::kF32, {rows, n});
+  for (int64_t i = 0; i < rows * k; ++i) x.bf16()[i] = tensor::to_bf16(random_value(i));
+  size_t turn = 0;
+  bench->measure(state, [&] {
+    bench->ops->matmul(*bench->stream, arena, x, {{*weights[turn++ % weights.size()], out}});
+  });
 }
 
-void sizes(benchmark::internal::Benchmark* b) {
-  b->ArgNames({"N=K", "M", "threads"})
-      ->ArgsProduct({{2048, 4096}, {1, 8, 16, 64, 256, 512}, {1, 2}})
-      ->UseRealTime()
-      ->Unit(benchmark::kMicrosecond);
+/// Llama-1b's attention: 32 query heads on 8 of keys, each 64 wide. range: rows, context, threads,
+/// fast. The rows are one chunk of a sequence that ends at `context`, or, if rows < 64, the last
+/// positions of as many sequences.
+void attention(benchmark::State& state, Isa isa) {
+  constexpr int64_t kHeads = 32;
+  constexpr int64_t kKvHeads = 8;
+  constexpr int64_t kHeadDim = 64;
+  constexpr int64_t kBlockSize = 16;
+  const int64_t rows = state.range(0);
+  const int64_t context = state.range(1);
+  const auto threads = static_cast<int>(state.range(2));
+  const auto bench = Bench::create(state, isa, threads, state.range(3) != 0);
+  if (bench == nullptr) return;
+  const bool chunk = rows >= 64;
+  const int64_t sequences = chunk ? 1 : rows;
+  const int64_t width = context / kBlockSize;
+  const int64_t used_blocks = sequences * width;
+  constexpr int64_t kBlockBytes = kKvHeads * kBlockSize * kHeadDim * 2;
+  const int64_t caches = std::max<int64_t>(1, kRotatedBytes / (2 * used_blocks * kBlockBytes));
+  const int64_t blocks = caches * used_blocks;
+  const Buffer keys = bench->ops->allocate(blocks * kBlockBytes).value();
+  const Buffer values = bench->ops->allocate(blocks * kBlockBytes).value();
+  for (int64_t i = 0; i < blocks * kBlockBytes / 2; ++i) {
+    static_cast<tensor::BF16*>(keys.data())[i] = tensor::to_bf16(random_value(i));
+    static_cast<tensor::BF16*>(values.data())[i] = tensor::to_bf16(random_value(i * 3));
+  }
+  std::vector<int32_t> positions;
+  std::vector<int32_t> owners;
+  for (int64_t row = 0; row < rows; ++row) {
+    positions.push_back(static_cast<int32_t>(chunk ? context - rows + row : context - 1));
+    owners.push_back(static_cast<int32_t>(chunk ? 0 : row));
+  }
+  std::vector<int32_t> table(static_cast<size_t>(used_blocks));
+  const RowLayout layout{{positions.data(), DType::kI32, {rows}},
+                         {owners.data(), DType::kI32, {rows}},
+                         {table.data(), DType::kI32, {sequences, width}}};
+  const KvLayer cache{keys.data(), values.data(), blocks, kKvHeads, kBlockSize, kHeadDim};
+  Arena arena = bench->arena(threads, {.rows = rows, .heads = kHeads, .head_dim = kHeadDim},
+                             rows * kHeads * kHeadDim * 6);
+  const View queries = arena.allocate(DType::kF32, {rows, kHeads, kHeadDim});
+  const View out = arena.allocate(DType::kBF16, {rows, kHeads * kHeadDim});
+  for (int64_t i = 0; i < queries.shape.elements(); ++i) queries.f32()[i] = random_value(i);
+  int64_t turn = 0;
+  bench->measure(state, [&] {
+    const int64_t first = turn++ % caches * used_blocks;
+    for (size_t i = 0; i < table.size(); ++i)
+      table[i] = static_cast<int32_t>(first) + static_cast<int32_t>(i);
+    bench->ops->attention(*bench->stream, arena, queries, layout, cache, {.scale = 0.125F}, out);
+  });
 }
-BENCHMARK_CAPTURE(matmul, avx2, Isa::kAvx2)->Apply(sizes);
-BENCHMARK_CAPTURE(matmul, avx512_bf16, Isa::kAvx512Bf16)->Apply(sizes);
-BENCHMARK_CAPTURE(matmul, amx, Isa::kAmx)->Apply(sizes);
+
+void matmul_cases(benchmark::internal::Benchmark* b) {
+  b->ArgNames({"N", "K", "slices", "M", "threads", "fast"})->UseRealTime();
+  b->Unit(benchmark::kMicrosecond);
+  struct Shape {
+    int64_t n, k, slices;
+  };
+  // Query, output, gate or up, down, head.
+  for (const Shape& s : {Shape{2048, 2048, 1}, Shape{2048, 2048, 8}, Shape{8192, 2048, 1},
+                         Shape{2048, 8192, 8}, Shape{32000, 2048, 1}}) {
+    for (const int64_t m : {1, 8, 16, 512}) {
+      for (const int64_t fast : {0, 1}) b->Args({s.n, s.k, s.slices, m, 2, fast});
+    }
+  }
+}
+
+void attention_cases(benchmark::internal::Benchmark* b) {
+  b->ArgNames({"rows", "context", "threads", "fast"})->UseRealTime();
+  b->Unit(benchmark::kMicrosecond);
+  for (const int64_t context : {128, 512, 2048, 4096}) {
+    for (const int64_t rows : {1, 16, 128, 512}) {
+      if (rows >= 64 && rows > context) continue;
+      for (const int64_t fast : {0, 1}) b->Args({rows, context, 2, fast});
+    }
+  }
+}
+
+BENCHMARK_CAPTURE(matmul, avx2, Isa::kAvx2)->Apply(matmul_cases);
+BENCHMARK_CAPTURE(matmul, avx512_bf16, Isa::kAvx512Bf16)->Apply(matmul_cases);
+BENCHMARK_CAPTURE(matmul, amx, Isa::kAmx)->Apply(matmul_cases);
+BENCHMARK_CAPTURE(attention, avx2, Isa::kAvx2)->Apply(attention_cases);
+BENCHMARK_CAPTURE(attention, avx512_bf16, Isa::kAvx512Bf16)->Apply(attention_cases);
+BENCHMARK_CAPTURE(attention, amx, Isa::kAmx)->Apply(attention_cases);
 
 }  // namespace
 }  // namespace fourfold::backend

@@ -164,6 +164,7 @@ std::span<const float> Decoder::logits(backend::Stream& stream, tensor::Arena& a
   const View local = arena.allocate(DType::kF32, {r, head.rows()});
   ops_.matmul(stream, arena, x, {{head, local}});
   stream.synchronize();
+  if (tp == 1) return local.f32_span();
 
   // Shards may hold different numbers of rows; on the wire each sends the same.
   const View padded = arena.allocate(DType::kF32, {r, shard_rows});

@@ -107,6 +107,19 @@ class Scratch {
   float* next_;
 };
 
+/// Asks for a piece's keys and values. They lie in pieces of one KV block, too short for the
+/// processor to see a stream in: without this, packing them waits for one miss after another.
+void prefetch(const Piece& piece, int64_t head_dim) {
+  constexpr int64_t kLineElements = 32;
+  for (int64_t t = piece.first; t < piece.last; ++t) {
+    const auto i = static_cast<size_t>(t);
+    for (int64_t d = 0; d < head_dim; d += kLineElements) {
+      __builtin_prefetch(piece.keys[i] + d);
+      __builtin_prefetch(piece.values[i] + d);
+    }
+  }
+}
+
 /// Calls visit(piece, origin) for the pieces that a block's rows read, in rising order.
 template <typename Visit>
 void for_each_piece(const Attention& a, const Block& block, const uint16_t* zeros,
@@ -118,11 +131,17 @@ void for_each_piece(const Attention& a, const Block& block, const uint16_t* zero
     last = std::max<int64_t>(last, a.position(row));
   }
   const int32_t* table = block_table(a.rows, a.cache, a.sequence(block.begin), first, last);
-  for (int64_t begin = first; begin <= last;) {
-    const int64_t origin = begin / kPiece * kPiece;
-    const int64_t end = std::min(last + 1, origin + kPiece);
-    visit(locate(a, table, block.kv_head, begin, end, zeros), origin);
-    begin = end;
+  const auto fetch = [&](int64_t begin) {
+    const int64_t end = std::min(last + 1, begin / kPiece * kPiece + kPiece);
+    const Piece piece = locate(a, table, block.kv_head, begin, end, zeros);
+    prefetch(piece, a.cache.head_dim);
+    return piece;
+  };
+  Piece next = fetch(first);
+  for (int64_t origin = first / kPiece * kPiece; origin <= last; origin += kPiece) {
+    const Piece piece = next;
+    if (origin + kPiece <= last) next = fetch(origin + kPiece);
+    visit(piece, origin);
   }
 }
 
