@@ -107,20 +107,17 @@ class Scratch {
   float* next_;
 };
 
-/// Asks for a piece's keys and values. They lie in pieces of one KV block, too short for the
-/// processor to see a stream in: without this, packing them waits for one miss after another.
-void prefetch(const Piece& piece, int64_t head_dim) {
+/// Asks for some keys or values. They lie in pieces of one KV block, too short for the processor to
+/// see a stream in: without this, packing them waits for one miss after another.
+void prefetch(const uint16_t* const* rows, int64_t count, int64_t head_dim) {
   constexpr int64_t kLineElements = 32;
-  for (int64_t t = piece.first; t < piece.last; ++t) {
-    const auto i = static_cast<size_t>(t);
-    for (int64_t d = 0; d < head_dim; d += kLineElements) {
-      __builtin_prefetch(piece.keys[i] + d);
-      __builtin_prefetch(piece.values[i] + d);
-    }
+  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t d = 0; d < head_dim; d += kLineElements) __builtin_prefetch(rows[i] + d);
   }
 }
 
-/// Calls visit(piece, origin) for the pieces that a block's rows read, in rising order.
+/// Calls visit(piece, origin, next) for the pieces that a block's rows read, in rising order; what
+/// visit works on is on its way, and it asks for `next` bit by bit.
 template <typename Visit>
 void for_each_piece(const Attention& a, const Block& block, const uint16_t* zeros,
                     const Visit& visit) {
@@ -131,17 +128,19 @@ void for_each_piece(const Attention& a, const Block& block, const uint16_t* zero
     last = std::max<int64_t>(last, a.position(row));
   }
   const int32_t* table = block_table(a.rows, a.cache, a.sequence(block.begin), first, last);
-  const auto fetch = [&](int64_t begin) {
+  const auto piece_at = [&](int64_t begin) {
     const int64_t end = std::min(last + 1, begin / kPiece * kPiece + kPiece);
-    const Piece piece = locate(a, table, block.kv_head, begin, end, zeros);
-    prefetch(piece, a.cache.head_dim);
-    return piece;
+    return locate(a, table, block.kv_head, begin, end, zeros);
   };
-  Piece next = fetch(first);
+  Piece piece = piece_at(first);
+  prefetch(piece.keys.data(), kPiece, a.cache.head_dim);
+  prefetch(piece.values.data(), kPiece, a.cache.head_dim);
   for (int64_t origin = first / kPiece * kPiece; origin <= last; origin += kPiece) {
-    const Piece piece = next;
-    if (origin + kPiece <= last) next = fetch(origin + kPiece);
-    visit(piece, origin);
+    const bool more = origin + kPiece <= last;
+    // After the last one there is none to ask for; its own vectors are at hand.
+    const Piece next = more ? piece_at(origin + kPiece) : piece;
+    visit(piece, origin, next);
+    piece = next;
   }
 }
 
@@ -182,13 +181,15 @@ void attend_invariant(const Attention& a, const Block& block, float* memory) {
     }
   }
 
-  for_each_piece(a, block, zeros, [&](const Piece& piece, int64_t origin) {
-    for (int64_t tile = piece.first / kLanes; tile < piece.tiles(); ++tile) {
-      a.kernels.widen_transposed(&piece.keys[static_cast<size_t>(tile * kLanes)], head_dim,
-                                 keys + tile * kLanes * width);
-    }
-    for (int64_t t = piece.first; t < piece.last; ++t) {
-      a.kernels.widen(piece.values[static_cast<size_t>(t)], head_dim, values + t * width);
+  for_each_piece(a, block, zeros, [&](const Piece& piece, int64_t origin, const Piece& next) {
+    for (int64_t tile = 0; tile < piece.tiles(); ++tile) {
+      const auto first = static_cast<size_t>(tile * kLanes);
+      prefetch(&next.keys[first], kLanes, head_dim);
+      a.kernels.widen_transposed(&piece.keys[first], head_dim, keys + tile * kLanes * width);
+      prefetch(&next.values[first], kLanes, head_dim);
+      for (size_t t = first; t < first + kLanes; ++t) {
+        a.kernels.widen(piece.values[t], head_dim, values + static_cast<int64_t>(t) * width);
+      }
     }
     for (int64_t row = block.begin; row < block.end; ++row) {
       const Range range = range_of(a, row, origin);
@@ -264,21 +265,25 @@ struct FastTask {
   float* weights;
 };
 
-void pack(const FastTask& task, const Piece& piece) {
+void pack(const FastTask& task, const Piece& piece, const Piece& next) {
   const RowKernels& kernels = task.a.kernels;
+  const int64_t head_dim = task.a.cache.head_dim;
   for (int64_t tile = 0; tile < piece.tiles(); ++tile) {
-    kernels.pack_rows(&piece.keys[static_cast<size_t>(tile * kLanes)], task.a.cache.head_dim,
-                      task.keys + tile * kLanes * task.wide);
+    const auto first = static_cast<size_t>(tile * kLanes);
+    prefetch(&next.keys[first], kLanes, head_dim);
+    kernels.pack_rows(&piece.keys[first], head_dim, task.keys + tile * kLanes * task.wide);
   }
   for (int64_t t = 0; t < piece.last; t += kColumns) {
-    kernels.pack_columns(&piece.values[static_cast<size_t>(t)], task.a.cache.head_dim,
-                         task.values + t * kLanes, kPiece * kLanes);
+    const auto first = static_cast<size_t>(t);
+    prefetch(&next.values[first], kColumns, head_dim);
+    kernels.pack_columns(&piece.values[first], head_dim, task.values + t * kLanes, kPiece * kLanes);
   }
 }
 
-void attend_piece_fast(const FastTask& task, const Piece& piece, int64_t origin) {
+void attend_piece_fast(const FastTask& task, const Piece& piece, int64_t origin,
+                       const Piece& next) {
   const Attention& a = task.a;
-  pack(task, piece);
+  pack(task, piece, next);
   a.matmul.run({.x = task.x.data,
                 .x_stride = task.x.group_stride(),
                 .rows = task.padded_queries,
@@ -358,8 +363,8 @@ void attend_fast(const Attention& a, const Block& block, float* memory) {
                task.x.at(query));
   }
 
-  for_each_piece(a, block, zeros, [&](const Piece& piece, int64_t origin) {
-    attend_piece_fast(task, piece, origin);
+  for_each_piece(a, block, zeros, [&](const Piece& piece, int64_t origin, const Piece& next) {
+    attend_piece_fast(task, piece, origin, next);
   });
 
   for (int64_t query = 0; query < task.queries; ++query) {
