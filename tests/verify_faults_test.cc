@@ -28,7 +28,8 @@ using testing::HasSubstr;
 /// A running program whose stderr is read; killed if it is still there at the end.
 class Program {
  public:
-  Program(std::vector<std::string> arguments, const std::filesystem::path& temporary) {
+  Program(std::vector<std::string> arguments, const std::filesystem::path& temporary,
+          const char* fault = nullptr) {
     int ends[2];
     EXPECT_EQ(pipe2(ends, O_CLOEXEC), 0);
     pid_ = fork();
@@ -36,6 +37,7 @@ class Program {
       dup2(ends[1], STDERR_FILENO);
       dup2(open("/dev/null", O_RDWR), STDOUT_FILENO);
       setenv("TMPDIR", temporary.c_str(), 1);
+      if (fault != nullptr) setenv("FOURFOLD_FAULT", fault, 1);
       std::vector<char*> argv;
       arguments.insert(arguments.begin(), FOURFOLD_BINARY);
       for (std::string& argument : arguments) argv.push_back(argument.data());
@@ -164,13 +166,17 @@ class VerifyFaults : public testing::Test {
     }
   }
 
+  nlohmann::json report() const {
+    return nlohmann::json::parse(std::ifstream(folder_ / "out.json"));
+  }
+
   std::filesystem::path folder_;
   std::vector<std::filesystem::path> shared_before_;
 };
 
 TEST_F(VerifyFaults, AKilledRankIsNamedWithinASecondAndTheOtherSchemesRun) {
   Program program(arguments("tp2,pp2"), folder_ / "tmp");
-  ASSERT_TRUE(program.wait_for("tp2: repeat 1/1, concurrency 2", milliseconds(30'000)));
+  ASSERT_TRUE(program.wait_for("tp2: repeat 1/1, c2", milliseconds(30'000)));
   const std::vector<pid_t> workers = workers_of(program.pid());
   ASSERT_EQ(workers.size(), 2U);
   kill(workers[1], SIGKILL);
@@ -178,8 +184,7 @@ TEST_F(VerifyFaults, AKilledRankIsNamedWithinASecondAndTheOtherSchemesRun) {
   EXPECT_TRUE(program.wait_for("pp2", milliseconds(1'000)));
   EXPECT_EQ(program.wait_for_exit(milliseconds(60'000)), 1);
 
-  const auto report = nlohmann::json::parse(std::ifstream(folder_ / "out.json"));
-  for (const nlohmann::json& scheme : report.at("schemes")) {
+  for (const nlohmann::json& scheme : report().at("schemes")) {
     const std::string failure = scheme.at("failure");
     if (scheme.at("scheme") == "tp2") {
       EXPECT_THAT(failure, HasSubstr("rank "));
@@ -193,9 +198,38 @@ TEST_F(VerifyFaults, AKilledRankIsNamedWithinASecondAndTheOtherSchemesRun) {
   expect_nothing_left(workers);
 }
 
+TEST_F(VerifyFaults, AHungRankIsNamedWhereItHangsAndTheOtherSchemesRun) {
+  // Of the schemes only tp2 has layer 3 on a rank 1.
+  Program program(arguments("tp2,pp2"), folder_ / "tmp",
+                  "rank=1 step=20 layer=3 op=mlp action=hang");
+  EXPECT_EQ(program.wait_for_exit(milliseconds(90'000)), 1);
+  for (const nlohmann::json& scheme : report().at("schemes")) {
+    const std::string failure = scheme.at("failure");
+    if (scheme.at("scheme") == "tp2") {
+      EXPECT_THAT(failure, HasSubstr("rank 1 (stage 0, replica 0, shard 1, pid "));
+      EXPECT_THAT(failure, HasSubstr(") hangs in step 20, layer 3, mlp for "));
+    } else {
+      EXPECT_EQ(failure, "") << scheme.at("scheme");
+    }
+  }
+  expect_nothing_left({});
+}
+
+TEST_F(VerifyFaults, AnAnswerThatARankSpoilsIsFoundInItsLayer) {
+  Program program(arguments("tp2"), folder_ / "tmp", "rank=1 layer=3 op=mlp action=corrupt");
+  EXPECT_EQ(program.wait_for_exit(milliseconds(90'000)), 1);
+  const nlohmann::json report = this->report();
+  const auto tp2 =
+      std::find_if(report.at("schemes").begin(), report.at("schemes").end(),
+                   [](const nlohmann::json& scheme) { return scheme.at("scheme") == "tp2"; });
+  ASSERT_NE(tp2, report.at("schemes").end());
+  EXPECT_FALSE(tp2->at("answers").at("equal"));
+  EXPECT_EQ(tp2->at("answers").at("first_difference").at("layer"), 3);
+}
+
 TEST_F(VerifyFaults, CtrlCEndsEverythingWithinASecond) {
   Program program(arguments("tp2pp2"), folder_ / "tmp");
-  ASSERT_TRUE(program.wait_for("tp2pp2: repeat 1/1, concurrency 2", milliseconds(30'000)));
+  ASSERT_TRUE(program.wait_for("tp2pp2: repeat 1/1, c2", milliseconds(30'000)));
   const std::vector<pid_t> workers = workers_of(program.pid());
   ASSERT_EQ(workers.size(), 4U);
   kill(program.pid(), SIGINT);
