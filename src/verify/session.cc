@@ -122,7 +122,7 @@ base::Result<Subject> open_subject(const VerifyOptions& options) {
                                                           : source.spec.max_positions;
   FF_ASSIGN(const int64_t longest, longest_sequence(options, limit));
   if (longest > limit) {
-    return base::fail("the load's longest sequence has {} tokens, more than {} of {}", longest,
+    return base::fail("the load's longest sequence has {} tokens, more than {} {}", longest,
                       options.cluster.max_positions > 0 ? "--max-model-len" : "the model's context",
                       limit);
   }
@@ -246,6 +246,8 @@ base::Status Session::find_rate(double first_rate) {
               const LoadPoint point{.rate = rate};
               FF_ASSIGN(const load::Workload workload, prepare(point, 0));
               FF_ASSIGN(const load::LoadRun run, run_point(point, 0, workload));
+              // A rate that this client cannot offer is not shown to be met.
+              if (!run.metrics.valid()) return false;
               return load::meets(slo, run.metrics);
             }));
   return {};
