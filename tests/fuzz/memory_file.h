@@ -27,6 +27,10 @@ class MemoryFile {
     const ssize_t written = pwrite(fd_, content.data(), content.size(), 0);
     CHECK(written == std::ssize(content), "{} of {} bytes written", written, content.size());
   }
+  /// Changes one byte of it.
+  void write_byte(size_t at, char byte) {
+    CHECK(pwrite(fd_, &byte, 1, static_cast<off_t>(at)) == 1, "byte {} was not written", at);
+  }
   const std::string& path() const { return path_; }
 
  private:

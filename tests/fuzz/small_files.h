@@ -73,6 +73,7 @@ inline std::string small_gguf() {
   w.integer("tokenizer.ggml.bos_token_id", 1).integer("tokenizer.ggml.unknown_token_id", 0);
 
   uint64_t offset = 0;
+  uint64_t end = 0;
   for (const Tensor& tensor : tensors) {
     w.string(tensor.name).number(static_cast<uint32_t>(tensor.dimensions.size()));
     uint64_t bytes = sizeof(float);
@@ -81,10 +82,11 @@ inline std::string small_gguf() {
       bytes *= dimension;
     }
     w.number<uint32_t>(0).number(offset);  // F32
-    offset += (bytes + 31) / 32 * 32;
+    end = offset + bytes;
+    offset = (end + 31) / 32 * 32;
   }
   std::string file = w.bytes();
-  file.resize((file.size() + 31) / 32 * 32 + offset);
+  file.resize((file.size() + 31) / 32 * 32 + end);
   return file;
 }
 
