@@ -1,5 +1,6 @@
 #include "load/run.h"
 
+#include <algorithm>
 #include <chrono>
 #include <deque>
 #include <memory>
@@ -112,13 +113,23 @@ class Run {
       prepare_next();
       const size_t done_before = done_;
       FF_TRY(collect());
-      if (done_ == done_before) clock_.wait_until(next_arrival_ns());
+      if (done_ == done_before) FF_TRY(wait());
     }
     const std::lock_guard lock(inbox_->mutex);
     return std::move(inbox_->logs);
   }
 
  private:
+  /// Until something is due or has happened.
+  base::Status wait() {
+    if (!options_.stop) {
+      clock_.wait_until(next_arrival_ns());
+      return {};
+    }
+    clock_.wait_until(std::min(next_arrival_ns(), clock_.now_ns() + kStopTickNs));
+    return options_.stop() ? base::Status(base::fail("interrupted")) : base::Status();
+  }
+
   bool all_started() const { return next_first_ == first_turns_.size(); }
 
   /// When the next first turn is due; kNever where it waits for a place.

@@ -63,7 +63,10 @@ struct RunOptions {
   Slo slo;  ///< for the goodput
   /// Called from the calling thread with the number of finished requests, whenever it grew.
   std::function<void(size_t done)> on_finished;
+  /// Looked at every kStopTickNs while nothing happens: true ends the run with an error.
+  std::function<bool()> stop;
 };
+inline constexpr int64_t kStopTickNs = 50'000'000;
 
 /// What one run of a load did.
 struct LoadRun {

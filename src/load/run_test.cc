@@ -91,6 +91,17 @@ TEST(OpenLoop, OfALateClientIsInvalid) {
   }
 }
 
+TEST(OpenLoop, EndsSoonAfterItIsStoppedThoughNothingIsDue) {
+  SimulatedClock clock;
+  SimulatedServer server(clock, 1, always(kMs));
+  int looks = 0;
+  const auto run =
+      run_load(small_load(2), {.arrivals_s = {0, 3600}, .stop = [&] { return ++looks == 5; }},
+               clock, server.submit());
+  EXPECT_FALSE(run.ok());
+  EXPECT_LE(clock.now_ns(), 5 * kStopTickNs);
+}
+
 TEST(OpenLoop, MayBeLateByATenthOfALongGap) {
   SimulatedClock clock;
   clock.oversleep_ns = 40 * kMs;

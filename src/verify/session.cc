@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "load/capacity.h"
+#include "runtime/launch/interrupt.h"
 #include "verify/load_plan.h"
 
 namespace fourfold::verify {
@@ -270,6 +271,7 @@ base::Result<load::LoadRun> Session::run_point(const LoadPoint& point, int repea
   options.on_finished =
       progress_of(fmt::format("repeat {}/{}, {}", repeat + 1, o.repeats, point.name()),
                   workload.requests.size());
+  options.stop = [] { return runtime::interrupted(); };
   return load::run_load(workload, options, clock_, submit_to_cluster(nullptr, nullptr));
 }
 
@@ -315,7 +317,8 @@ base::Result<load::LoadRun> Session::run_closed(std::vector<engine::Request> req
                         {.concurrency = concurrency,
                          .arrivals_s = {},
                          .slo = {},
-                         .on_finished = progress_of(label, total)},
+                         .on_finished = progress_of(label, total),
+                         .stop = [] { return runtime::interrupted(); }},
                         clock_, submit_to_cluster(std::move(on_token), recorder));
 }
 
