@@ -39,6 +39,7 @@ constexpr milliseconds kPingInterval(500);
 constexpr seconds kSilenceLimit(3);          // a process that answers no Ping is stopped or hung
 constexpr seconds kSendLimit(3);             // the same for one that takes no message
 constexpr milliseconds kExitLimit(300);      // for the exit of a child whose channel is closed
+constexpr milliseconds kAloneLimit(50);      // in which all ranks end if mpirun was killed
 constexpr milliseconds kShutdownLimit(700);  // for an orderly end, before ranks are killed
 
 /// A rank as the front sees it.
@@ -89,6 +90,7 @@ class ProcessExecutor final : public GroupExecutor {
   base::Status check_heartbeats();
   base::Status check_progress();
   base::Error death_of(size_t rank);
+  bool another_ended(size_t rank) const;
 
   void broadcast(const Message& message);
   void wait_closed(milliseconds limit);
@@ -388,8 +390,9 @@ base::Status ProcessExecutor::check_heartbeats() {
 /// killed: then the guard ends all ranks and itself.
 base::Error ProcessExecutor::death_of(size_t rank) {
   const std::filesystem::path output = RunDir::output(run_dir_.path());
-  const std::optional<int> status = child_.wait_exit(kExitLimit);
   const bool only = peers_.size() == 1;
+  std::optional<int> status = child_.wait_exit(only ? kExitLimit : kAloneLimit);
+  if (!status && another_ended(rank)) status = child_.wait_exit(kExitLimit);
   if (status && (only || WIFSIGNALED(*status))) {
     return base::fail("{} {}{}", only ? describe(rank) : "mpirun", describe_exit(*status),
                       last_words(output, Speaker::kMpirunToo));
@@ -400,6 +403,15 @@ base::Error ProcessExecutor::death_of(size_t rank) {
                       describe(rank));
   }
   return base::fail("{} ended{}", describe(rank), words);
+}
+
+bool ProcessExecutor::another_ended(size_t rank) const {
+  for (size_t r = 0; r < peers_.size(); ++r) {
+    if (r == rank || !peers_[r].channel) continue;
+    pollfd fd{.fd = peers_[r].channel->fd(), .events = POLLRDHUP, .revents = 0};
+    if (poll(&fd, 1, 0) == 1) return true;
+  }
+  return false;
 }
 
 base::Result<std::string> make_secret() {
