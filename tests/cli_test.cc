@@ -4,10 +4,12 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -102,7 +104,7 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{1, "generate llama-3.1-8b x --load-format dummy", "has no tokenizer", "verify"},
         Refusal{1, "generate tiny '" + std::string(5000, 'x') + "'", "context of 1024",
                 "shorten the prompt"},
-        Refusal{1, "verify tiny --max-model-len 80", "96 tokens", "--max-model-len 80"},
+        Refusal{1, "verify tiny --max-model-len 80", "96 tokens", "--max-model-len of 80"},
         Refusal{2, "generate 'In the beginning'", "prompts is required", "--help"},
         Refusal{1, "generate tiny x -n 5000", "context of 1024", "lower -n"},
         Refusal{1, "generate tiny x --kv-cache-memory-bytes 1KiB", "1024 bytes",
@@ -113,7 +115,76 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{2, "generate tiny x --seed many", "--seed: \"many\"", "number"},
         Refusal{2, "verify tiny --concurrency 1,x", "--concurrency: \"1,x\"", "such as 1,8"},
         Refusal{1, "verify tiny --json /no/such/folder/x.json", "cannot be written", "folder"},
+        Refusal{2, "bench", "a command is missing", "offline or ops or comm or compare"},
+        Refusal{2, "bench comm --devices 3", "--devices", "--help"},
+        Refusal{1, "bench compare /no/a.json /no/b.json", "/no/a.json", "a.json"},
+        Refusal{1, "bench ops tiny --context 5000", "context of 5001", "lower --context"},
+        Refusal{2, "verify tiny --config /no/such.yaml", "/no/such.yaml", "no such file"},
         Refusal{2, "veryfy", "no command \"veryfy\"", "generate or verify or bench"}));
+
+TEST(Settings, ReachACommandFromTheEnvironmentAndAFile) {
+  const ScratchFolder folder;
+  std::ofstream(folder / "run.yaml") << "model: tiny\nschemes: [tp2, pp2]\nseed: 1\n";
+  const Outcome outcome =
+      run("verify --repeats 2 --print-config",
+          "FOURFOLD_SEED=7 FOURFOLD_REPEAT=1 FOURFOLD_CONFIG=" + (folder / "run.yaml"));
+  EXPECT_EQ(outcome.code, 0);
+  EXPECT_THAT(outcome.text,
+              AllOf(HasSubstr("schemes: tp2,pp2  # " + (folder / "run.yaml") + ":2"),
+                    HasSubstr("seed: 7  # FOURFOLD_SEED"), HasSubstr("repeats: 2  # command line"),
+                    HasSubstr("did you mean FOURFOLD_REPEATS?")));
+}
+
+TEST(Help, OfEveryCommandHasExamplesAndIsGivenByHelpToo) {
+  for (const char* command :
+       {"generate", "verify", "bench offline", "bench ops", "bench comm", "bench compare"}) {
+    const Outcome outcome = run(std::string("help ") + command);
+    EXPECT_EQ(outcome.code, 0) << command;
+    EXPECT_THAT(outcome.text, AllOf(HasSubstr("Example"), HasSubstr("--print-config")));
+    EXPECT_EQ(run(std::string(command) + " --help").text, outcome.text);
+  }
+}
+
+/// A file of results with a ceiling beside every figure that is named.
+void check_results(const std::string& path, const std::string& name) {
+  const nlohmann::json results = nlohmann::json::parse(std::ifstream(path));
+  EXPECT_EQ(results.at("schema"), 1);
+  bool found = false;
+  for (const nlohmann::json& figure : results.at("results")) {
+    EXPECT_GT(figure.at("value"), 0) << figure;
+    EXPECT_EQ(figure.at("samples").size(), 2U) << figure;
+    if (figure.at("name") != name) continue;
+    found = true;
+    EXPECT_GT(figure.at("ceiling"), 0) << figure;
+    EXPECT_GT(figure.at("ratio"), 0) << figure;
+  }
+  EXPECT_TRUE(found) << name;
+}
+
+TEST(Bench, WritesEveryFigureBesideItsCeilingAndComparesTwoFiles) {
+  const ScratchFolder folder;
+  const std::string json = " --repeats 2 --json " + (folder / "out.json");
+  const Outcome offline =
+      run("bench offline tiny -tp 2 --input-len 8 --output-len 4 --concurrency 1,2" + json);
+  ASSERT_EQ(offline.code, 0) << offline.text;
+  check_results(folder / "out.json", "prefill_tok_s c2");
+  check_results(folder / "out.json", "decode_tok_s c2");
+  const Outcome same = run("bench compare " + (folder / "out.json") + " " + (folder / "out.json") +
+                           " --fail-over 0");
+  EXPECT_EQ(same.code, 0) << same.text;
+  EXPECT_THAT(same.text, AllOf(HasSubstr("within the noise"), Not(HasSubstr("WORSE"))));
+
+  const Outcome ops = run("bench ops tiny --rows 1,80 --context 16" + json);
+  ASSERT_EQ(ops.code, 0) << ops.text;
+  check_results(folder / "out.json", "matmul gate+up m1");
+  check_results(folder / "out.json", "attention m80");
+
+  const Outcome comm = run("bench comm --sizes 4KiB" + json);
+  ASSERT_EQ(comm.code, 0) << comm.text;
+  for (const char* how : {"threads", "processes", "mpi"}) {
+    check_results(folder / "out.json", std::string("all_reduce_us 4KiB ") + how);
+  }
+}
 
 TEST(BadModels, AreRefusedBeforeAnythingLoads) {
   const std::string tiny = std::string(FOURFOLD_SOURCE_DIR) + "/models/tiny";
@@ -183,34 +254,69 @@ TEST(Verify, NamesNoBestTpotOfOutputsOfOneToken) {
   const Outcome outcome =
       run("verify tiny --schemes dp2 --concurrency 2 --input-len 8 --output-len 1 --repeats 2");
   EXPECT_EQ(outcome.code, 0) << outcome.text;
-  EXPECT_THAT(outcome.text, AllOf(HasSubstr("best TTFT"), Not(HasSubstr("best TPOT"))));
+  EXPECT_THAT(outcome.text, AllOf(HasSubstr("best memory"), Not(HasSubstr("best TPOT"))));
 }
 
-TEST(Verify, WritesTheJsonThatItPrints) {
+std::string read_text(const std::string& path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+TEST(Verify, WritesJsonCsvAndAPageOfTheSameRun) {
   const ScratchFolder folder;
   const Outcome outcome =
       run("verify tiny --schemes tp2,pp2 --concurrency 1,2 --input-len 16 --output-len 8 "
-          "--repeats 2 --json " +
-          (folder / "out.json"));
+          "--repeats 2 --slo ttft=10s --json " +
+          (folder / "out.json") + " --csv " + (folder / "out.csv") + " --report " +
+          (folder / "out.html"));
   EXPECT_EQ(outcome.code, 0) << outcome.text;
   const nlohmann::ordered_json report =
       nlohmann::ordered_json::parse(std::ifstream(folder / "out.json"));
-  EXPECT_EQ(report.at("schema"), 1);
+  EXPECT_EQ(report.at("schema"), 2);
   EXPECT_EQ(report.begin().key(), "schema") << "first, so that readers can check it early";
   EXPECT_EQ(report.at("schemes").size(), 3U);  // and the one device they are compared with
   for (const nlohmann::ordered_json& scheme : report.at("schemes")) {
     EXPECT_TRUE(scheme.at("answers").at("equal")) << scheme;
     EXPECT_GT(scheme.at("answers").at("compared"), 0);
-    if (scheme.at("scheme") == "tp1") continue;
+    EXPECT_GT(scheme.at("fast_answers").at("compared_tokens"), 0);
     EXPECT_EQ(scheme.at("loads").size(), 2U);
-    EXPECT_GT(scheme.at("metrics").at("ttft_ms").at("mean"), 0);
     EXPECT_GT(scheme.at("metrics").at("output_tok_s").at("mean"), 0);
-    const char* axis = scheme.at("tp") > 1 ? "tp" : "pp";
-    EXPECT_GT(scheme.at("comm").at(axis).at("bytes"), 0) << scheme;
+    EXPECT_GT(scheme.at("mfu"), 0);
+    EXPECT_GT(scheme.at("mbu"), 0);
+    EXPECT_GT(scheme.at("efficiency").at("same_load"), 0);
+    EXPECT_GE(scheme.at("timeline").size(), 1U);
     EXPECT_GT(scheme.at("memory_bytes").at("weights"), 0);
     EXPECT_THAT(scheme.at("start_command").get<std::string>(), HasSubstr("fourfold generate"));
+    EXPECT_THAT(scheme.at("vllm_command").get<std::string>(), HasSubstr("vllm serve"));
+    double time = 0;
+    for (const auto& [name, share] : scheme.at("step_share").items()) time += share.get<double>();
+    EXPECT_NEAR(time, 1, 0.05) << scheme.at("step_share");
+    if (scheme.at("scheme") == "tp1") continue;
+    const char* axis = scheme.at("tp") > 1 ? "tp" : "pp";
+    EXPECT_GT(scheme.at("comm").at(axis).at("bytes"), 0) << scheme;
   }
-  EXPECT_TRUE(report.at("winners").contains("throughput"));
+  EXPECT_TRUE(report.at("winners").contains("memory"));
+  EXPECT_EQ(report.at("laws").size(), 4U);
+  EXPECT_TRUE(report.at("definitions").contains("mbu"));
+  const std::string csv = read_text(folder / "out.csv");
+  EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 1 + 3 * 2);
+  EXPECT_THAT(read_text(folder / "out.html"), HasSubstr("<!DOCTYPE html>"));
+}
+
+TEST(Verify, RunsRatesTurnsAndASearchWithinAnSlo) {
+  const ScratchFolder folder;
+  const Outcome outcome =
+      run("verify tiny --schemes tp1 --rate 200 --turns 2 --shared-prefix 32 --input-len 8 "
+          "--output-len 4 --requests 20 --repeats 1 --slo ttft=1s --find-rate --json " +
+          (folder / "out.json"));
+  EXPECT_EQ(outcome.code, 0) << outcome.text;
+  const nlohmann::json report = nlohmann::json::parse(std::ifstream(folder / "out.json"));
+  EXPECT_EQ(report.at("load").at("kind"), "poisson");
+  const nlohmann::json& scheme = report.at("schemes").at(0);
+  EXPECT_EQ(scheme.at("requests"), 40);
+  EXPECT_EQ(scheme.at("point"), "200/s");
+  EXPECT_GT(scheme.at("kv").at("hit_rate"), 0.5);
+  EXPECT_GT(scheme.at("slo_rate").at("runs"), 0);
 }
 
 }  // namespace

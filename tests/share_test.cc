@@ -69,8 +69,8 @@ runtime::ClusterConfig process_config(const std::string& model,
   config.model = model;
   config.dummy_weights = true;
   config.scheme = scheme;
-  config.max_positions = 132;
-  config.max_running = 4;
+  config.max_positions = 516;
+  config.max_running = 1;
   config.program = FOURFOLD_BINARY;
   return config;
 }
@@ -86,8 +86,8 @@ std::vector<RankBytes> memory_of_ranks(const runtime::ClusterConfig& config, int
   auto cluster = runtime::Cluster::start(config, [](const std::string&) {});
   EXPECT_TRUE(cluster.ok()) << cluster.error().message;
   const std::vector<engine::Request> requests = load::make_requests(load::synthetic_workload(
-      {.input_len = 128, .output_len = 4, .conversations = 4, .vocab = vocab, .seed = 1}));
-  answers_of(**cluster, requests, {0, 1, 2, 3});
+      {.input_len = 512, .output_len = 4, .conversations = 1, .vocab = vocab, .seed = 1}));
+  answers_of(**cluster, requests, {0});
   const auto reports = (*cluster)->rank_reports();
   EXPECT_TRUE(reports.ok());
   const auto source = model::open_model(config.model, true, 0);

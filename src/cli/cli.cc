@@ -139,7 +139,7 @@ int run(int argc, char** argv) {
     return measure::comm_rank_main(argc - 1, argv + 1);
   }
   CLI::App table;
-  add_commands(table, "");
+  const Commands storage = add_commands(table, "");  // what parsing the table writes to
   const auto arguments = complete_arguments(
       table, without_help_command(normalise(argc, argv)), environment(),
       [](const std::string& warning) { fmt::print(stderr, "fourfold: {}\n", warning); });

@@ -161,8 +161,10 @@ class Offline {
     FF_ASSIGN(const Ceilings after, ceilings());
     const Ceilings peak{.flop_s = (before.flop_s + after.flop_s) / 2,
                         .bytes_s = (before.bytes_s + after.bytes_s) / 2};
-    add("read_bandwidth", "GB/s", Better::kHigher, "", {.value = peak.bytes_s * 1e-9});
-    add("matmul_peak", "GFLOP/s", Better::kHigher, "", {.value = peak.flop_s * 1e-9});
+    add(fmt::format("read_bandwidth c{}", concurrency), "GB/s", Better::kHigher, "",
+        {.value = peak.bytes_s * 1e-9});
+    add(fmt::format("matmul_peak c{}", concurrency), "GFLOP/s", Better::kHigher, "",
+        {.value = peak.flop_s * 1e-9});
     add_prefill(concurrency, peak, prefill);
     if (options_.output_len > 1) add_decode(concurrency, peak, prefill, whole);
     return {};
