@@ -35,10 +35,12 @@ void pad_row(const uint16_t* x, const PackedMatrix& w, int64_t block_stride, T* 
   int64_t k = 0;
   for (const int64_t end : w.slice_ends()) {
     while (k < end) {
-      const int64_t n = std::min(kBlock, end - k);
+      // Blocks that lie one after another are one copy.
+      const int64_t n = block_stride == kBlock ? end - k : std::min(kBlock, end - k);
+      const int64_t padded = base::round_up(n, kBlock);
       convert(x + k, n, out);
-      std::fill(out + n, out + kBlock, T{0});
-      out += block_stride;
+      std::fill(out + n, out + padded, T{0});
+      out += padded / kBlock * block_stride;
       k += n;
     }
   }
