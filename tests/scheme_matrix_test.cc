@@ -44,7 +44,10 @@ std::vector<Perturbation> perturbations() {
       {"preempt_every_5", [](Config& c) { c.scheduler.preempt_every_k = 5; }, preempted},
       {"small_pool", [](Config& c) { c.kv_blocks = 12; }, preempted},
       {"prefix_cache_off", [](Config& c) { c.scheduler.prefix_cache = false; },
-       [](const Answers& a, const Config&) { EXPECT_EQ(a.stats.hit_tokens, 0); }},
+       [](const Answers& a, const Config&) {
+         EXPECT_EQ(a.stats.hit_tokens, 0);
+         EXPECT_GT(a.stats.forked_tokens, 0);
+       }},
       {"one_at_a_time", [](Config& c) { c.max_running = 1; },
        [](const Answers& a, const Config&) {
          EXPECT_EQ(a.largest_batch, 1);

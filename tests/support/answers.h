@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <map>
 #include <memory>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -30,8 +32,9 @@ inline std::vector<mesh::ParallelConfig> legal_schemes(int devices) {
   return out;
 }
 
-/// Eight requests of 24 tokens, half greedy and half with a seed, whose prompts of 13 to 20 tokens
-/// share their first 12.
+/// Eight requests of 24 tokens, greedy or with a seed, whose prompts of 14 to 20 tokens share their
+/// first 12. Between them they use every sampling parameter; the last is a further choice of the
+/// one before it.
 inline std::vector<engine::Request> eight_requests() {
   std::vector<engine::Request> requests = load::make_requests(load::synthetic_workload(
       {.input_len = 20, .output_len = 24, .conversations = 8, .vocab = 1019, .seed = 7}));
@@ -42,6 +45,18 @@ inline std::vector<engine::Request> eight_requests() {
       requests[i].sampling = {.temperature = 1.0F, .top_k = 50, .top_p = 0.9F, .seed = 100 + i};
     }
   }
+  requests[2].sampling.repetition_penalty = 1.3F;
+  requests[2].sampling.frequency_penalty = 0.5F;
+  requests[3].sampling.presence_penalty = 1.0F;
+  requests[3].sampling.min_p = 0.05F;
+  requests[4].sampling.logit_bias = {{5, -100}, {17, 2.5F}};
+  requests[5].sampling.repetition_penalty = 1.2F;
+  requests[5].sampling.min_tokens = 12;
+  requests[5].stop_tokens.resize(500);
+  std::iota(requests[5].stop_tokens.begin(), requests[5].stop_tokens.end(), 0);
+  requests[6].sampling = {.temperature = 1.0F, .frequency_penalty = 1.0F, .seed = 6};
+  requests[7] = requests[6];
+  requests[7].sampling.choice = 1;
   return requests;
 }
 
@@ -65,6 +80,7 @@ struct Answers {
 };
 
 /// Runs the requests in `order` (indices; all are outstanding at once) and collects their answers.
+/// A choice above 0 goes with the request before it.
 inline Answers answers_of(runtime::Cluster& cluster, const std::vector<engine::Request>& requests,
                           const std::vector<size_t>& order) {
   auto recorder = std::make_shared<verify::AnswerRecorder>(requests.size());
@@ -79,18 +95,36 @@ inline Answers answers_of(runtime::Cluster& cluster, const std::vector<engine::R
   std::vector<engine::Request> ordered;
   for (const size_t i : order) ordered.push_back(requests[i]);
   size_t next = 0;
-  const load::Submit submit = [&](engine::Request tagged, load::Sink sink) {
+  std::vector<load::Sink> sinks(requests.size());
+  const auto is_fork = [&](size_t i) {
+    return i < requests.size() && requests[i].sampling.choice > 0;
+  };
+  const load::Submit submit = [&](engine::Request tagged, load::Sink sink) -> base::Status {
     const size_t index = order[next++];
+    sinks[index] = std::move(sink);
+    const size_t first = is_fork(index) ? index - 1 : index;
+    const size_t last = is_fork(first + 1) ? first + 1 : first;
+    if (!sinks[first] || !sinks[last]) return {};  // the other one is to come
+    tagged = requests[first];
     tagged.id = cluster.next_id();
-    recorder->assign(tagged.id, index);
-    return cluster.submit(std::move(tagged), [=](const engine::SequenceEvent& event, int64_t now) {
-      if (event.token) recorder->add_token(index, event.token->token);
+    std::map<engine::SequenceId, size_t> index_of = {{tagged.id, first}};
+    if (last > first) {
+      tagged.forks = {cluster.next_id()};
+      index_of[tagged.forks[0]] = last;
+    }
+    for (const auto& [id, i] : index_of) recorder->assign(id, i);
+    return cluster.submit(std::move(tagged), [recorder, index_of, sinks](
+                                                 const engine::SequenceEvent& event, int64_t now) {
+      const size_t i = index_of.at(event.id);
       std::span<const engine::TokenId> tokens;
-      if (event.token) tokens = {&event.token->token, 1};
-      sink({.tokens = tokens,
-            .finished = event.finish.has_value(),
-            .failure = event.failure,
-            .now_ns = now});
+      if (event.token) {
+        recorder->add_token(i, *event.token);
+        tokens = {&event.token->token, 1};
+      }
+      sinks[i]({.tokens = tokens,
+                .finished = event.finish.has_value(),
+                .failure = event.failure,
+                .now_ns = now});
     });
   };
   load::SteadyWaitableClock clock;
@@ -119,7 +153,7 @@ inline std::vector<verify::RequestAnswer> answers_of(engine::Executor& executor,
   while (engine.has_work()) {
     for (const engine::SequenceEvent& event : engine.run_once()) {
       if (event.token) {
-        recorder.add_token(static_cast<size_t>(event.id.value), event.token->token);
+        recorder.add_token(static_cast<size_t>(event.id.value), *event.token);
       }
       EXPECT_EQ(event.failure, "");
     }
