@@ -14,6 +14,7 @@ namespace fourfold::cli {
 namespace {
 
 constexpr size_t kMostBytes = size_t{1} << 20;
+constexpr size_t kMostSettings = 1024;  // each is compared with all before it
 
 /// Takes the parser's events as they come: no tree is built, so what is not allowed is refused at
 /// its first byte. Throws YAML::ParserException, which parse_settings turns into a Result.
@@ -97,6 +98,9 @@ class Reader final : public YAML::EventHandler {
                                    [&](const FileSetting& s) { return s.key == key; });
     if (same != settings_.end()) {
       refuse(mark, fmt::format("{} is set a second time; line {} was the first", key, same->line));
+    }
+    if (settings_.size() == kMostSettings) {
+      refuse(mark, fmt::format("more than {} keys", kMostSettings));
     }
     settings_.push_back({.key = key, .values = {}, .line = mark.line + 1});
   }

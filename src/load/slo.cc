@@ -9,6 +9,10 @@
 namespace fourfold::load {
 namespace {
 
+// Milliseconds: a microsecond to eleven days. Numbers in this range are printed without an
+// exponent.
+constexpr double kLeastBound = 1e-3;
+constexpr double kMostBound = 1e9;
 constexpr std::string_view kExample = "expected for example \"ttft=500ms,tpot=50ms,p99\"";
 
 std::optional<double> parse_number(std::string_view text) {
@@ -25,11 +29,14 @@ base::Result<double> parse_milliseconds(std::string_view text, std::string_view 
   const std::string_view unit = unit_at == std::string_view::npos ? "" : text.substr(unit_at);
   const double factor = unit == "ms" ? 1 : unit == "s" ? 1e3 : unit == "us" ? 1e-3 : 0;
   const std::optional<double> value = parse_number(text.substr(0, unit_at));
-  if (factor == 0 || !value || *value <= 0) {
-    return base::fail("\"{}\" in the service level: expected a positive time with us, ms or s; {}",
-                      part, kExample);
+  const double milliseconds = value.value_or(0) * factor;
+  if (!(milliseconds >= kLeastBound && milliseconds <= kMostBound)) {
+    return base::fail(
+        "\"{}\" in the service level: expected a positive time from 1us to 1000000s with us, ms or "
+        "s; {}",
+        part, kExample);
   }
-  return *value * factor;
+  return milliseconds;
 }
 
 std::optional<double>* bound_of(Slo& slo, std::string_view name) {

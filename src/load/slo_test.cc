@@ -27,6 +27,8 @@ TEST(Slo, RefusesWhatItDoesNotUnderstandAndNamesIt) {
       {"ttft=-5ms", "positive time"},
       {"ttft=0ms", "positive time"},
       {"ttft=1e999s", "positive time"},
+      {"ttft=99999999999999999999ms", "to 1000000s"},
+      {"ttft=0.0000001us", "from 1us"},
       {"itl=5ms", "expected ttft=, tpot= or e2e="},
       {"ttft=5ms,ttft=6ms", "twice"},
       {"ttft=5ms,", "\"\""},

@@ -1,5 +1,6 @@
 // What stands on a command line, one argument a line, each read as everything that a flag may be.
 #include "cli/flags.h"
+#include "load/slo.h"
 #include "tests/fuzz/fuzz_target.h"
 
 namespace fourfold::fuzz {
@@ -20,6 +21,8 @@ void check_scheme(const std::string& text) {
 void check_sizes(const std::string& text) {
   const auto bytes = cli::parse_bytes(text);
   if (bytes.ok()) CHECK(*bytes >= 1, "{} is {} bytes", text, *bytes);
+  const auto slo = load::parse_slo(text);
+  if (slo.ok()) CHECK(load::parse_slo(load::to_string(*slo)).ok(), "{} does not come back", text);
   const auto list = cli::parse_int_list(text);
   if (!list.ok()) return;
   CHECK(!list->empty(), "an empty list of \"{}\"", text);

@@ -16,6 +16,8 @@ seeds=("$corpus")
 for folder in "$here/seeds/$name" "$build/seeds/$name"; do
   if [[ -d $folder ]]; then seeds+=("$folder"); fi
 done
+# Names of functions in a finding's stack: addr2line comes with the compiler's binutils.
+export ASAN_OPTIONS=${ASAN_OPTIONS:-external_symbolizer_path=$(command -v addr2line):allow_addr2line=1}
 flags=(-timeout=20 -rss_limit_mb=2048 -print_final_stats=1 -verbosity=1
   "-artifact_prefix=$findings/$name-")
 if [[ -f $here/dictionaries/$name.dict ]]; then flags+=("-dict=$here/dictionaries/$name.dict"); fi
