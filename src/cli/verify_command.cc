@@ -404,7 +404,10 @@ Command add_verify(CLI::App& app, const std::string& command_line) {
                     "Print every scheme with its memory per device, and why others are not legal");
   command->footer(std::string(kFooter));
   return [flags, command, command_line] {
-    flags->bare = command->count_all() == static_cast<size_t>(command->count("--report"));
+    const std::vector<CLI::Option*> options = command->get_options();
+    flags->bare = std::all_of(options.begin(), options.end(), [](const CLI::Option* option) {
+      return option->count() == 0 || option->check_name("--report");
+    });
     return run_verify(*flags, command_line);
   };
 }

@@ -88,8 +88,11 @@ std::string known_architectures() {
   return fmt::format("{}", fmt::join(names, ", "));
 }
 
+/// Descriptions have a few kilobytes. A parsed text takes up to 24 times its bytes of memory.
+constexpr files::JsonLimits kDescriptionLimits = {.max_bytes = int64_t{1} << 20};
+
 base::Result<nlohmann::json> parse_object(const fs::path& path) {
-  FF_ASSIGN(nlohmann::json value, files::parse_json_file(path));
+  FF_ASSIGN(nlohmann::json value, files::parse_json_file(path, kDescriptionLimits));
   if (value.is_object()) return value;
   return base::fail("expected a JSON object in {}, found {}", path.string(), value.type_name());
 }
