@@ -13,7 +13,8 @@ namespace fourfold::files {
 /// What a JSON text may cost at most.
 struct JsonLimits {
   int64_t max_bytes = int64_t{64} << 20;
-  int64_t max_values = int64_t{1} << 22;
+  /// The largest vocabularies have two million, which take half a second.
+  int64_t max_values = 2'500'000;
   int max_depth = 64;
 };
 
