@@ -104,7 +104,7 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{1, "generate llama-3.1-8b x --load-format dummy", "has no tokenizer", "verify"},
         Refusal{1, "generate tiny '" + std::string(5000, 'x') + "'", "context of 1024",
                 "shorten the prompt"},
-        Refusal{1, "verify tiny --max-model-len 80", "96 tokens", "--max-model-len of 80"},
+        Refusal{1, "verify tiny --max-model-len 80", "96 tokens", "--max-model-len 80"},
         Refusal{2, "generate 'In the beginning'", "prompts is required", "--help"},
         Refusal{1, "generate tiny x -n 5000", "context of 1024", "lower -n"},
         Refusal{1, "generate tiny x --kv-cache-memory-bytes 1KiB", "1024 bytes",

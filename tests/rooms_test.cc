@@ -37,7 +37,9 @@ std::string room_of(std::string_view path) {
   return slash == std::string_view::npos ? "" : std::string(path.substr(0, slash));
 }
 
-bool is_test(std::string_view path) { return path.ends_with("_test.cc"); }
+bool is_test(std::string_view path) {
+  return path.ends_with("_test.cc") || path.ends_with("_test.h");
+}
 
 /// Calls visit(line number, line without its // comment) for each line of `text`.
 template <typename Visit>

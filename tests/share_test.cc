@@ -56,7 +56,8 @@ TEST_P(Share, OfBytesAndFlopsIsTheRanksOwn) {
     EXPECT_LE(r.memory.file_bytes_read, 2 * matrices + norms);
     EXPECT_GT(r.memory.file_bytes_read, 0);
     EXPECT_LE(r.stats.ops.matmul_flops, 2 * r.stats.rows * matrices);
-    EXPECT_GT(r.stats.ops.matmul_flops, 0);
+    // A replica that got none of the requests has nothing to compute.
+    EXPECT_EQ(r.stats.ops.matmul_flops > 0, r.stats.rows > 0);
   }
 }
 
