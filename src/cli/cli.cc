@@ -41,7 +41,8 @@ tp2pp2dp2, ...; -tp, -pp and -dp are the flags that vLLM users know.
 
 Every flag can also come from the environment (--input-len: FOURFOLD_INPUT_LEN) or from a YAML file
 (--config FILE, a line "input-len: 128"). The command line is stronger than the environment, and the
-environment is stronger than the file; --print-config shows what holds and why.
+environment is stronger than the file; --print-config shows what holds and why. The variable
+FOURFOLD_FAULT breaks a rank on purpose (docs/faults.md).
 
 Exit code: 0 done, 1 it failed or something differed, 2 the command line makes no sense.)";
 
