@@ -144,7 +144,7 @@ TEST(LocalWorld, CarriesMessagesLargerThanASlot) {
 }
 
 TEST(LocalWorld, CountsTheWaitForTheSlowestRank) {
-  constexpr double kLateSeconds = 0.02;
+  constexpr double kLateSeconds = 0.1;
   LocalWorld world(2);
   std::atomic<bool> first_is_there{false};
   std::array<CommStats, 2> stats;
@@ -161,7 +161,8 @@ TEST(LocalWorld, CountsTheWaitForTheSlowestRank) {
     comm.all_reduce_sum(data, Wire::kF32);
     stats[static_cast<size_t>(comm.rank())] = comm.stats();
   });
-  EXPECT_GT(stats[0].wait_seconds, stats[1].wait_seconds);
+  // On a busy machine rank 0 may begin the call a while after it said that it is there.
+  EXPECT_GT(stats[0].wait_seconds, kLateSeconds / 5);
   EXPECT_GT(stats[0].seconds, stats[0].wait_seconds);
 }
 
