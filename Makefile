@@ -16,7 +16,7 @@ build: ## set up and build build/release/fourfold
 	cmake --build --preset release --target fourfold
 
 verify: build ## set up, build, and compare the schemes on this machine with the built-in model
-	build/release/fourfold verify
+	build/release/fourfold verify --report build/verify.html
 
 test: ## set up, build, and run every check and test
 	tools/setup.sh --tests
