@@ -55,8 +55,9 @@ class ForwardingOps : public backend::Ops {
                                                const RowReader& reader) const override {
     return real_->load_matrix(s, shape, reader);
   }
-  base::Result<backend::Peaks> measure_peaks(backend::Stream& s, double seconds) const override {
-    return real_->measure_peaks(s, seconds);
+  base::Result<backend::Peaks> measure_peaks(backend::Stream& s, double seconds,
+                                             int sharers) const override {
+    return real_->measure_peaks(s, seconds, sharers);
   }
   base::Result<backend::WeightPtr> load_vector(std::span<const float> values) const override {
     return real_->load_vector(values);

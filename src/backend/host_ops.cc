@@ -78,8 +78,8 @@ base::Result<WeightPtr> HostOps::load_vector(std::span<const float> values) cons
   return WeightPtr(std::make_unique<VectorWeight>(values));
 }
 
-base::Result<Peaks> HostOps::measure_peaks(Stream& stream, double seconds) const {
-  return backend::measure_peaks(pool_of(stream), seconds,
+base::Result<Peaks> HostOps::measure_peaks(Stream& stream, double seconds, int sharers) const {
+  return backend::measure_peaks(pool_of(stream), seconds, sharers,
                                 [this](int64_t steps) { return compute_in_registers(steps); });
 }
 

@@ -37,7 +37,7 @@ class HostOps : public Ops {
   base::Result<Buffer> allocate(int64_t bytes) const final;
   std::unique_ptr<Stream> make_stream(int threads, std::span<const int> cpus) const final;
   base::Result<WeightPtr> load_vector(std::span<const float> values) const final;
-  base::Result<Peaks> measure_peaks(Stream& stream, double seconds) const final;
+  base::Result<Peaks> measure_peaks(Stream& stream, double seconds, int sharers) const final;
 
   void add(Stream& stream, View x, View y) const final;
   void gather_rows(Stream& stream, View x, View indices, View out) const final;

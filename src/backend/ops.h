@@ -152,10 +152,10 @@ class Ops {
   /// Loads with the threads of `stream`; an error of the reader ends it.
   virtual base::Result<WeightPtr> load_matrix(Stream& stream, const MatrixShape& shape,
                                               const RowReader& reader) const = 0;
-  /// Measures for about `seconds`, half of them each. Ranks that share a machine should call it at
-  /// the same time: then each sees its share. Takes 256 MiB or more of memory for the time of the
-  /// call; an error if there is not as much.
-  virtual base::Result<Peaks> measure_peaks(Stream& stream, double seconds) const = 0;
+  /// Measures for about `seconds`, half of them each. `sharers` ranks of this machine should call
+  /// it at the same time: then each sees its share. Takes up to 1 GiB for the time of the call, of
+  /// all sharers together, but 64 MiB each at least; an error if there is not as much.
+  virtual base::Result<Peaks> measure_peaks(Stream& stream, double seconds, int sharers) const = 0;
 
   /// A vector of f32 (norm gains): [1, n].
   virtual base::Result<WeightPtr> load_vector(std::span<const float> values) const = 0;

@@ -372,7 +372,7 @@ TEST_P(Conformance, CountsTheCacheOnceForTheRowsOfASequence) {
 
 TEST_P(Conformance, PeaksArePositiveAndTheStreamStaysAsItWas) {
   Device device(GetParam(), 2);
-  const auto peaks = device.ops->measure_peaks(*device.stream, 1e-3);
+  const auto peaks = device.ops->measure_peaks(*device.stream, 1e-3, /*sharers=*/4);
   ASSERT_TRUE(peaks.ok());
   EXPECT_GT(peaks->matmul_flop_s, 0);
   EXPECT_GT(peaks->read_bytes_s, 0);

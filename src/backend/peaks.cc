@@ -19,11 +19,12 @@ constexpr int64_t kReadChunk = 4 * kMiB;  // between two looks at the clock
 constexpr int64_t kPrefetchWords = 256;   // 2 KiB, as far ahead as matmul looks
 constexpr int64_t kComputeSteps = 200'000;
 
-/// Four times the last-level cache, so that what the threads come back to is long gone.
-int64_t buffer_bytes(int threads) {
+/// Of all sharers together four times the last-level cache, so that what the threads come back to
+/// is long gone; never so much that measuring is a danger to the machine.
+int64_t buffer_bytes(int threads, int sharers) {
   const int64_t cache = std::max(sysconf(_SC_LEVEL3_CACHE_SIZE), 0L);
-  const int64_t wanted = std::clamp(4 * cache, 256 * kMiB, 1024 * kMiB);
-  return base::round_up(wanted, threads * kReadChunk);
+  const int64_t wanted = std::clamp(4 * cache, 256 * kMiB, 1024 * kMiB) / sharers;
+  return base::round_up(std::max(wanted, 64 * kMiB), threads * kReadChunk);
 }
 
 /// Calls work() again and again on every thread for `seconds` and adds up what it returns, per
@@ -71,10 +72,11 @@ void read_once(const uint64_t* begin, int64_t count, int64_t ahead) {
 
 }  // namespace
 
-base::Result<Peaks> measure_peaks(ThreadPool& pool, double seconds,
+base::Result<Peaks> measure_peaks(ThreadPool& pool, double seconds, int sharers,
                                   const std::function<double(int64_t steps)>& compute) {
   const int64_t threads = pool.threads();
-  FF_ASSIGN(const tensor::Buffer buffer, tensor::allocate_host(buffer_bytes(pool.threads())));
+  FF_ASSIGN(const tensor::Buffer buffer,
+            tensor::allocate_host(buffer_bytes(pool.threads(), sharers)));
   auto* words = static_cast<uint64_t*>(buffer.data());
   constexpr int64_t kChunkWords = kReadChunk / 8;
   const int64_t share_chunks = buffer.bytes() / kReadChunk / threads;

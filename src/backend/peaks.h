@@ -9,7 +9,7 @@ namespace fourfold::backend {
 
 /// What a pool's threads reach together, each for half of `seconds`: FLOPs of
 /// `compute(steps)`, which returns how many it did, and reads of memory that no cache holds.
-base::Result<Peaks> measure_peaks(ThreadPool& pool, double seconds,
+base::Result<Peaks> measure_peaks(ThreadPool& pool, double seconds, int sharers,
                                   const std::function<double(int64_t steps)>& compute);
 
 }  // namespace fourfold::backend

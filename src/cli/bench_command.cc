@@ -74,12 +74,6 @@ struct OutputFlags {
   }
 };
 
-/// Minutes of measuring should not end in a file that cannot be written.
-base::Status check_writable(const std::string& path) {
-  if (path.empty() || std::ofstream(path, std::ios::app)) return {};
-  return base::fail("--json {}: cannot be written; does its folder exist?", path);
-}
-
 /// Who ran where.
 measure::Results make_results(const char* kind, const std::string& command_line) {
   measure::Results out{.kind = kind,
@@ -95,12 +89,10 @@ measure::Results make_results(const char* kind, const std::string& command_line)
 base::Status write_results(const measure::Results& results, const std::string& path) {
   fmt::print("{}", measure::to_text(results));
   if (path.empty()) return {};
-  std::ofstream file(path);
-  file << measure::to_json(results).dump(2, ' ', false,
-                                         nlohmann::ordered_json::error_handler_t::replace)
-       << "\n";
-  file.close();
-  if (!file) return base::fail("--json {}: cannot be written; does its folder exist?", path);
+  FF_TRY(write_file("--json", path,
+                    measure::to_json(results).dump(
+                        2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) +
+                        "\n"));
   fmt::print("\nAll figures: {}\n", path);
   return {};
 }
@@ -108,7 +100,7 @@ base::Status write_results(const measure::Results& results, const std::string& p
 /// Measures with a progress line, fills in the figures, prints and writes them.
 template <typename Measure>
 base::Status finish(measure::Results results, const OutputFlags& output, const Measure& measure) {
-  FF_TRY(check_writable(output.json));
+  FF_TRY(check_writable("--json", output.json));
   {
     ProgressLine line;
     FF_ASSIGN(results.figures, measure([&line](const std::string& text) { line.show(text); }));

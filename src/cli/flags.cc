@@ -6,6 +6,7 @@
 #include <array>
 #include <charconv>
 #include <cstdio>
+#include <fstream>
 #include <limits>
 #include <string_view>
 
@@ -233,6 +234,26 @@ void ParallelFlags::add_to(CLI::App& app) {
                  "-etp: ranks that split each expert (default: tp/ep); not here yet")
       ->check(size)
       ->group("Parallelism");
+}
+
+namespace {
+base::Error not_written(std::string_view flag, const std::string& path) {
+  return base::fail("{} {}: cannot be written; does its folder exist, is the disk full?", flag,
+                    path);
+}
+}  // namespace
+
+base::Status check_writable(std::string_view flag, const std::string& path) {
+  if (path.empty() || std::ofstream(path, std::ios::app)) return {};
+  return not_written(flag, path);
+}
+
+base::Status write_file(std::string_view flag, const std::string& path, std::string_view text) {
+  std::ofstream file(path, std::ios::binary);
+  file << text;
+  file.close();
+  if (!file) return not_written(flag, path);
+  return {};
 }
 
 int fail(const base::Error& error) {

@@ -68,6 +68,12 @@ std::function<std::string(const std::string&)> checked_by(Parse parse) {
   };
 }
 
+/// Minutes of measuring should not end in a file that cannot be written: to be asked before. An
+/// empty path is a flag that was not given.
+base::Status check_writable(std::string_view flag, const std::string& path);
+/// Writes a flag's file. Errors: it cannot be written.
+base::Status write_file(std::string_view flag, const std::string& path, std::string_view text);
+
 /// Prints "fourfold: MESSAGE" to stderr and returns the exit code for it.
 int fail(const base::Error& error);
 

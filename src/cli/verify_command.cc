@@ -5,8 +5,8 @@
 #include <limits>
 #include <memory>
 #include <string_view>
-#include <thread>
 
+#include "base/machine.h"
 #include "cli/commands.h"
 #include "cli/flags.h"
 #include "cli/progress_line.h"
@@ -208,7 +208,7 @@ base::Result<verify::VerifyOptions> make_options(const VerifyFlags& flags,
   options.command = command_line;
   // Without a word from the user it should be over in a minute, on a large machine, too.
   constexpr int kMostDevices = 8;
-  const int cores = static_cast<int>(std::max(1U, std::thread::hardware_concurrency()));
+  const int cores = std::max(1, static_cast<int>(base::usable_cpus().size()));
   options.devices = flags.devices > 0
                         ? flags.devices
                         : std::clamp(cores / flags.model.cpus_per_device, 1, kMostDevices);
@@ -243,20 +243,6 @@ int print_plan(const verify::VerifyReport& report) {
   return 0;
 }
 
-base::Status write_file(const std::string& path, const std::string& text) {
-  std::ofstream file(path, std::ios::binary);
-  file << text;
-  file.close();
-  if (!file) return base::fail("{} cannot be written", path);
-  return {};
-}
-
-/// A scheme that fails costs minutes; a report that cannot be written should cost seconds.
-base::Status check_writable(const char* flag, const std::string& path) {
-  if (path.empty() || std::ofstream(path, std::ios::app)) return {};
-  return base::fail("{} {}: cannot be written; does its folder exist?", flag, path);
-}
-
 base::Status check_outputs(const VerifyFlags& flags) {
   FF_TRY(check_writable("--json", flags.json));
   FF_TRY(check_writable("--csv", flags.csv));
@@ -268,17 +254,17 @@ base::Status write_outputs(const VerifyFlags& flags, const verify::VerifyReport&
   const nlohmann::ordered_json json = verify::to_json(report);
   if (!flags.json.empty()) {
     FF_TRY(write_file(
-        flags.json,
+        "--json", flags.json,
         json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n"));
     fmt::print("\nAll figures for programs: {}\n", flags.json);
   }
   if (!flags.csv.empty()) {
-    FF_TRY(write_file(flags.csv, verify::to_csv(json)));
+    FF_TRY(write_file("--csv", flags.csv, verify::to_csv(json)));
     fmt::print("\nOne row a scheme and load: {}\n", flags.csv);
   }
   if (!flags.report.empty()) {
     FF_ASSIGN(const std::string html, verify::to_html(json));
-    FF_TRY(write_file(flags.report, html));
+    FF_TRY(write_file("--report", flags.report, html));
   }
   return {};
 }

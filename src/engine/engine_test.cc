@@ -70,6 +70,41 @@ TEST(Engine, ClearingThePrefixCacheForgetsThePeakOfKvBlocks) {
   EXPECT_EQ(engine.stats().scheduler.peak_blocks, 0);
 }
 
+TEST(Engine, TellsHowFullItsReplicasAre) {
+  SimulatedExecutor::Options options = toy(/*replicas=*/2);
+  options.limits.slots = 1;
+  SimulatedExecutor executor(options);
+  const base::ManualClock clock;
+  Engine engine(executor, {}, clock);
+  EXPECT_EQ(engine.occupancy(), (Occupancy{.blocks = 2 * 64}));
+  for (int64_t id : {1, 2, 3}) ASSERT_TRUE(engine.add(request(id, 8)).ok());
+  EXPECT_EQ(engine.occupancy().waiting, 3);
+  engine.run_once();
+  EXPECT_EQ(engine.occupancy().running, 2) << "one slot a replica";
+  EXPECT_EQ(engine.occupancy().waiting, 1);
+  EXPECT_GE(engine.occupancy().used_blocks, 2);
+  while (engine.has_work()) engine.run_once();
+  EXPECT_EQ(engine.occupancy(), (Occupancy{.blocks = 2 * 64}));
+}
+
+TEST(Engine, NumericsReachEveryLaterStepAndShareNoKeysWithTheOnesBefore) {
+  SimulatedExecutor executor(toy());
+  const base::ManualClock clock;
+  Engine engine(executor, {}, clock);
+  Request first = request(1, 4);
+  first.prompt.resize(12, 3);
+  Request second = first;
+  second.id = SequenceId(2);
+  ASSERT_TRUE(engine.add(first).ok());
+  while (engine.has_work()) engine.run_once();
+  EXPECT_EQ(executor.last_numerics(), base::Numerics::kInvariant);
+  engine.set_numerics(base::Numerics::kFast);
+  ASSERT_TRUE(engine.add(second).ok());
+  while (engine.has_work()) engine.run_once();
+  EXPECT_EQ(executor.last_numerics(), base::Numerics::kFast);
+  EXPECT_EQ(engine.stats().scheduler.hit_tokens, 0);
+}
+
 TEST(Engine, HasWorkUntilTheLastEventIsOut) {
   SimulatedExecutor executor(toy());
   const base::ManualClock clock;

@@ -109,6 +109,7 @@ class SimulatedExecutor final : public Executor {
       if (batch.chunks.empty()) ++zero_row_batches_;
     }
     ++submitted_;
+    last_numerics_ = batches.front().numerics;
     outstanding_.push_back(std::move(batches));
   }
 
@@ -129,6 +130,8 @@ class SimulatedExecutor final : public Executor {
   }
 
   int64_t submitted() const { return submitted_; }
+  /// Of the latest step, its first replica.
+  base::Numerics last_numerics() const { return last_numerics_; }
   int64_t zero_row_batches() const { return zero_row_batches_; }
 
  private:
@@ -206,6 +209,7 @@ class SimulatedExecutor final : public Executor {
   std::vector<Replica> replicas_;
   std::deque<std::vector<StepBatch>> outstanding_;
   int64_t submitted_ = 0;
+  base::Numerics last_numerics_ = base::Numerics::kInvariant;
   int64_t zero_row_batches_ = 0;
 };
 

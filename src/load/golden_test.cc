@@ -103,7 +103,8 @@ TEST_F(GoldenLog, TellsTheDefinitionsApart) {
 TEST(VllmSample, HasTheNumbersThatOurDefinitionsGive) {
   const std::filesystem::path path = std::filesystem::path(FOURFOLD_SOURCE_DIR) / ".." /
                                      "shared/peers/samples/vllm-bench-serve-result.json";
-  if (!std::filesystem::exists(path)) GTEST_SKIP() << path << " is not here";
+  if (!std::filesystem::exists(path))
+    GTEST_SKIP() << "vLLM's own result file is not part of this project: " << path;
   const json sample = read(path);
   const auto number = [&](const char* key) { return sample.at(key).get<double>(); };
   std::vector<RequestLog> requests;

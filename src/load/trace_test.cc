@@ -114,7 +114,8 @@ TEST(Trace, CutAnywhereIsReadOrRefused) {
 TEST(Trace, ReadsTheRecordedOnes) {
   const std::filesystem::path folder =
       std::filesystem::path(FOURFOLD_SOURCE_DIR) / ".." / "shared/data/traces";
-  if (!std::filesystem::exists(folder)) GTEST_SKIP() << folder << " is not here";
+  if (!std::filesystem::exists(folder))
+    GTEST_SKIP() << "the public traces are not part of this project: " << folder;
   const auto mooncake = read_trace(folder / "mooncake_conversation.jsonl");
   ASSERT_TRUE(mooncake.ok()) << mooncake.error().message;
   EXPECT_THAT(mooncake->records, SizeIs(12031));

@@ -177,14 +177,16 @@ class Operators {
   }
 
   base::Status sample(const Inputs& inputs, int rows) {
-    FF_ASSIGN(const backend::Peaks before, ops_->measure_peaks(*stream_, kPeaksSeconds));
+    FF_ASSIGN(const backend::Peaks before,
+              ops_->measure_peaks(*stream_, kPeaksSeconds, /*sharers=*/1));
     timed_->reset();
     const base::SteadyClock clock;
     const int64_t begin_ns = clock.now_ns();
     do {
       pass(inputs);
     } while (base::seconds_between(begin_ns, clock.now_ns()) < kSampleSeconds);
-    FF_ASSIGN(const backend::Peaks after, ops_->measure_peaks(*stream_, kPeaksSeconds));
+    FF_ASSIGN(const backend::Peaks after,
+              ops_->measure_peaks(*stream_, kPeaksSeconds, /*sharers=*/1));
     const double flop_s = (before.matmul_flop_s + after.matmul_flop_s) / 2;
     const double bytes_s = (before.read_bytes_s + after.read_bytes_s) / 2;
     for (const auto& [name, time] : timed_->times()) {

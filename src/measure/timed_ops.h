@@ -52,8 +52,9 @@ class TimedOps final : public backend::Ops {
                                                const backend::RowReader& reader) const override {
     return ops_.load_matrix(stream, shape, reader);
   }
-  base::Result<backend::Peaks> measure_peaks(Stream& stream, double seconds) const override {
-    return ops_.measure_peaks(stream, seconds);
+  base::Result<backend::Peaks> measure_peaks(Stream& stream, double seconds,
+                                             int sharers) const override {
+    return ops_.measure_peaks(stream, seconds, sharers);
   }
   base::Result<backend::WeightPtr> load_vector(std::span<const float> values) const override {
     return ops_.load_vector(values);

@@ -358,7 +358,8 @@ base::Result<RankStats> StageWorker::stats(double peaks_s) {
   RankStats out;
   if (peaks_s > 0) {
     groups_->enter(comm::Operation::kMeasure);
-    FF_ASSIGN(out.peaks, ops_->measure_peaks(*stream_, peaks_s));
+    FF_ASSIGN(out.peaks,
+              ops_->measure_peaks(*stream_, peaks_s, config_.group.devices() * config_.groups));
   }
   out.steps = steps_;
   out.rows = rows_;

@@ -21,7 +21,7 @@ uint64_t seed_of(const VerifyOptions& options, int repeat) {
 /// Requests/s of the part of the trace that is replayed.
 double trace_rate(const VerifyOptions& options) {
   const std::vector<load::TraceRecord>& records = options.trace->trace.records;
-  const auto count = std::min(records.size(), static_cast<size_t>(requests_at(options, {})));
+  const auto count = static_cast<size_t>(requests_at(options, {}));
   const double seconds = records[count - 1].arrival_s - records.front().arrival_s;
   return seconds > 0 ? static_cast<double>(count) / seconds : 0;
 }
@@ -45,10 +45,14 @@ std::string load_kind(const VerifyOptions& options) {
 }
 
 int32_t requests_at(const VerifyOptions& options, const LoadPoint& point) {
-  if (options.requests > 0) return options.requests;
-  if (point.concurrency > 0) return std::max(4, 2 * point.concurrency);
-  return std::max(kFewestOpenLoop,
-                  static_cast<int32_t>(std::lround(kOpenLoopSeconds * point.rate)));
+  int32_t wanted = options.requests;
+  if (wanted == 0 && point.concurrency > 0) wanted = std::max(4, 2 * point.concurrency);
+  if (wanted == 0) {
+    wanted =
+        std::max(kFewestOpenLoop, static_cast<int32_t>(std::lround(kOpenLoopSeconds * point.rate)));
+  }
+  if (!options.trace) return wanted;
+  return std::min(wanted, static_cast<int32_t>(options.trace->trace.records.size()));
 }
 
 std::vector<LoadPoint> load_points(const VerifyOptions& options) {

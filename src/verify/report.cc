@@ -126,8 +126,8 @@ std::string point_title(const VerifyReport& report, const LoadPoint& point) {
                                                  : fmt::format("{:.4g} requests/s", point.rate);
   std::string load;
   if (o.trace) {
-    load = fmt::format("the first {} requests of {}, lengths times {:g}", requests_at(o, point),
-                       o.trace->path, o.trace->length_scale);
+    load = fmt::format("{} of the {} requests of {}, lengths times {:g}", requests_at(o, point),
+                       o.trace->trace.records.size(), o.trace->path, o.trace->length_scale);
   } else {
     load = fmt::format("{} requests of {} + {} tokens", requests_at(o, point) * o.turns,
                        o.input_len, o.output_len);
@@ -162,6 +162,10 @@ std::string load_section(const VerifyReport& report, const LoadPoint& point) {
                percent(load.kv_hit_rate()), std::to_string(load.preemptions)});
     if (s.saturated) {
       notes += fmt::format("  {}: capacity exceeded, the queue grew to the end\n", name);
+    }
+    if (load.skipped_requests > 0) {
+      notes += fmt::format("  {}: {} requests do not fit the context and were left out\n", name,
+                           load.skipped_requests);
     }
     if (!s.invalid_reason.empty()) notes += fmt::format("  {}: {}\n", name, s.invalid_reason);
   }

@@ -41,6 +41,7 @@ struct LoadResult {
   int64_t hit_tokens = 0;      ///< those that needed no computing
   double kv_peak_share = 0;    ///< most blocks used at once in one replica
   int64_t preemptions = 0;
+  int64_t skipped_requests = 0;         ///< of a trace, in one repeat: they do not fit the context
   std::vector<TimelinePoint> timeline;  ///< of the last repeat
 
   /// Its latencies mean what they say.
@@ -83,7 +84,7 @@ struct SchemeResult {
 struct MachineFacts {
   std::string cpu;
   std::string isa;
-  int cores = 0;
+  int cores = 0;  ///< that this process may use
 };
 
 struct VerifyReport {
@@ -101,8 +102,5 @@ struct VerifyReport {
   bool ok() const;
   const SchemeResult* find(const mesh::ParallelConfig& scheme) const;
 };
-
-/// The machine this runs on.
-MachineFacts machine_facts(const std::string& isa);
 
 }  // namespace fourfold::verify

@@ -1,11 +1,10 @@
 #include "verify/run.h"
 
 #include <algorithm>
-#include <chrono>
-#include <ctime>
 #include <set>
 #include <utility>
 
+#include "base/machine.h"
 #include "model/weights.h"
 #include "runtime/available_memory.h"
 #include "runtime/launch/interrupt.h"
@@ -13,14 +12,6 @@
 
 namespace fourfold::verify {
 namespace {
-
-std::string utc_now() {
-  const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
-  std::tm parts{};
-  gmtime_r(&now, &parts);
-  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}Z", parts.tm_year + 1900, parts.tm_mon + 1,
-                     parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec);
-}
 
 /// The one-device scheme, or the legal one with the fewest devices where one does not exist here.
 mesh::ParallelConfig baseline_of(const VerifyReport& report) {
@@ -95,11 +86,13 @@ void add_scheme(const Subject& subject, const mesh::ParallelConfig& scheme, bool
 base::Result<VerifyReport> plan_subject(const Subject& subject) {
   const VerifyOptions& options = subject.options;
   VerifyReport report{.options = options};
-  report.date = utc_now();
+  report.date = base::utc_date();
   report.model_family = subject.source.spec.family;
   report.parameters = subject.source.spec.parameter_count();
   report.backend = subject.ops->name();
-  report.machine = machine_facts(std::string(subject.ops->name()));
+  report.machine = {.cpu = base::cpu_name(),
+                    .isa = std::string(subject.ops->name()),
+                    .cores = std::max(1, static_cast<int>(base::usable_cpus().size()))};
   report.points = load_points(options);
   // A device is a core here, or a few: its memory is their share of what is free.
   report.device_memory_bytes = runtime::available_memory_bytes() / report.machine.cores *

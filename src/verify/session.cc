@@ -227,6 +227,7 @@ base::Status Session::measure(const LoadPoint& point, int repeat) {
   cluster_->set_numerics(subject_.options.numerics);
   LoadResult& load = result_.loads[point];
   FF_ASSIGN(const load::Workload workload, prepare(point, repeat));
+  load.skipped_requests = workload.skipped;
   const engine::EngineStats engine_before = cluster_->engine_stats();
   FF_ASSIGN(const auto before, cluster_->rank_reports());
   OccupancySampler sampler(*cluster_);
