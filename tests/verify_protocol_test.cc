@@ -56,7 +56,9 @@ TEST(Protocol, InvariantNumericsHaveNothingToDeviateFrom) {
   options.numerics = base::Numerics::kInvariant;
   for (const SchemeResult& r : report_of(options).schemes) {
     EXPECT_FALSE(r.fast_answers.has_value());
-    EXPECT_EQ(r.loads.at({.concurrency = 4}).repeats.size(), 2U);
+    const LoadResult& load = r.loads.at({.concurrency = 4});
+    EXPECT_EQ(load.repeats.size(), 2U);
+    for (const RunCost& cost : load.costs) EXPECT_EQ(cost.fast_steps, 0);
   }
 }
 
@@ -93,6 +95,8 @@ TEST(Protocol, PeaksAndCostsAreOfAllRanks) {
     ASSERT_EQ(load.costs.size(), 2U);
     for (const RunCost& cost : load.costs) {
       EXPECT_EQ(cost.ranks, r.scheme.devices());
+      EXPECT_GT(cost.steps, 0);
+      EXPECT_EQ(cost.fast_steps, cost.steps) << "all that is timed, in every repeat";
       EXPECT_GT(cost.ops.matmul_flops, 0);
       EXPECT_GT(cost.ops.bytes, 0);
       EXPECT_LE(cost.ops.seconds, 1.05 * cost.wall_s * cost.ranks);

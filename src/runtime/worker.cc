@@ -91,6 +91,7 @@ class StageWorker final : public Worker {
   RankMemory memory_;
   LayerTimes layer_times_;
   int64_t steps_ = 0;
+  int64_t fast_steps_ = 0;
   int64_t rows_ = 0;
 
   /// Tokens sampled in the latest steps, for rows named by (step, row). The first stage of several
@@ -317,6 +318,7 @@ StageReport StageWorker::run(const std::vector<StepBatch>& batches) {
   apply_tables(batch);
   stream_->numerics = batch.numerics;
   ++steps_;
+  fast_steps_ += batch.numerics == base::Numerics::kFast ? 1 : 0;
   const auto m = static_cast<int64_t>(batch.tokens.size());
   rows_ += m;
   show_step(batch.step, m);
@@ -362,6 +364,7 @@ base::Result<RankStats> StageWorker::stats(double peaks_s) {
               ops_->measure_peaks(*stream_, peaks_s, config_.group.devices() * config_.groups));
   }
   out.steps = steps_;
+  out.fast_steps = fast_steps_;
   out.rows = rows_;
   out.ops = stream_->counters;
   out.comm = {{mesh::Axis::kTensor, groups_->tensor(mesh::Role::kAttention).stats()},

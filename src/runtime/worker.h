@@ -56,6 +56,7 @@ struct RankMemory {
 /// What a rank did since it was built.
 struct RankStats {
   int64_t steps = 0;
+  int64_t fast_steps = 0;  ///< of them in fast numerics
   int64_t rows = 0;
   backend::OpCounters ops;
   /// Of each axis. mesh::Axis::kControl is the talk with the front: `wait_seconds` are those in

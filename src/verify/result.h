@@ -22,6 +22,8 @@ namespace fourfold::verify {
 struct RunCost {
   double wall_s = 0;
   int ranks = 0;
+  int64_t steps = 0;
+  int64_t fast_steps = 0;  ///< of them in fast numerics
   backend::OpCounters ops;
   std::map<mesh::Axis, comm::CommStats> comm;
 };

@@ -336,6 +336,8 @@ void Session::add_costs(LoadResult& load, double wall_s,
                         const std::vector<runtime::RankReport>& after) const {
   RunCost cost{.wall_s = wall_s, .ranks = static_cast<int>(after.size())};
   for (size_t i = 0; i < after.size(); ++i) {
+    cost.steps += after[i].stats.steps - before[i].stats.steps;
+    cost.fast_steps += after[i].stats.fast_steps - before[i].stats.fast_steps;
     const backend::OpCounters& then = before[i].stats.ops;
     const backend::OpCounters& now = after[i].stats.ops;
     cost.ops.matmul_flops += now.matmul_flops - then.matmul_flops;

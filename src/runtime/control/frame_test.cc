@@ -125,6 +125,7 @@ RankConfig random_config(Random& random) {
 
 RankStats random_stats(Random& random) {
   RankStats stats{.steps = random.size(),
+                  .fast_steps = random.size(),
                   .rows = random.size(),
                   .ops = {random.size(), random.size(), random.size(), random.unit()},
                   .comm = {},
@@ -235,6 +236,7 @@ TEST(Frame, KeepsEveryFieldOfARanksStatistics) {
   ASSERT_TRUE(back.ok());
   const RankStats& got = std::get<Stats>(*back).stats;
   EXPECT_EQ(got.steps, sent.steps);
+  EXPECT_EQ(got.fast_steps, sent.fast_steps);
   EXPECT_EQ(got.rows, sent.rows);
   EXPECT_EQ(got.ops.matmul_flops, sent.ops.matmul_flops);
   EXPECT_EQ(got.ops.attention_flops, sent.ops.attention_flops);
