@@ -217,7 +217,8 @@ void fields_of(auto& io, Is<comm::Position> auto& p) {
   io(p.call);
 }
 void fields_of(auto& io, Is<RankStats> auto& s) {
-  io(s.steps, s.fast_steps, s.rows, s.ops, s.comm, s.peak_rss_bytes, s.peaks.matmul_flop_s, s.peaks.read_bytes_s);
+  io(s.steps, s.fast_steps, s.rows, s.ops, s.comm, s.peak_rss_bytes, s.peaks.matmul_flop_s,
+     s.peaks.read_bytes_s);
 }
 
 void fields_of(auto& io, Is<Hello> auto& m) { io(m.rank, m.secret); }
