@@ -54,9 +54,9 @@ class Stream {
 struct RowReader {
   /// Fills row `row`, fp32, `out.size()` columns.
   std::function<base::Status(int64_t row, std::span<float> out)> read;
-  /// Where the columns of row `row` lie one after another in bf16. Empty: they don't; then `read`
-  /// is used.
-  std::function<base::Result<const uint16_t*>(int64_t row)> bf16 = nullptr;
+  /// Fills rows [begin, end), one after another, where they are bf16. Empty: they aren't; then
+  /// `read` is used.
+  std::function<base::Status(int64_t begin, int64_t end, std::span<uint16_t> out)> bf16 = nullptr;
   /// Is told, if not empty, that rows [begin, end) were loaded.
   std::function<void(int64_t begin, int64_t end)> loaded = nullptr;
 };

@@ -45,6 +45,19 @@ TEST(MappedFile, StaysReadableAfterHints) {
   EXPECT_EQ(file.text(), content);
 }
 
+TEST(MappedFile, CopiesBytesAndSaysThatTheFileWasShortened) {
+  const ScratchFolder folder;
+  const auto path = folder.write("a", "0123456789");
+  const MappedFile file = MappedFile::open(path).value();
+  std::string out(4, ' ');
+  ASSERT_TRUE(file.read(3, std::as_writable_bytes(std::span(out))).ok());
+  EXPECT_EQ(out, "3456");
+  EXPECT_TRUE(file.read(10, {}).ok());
+  std::filesystem::resize_file(path, 5);
+  EXPECT_THAT(file.read(3, std::as_writable_bytes(std::span(out))).error().message,
+              EndsWith("a was shortened to 5 bytes while it was read"));
+}
+
 TEST(MappedFile, SaysWhyAFileCannotBeRead) {
   const ScratchFolder folder;
   EXPECT_THAT(error_of(folder.path() / "missing"), EndsWith("missing: No such file or directory"));

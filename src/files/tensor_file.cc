@@ -86,25 +86,47 @@ Status TensorStore::read_rows(const TensorEntry& entry, int64_t row_begin, int64
                 printable(entry.name), out.size());
   }
   if (out.empty()) return {};
+  bytes_read_->fetch_add(
+      (row_end - row_begin) * place_of(entry, row_begin, column_begin, column_end).bytes,
+      std::memory_order_relaxed);
   for (int64_t row = row_begin; row < row_end; ++row) {
-    FF_ASSIGN(const auto bytes, row_bytes(entry, row, column_begin, column_end));
-    FF_TRY(decode_row(entry.encoding, bytes,
+    const Place place = place_of(entry, row, column_begin, column_end);
+    FF_TRY(decode_row(entry.encoding,
+                      files_[entry.file].bytes().subspan(static_cast<size_t>(place.offset),
+                                                         static_cast<size_t>(place.bytes)),
                       out.subspan(static_cast<size_t>((row - row_begin) * columns),
                                   static_cast<size_t>(columns))));
   }
   return {};
 }
 
-Result<std::span<const std::byte>> TensorStore::row_bytes(const TensorEntry& entry, int64_t row,
-                                                          int64_t column_begin,
-                                                          int64_t column_end) const {
-  FF_TRY(check_cut(entry, row, row + 1, column_begin, column_end));
+TensorStore::Place TensorStore::place_of(const TensorEntry& entry, int64_t row,
+                                         int64_t column_begin, int64_t column_end) {
   const int64_t first = column_begin / block_size(entry.encoding) * block_bytes(entry.encoding);
   const int64_t last = column_end / block_size(entry.encoding) * block_bytes(entry.encoding);
-  bytes_read_->fetch_add(last - first, std::memory_order_relaxed);
-  return files_[entry.file].bytes().subspan(
-      static_cast<size_t>(entry.offset + row * row_stride(entry) + first),
-      static_cast<size_t>(last - first));
+  return {entry.offset + row * row_stride(entry) + first, last - first};
+}
+
+Status TensorStore::read_bytes(const TensorEntry& entry, int64_t row_begin, int64_t row_end,
+                               int64_t column_begin, int64_t column_end,
+                               std::span<std::byte> out) const {
+  FF_TRY(check_cut(entry, row_begin, row_end, column_begin, column_end));
+  const Place first = place_of(entry, row_begin, column_begin, column_end);
+  const int64_t rows = row_end - row_begin;
+  if (std::ssize(out) != rows * first.bytes) {
+    return fail("a cut of {} rows of {} bytes of \"{}\" does not fit {} bytes", rows, first.bytes,
+                printable(entry.name), out.size());
+  }
+  bytes_read_->fetch_add(std::ssize(out), std::memory_order_relaxed);
+  const MappedFile& file = files_[entry.file];
+  // Whole rows lie one after another.
+  if (first.bytes == row_stride(entry)) return file.read(first.offset, out);
+  for (int64_t i = 0; i < rows; ++i) {
+    FF_TRY(file.read(
+        first.offset + i * row_stride(entry),
+        out.subspan(static_cast<size_t>(i * first.bytes), static_cast<size_t>(first.bytes))));
+  }
+  return {};
 }
 
 void TensorStore::will_need(const TensorEntry& entry, int64_t row_begin, int64_t row_end) const {

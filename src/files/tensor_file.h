@@ -54,21 +54,27 @@ class TensorStore {
   base::Status read_rows(const TensorEntry& entry, int64_t row_begin, int64_t row_end,
                          int64_t column_begin, int64_t column_end, std::span<float> out) const;
 
-  /// The bytes of columns [column_begin, column_end) of one row, which count as read. Errors: as of
-  /// read_rows.
-  base::Result<std::span<const std::byte>> row_bytes(const TensorEntry& entry, int64_t row,
-                                                     int64_t column_begin,
-                                                     int64_t column_end) const;
+  /// Copies the same cut as its bytes lie in the file, row after row. Errors: as of read_rows,
+  /// where integers are as good as others; the file was shortened since it was opened.
+  base::Status read_bytes(const TensorEntry& entry, int64_t row_begin, int64_t row_end,
+                          int64_t column_begin, int64_t column_end, std::span<std::byte> out) const;
 
   /// Starts reading rows [row_begin, row_end) of an entry from disk in the background; and gives
   /// back the memory of rows that were read. They stay readable.
   void will_need(const TensorEntry& entry, int64_t row_begin, int64_t row_end) const;
   void release(const TensorEntry& entry, int64_t row_begin, int64_t row_end) const;
 
-  /// Bytes of tensors that read_rows and row_bytes have given so far.
+  /// Bytes of tensors that read_rows and read_bytes have given so far.
   int64_t bytes_read() const { return bytes_read_->load(std::memory_order_relaxed); }
 
  private:
+  /// Where the bytes of a cut of one row are in the file.
+  struct Place {
+    int64_t offset;
+    int64_t bytes;
+  };
+  static Place place_of(const TensorEntry& entry, int64_t row, int64_t column_begin,
+                        int64_t column_end);
   static base::Status check_cut(const TensorEntry& entry, int64_t row_begin, int64_t row_end,
                                 int64_t column_begin, int64_t column_end);
 

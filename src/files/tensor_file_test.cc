@@ -97,6 +97,27 @@ TEST_F(TensorStoreTest, ReadsAnyCutOfAPlainTensor) {
   }
 }
 
+TEST_F(TensorStoreTest, CopiesTheBytesOfACut) {
+  const files::TensorEntry& plain = *store().find("plain");
+  for (const auto& [row_begin, row_end, column_begin, column_end] :
+       {std::tuple{0, 6, 0, 64}, {2, 5, 0, 64}, {1, 4, 7, 9}, {3, 3, 0, 64}}) {
+    const std::vector<float> expected =
+        read("plain", row_begin, row_end, column_begin, column_end).value();
+    std::vector<float> out(expected.size());
+    const int64_t before = store().bytes_read();
+    ASSERT_TRUE(store()
+                    .read_bytes(plain, row_begin, row_end, column_begin, column_end,
+                                std::as_writable_bytes(std::span(out)))
+                    .ok());
+    EXPECT_EQ(out, expected);
+    EXPECT_EQ(store().bytes_read() - before, std::ssize(out) * 4);
+  }
+  std::vector<std::byte> small(255);
+  EXPECT_EQ(store().read_bytes(plain, 0, 1, 0, 64, small).error().message,
+            "a cut of 1 rows of 256 bytes of \"plain\" does not fit 255 bytes");
+  EXPECT_FALSE(store().read_bytes(plain, 0, 7, 0, 64, small).ok());
+}
+
 TEST_F(TensorStoreTest, CutsAQuantisedTensorBetweenBlocksOnly) {
   const std::vector<float> cut = read("quantised", 4, 6, 32, 64).value();
   for (size_t i = 0; i < cut.size(); ++i) EXPECT_EQ(cut[i], i < 32 ? 4.0f : 5.0f);

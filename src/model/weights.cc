@@ -71,12 +71,26 @@ backend::RowReader dummy_reader(const ModelSource& source, const Param& param,
   }};
 }
 
-/// Whether the values of a parameter can be taken as they lie in the file.
-bool is_plain_bf16(const files::TensorStore& tensors, const files::TensorEntry& entry,
-                   const Param& param) {
-  const std::byte* data = tensors.files()[entry.file].bytes().data() + entry.offset;
-  return entry.encoding == files::Encoding::kBF16 && param.offset == 0 &&
-         reinterpret_cast<uintptr_t>(data) % alignof(uint16_t) == 0;
+/// Reads rows of bf16 as they lie in the file, neighbours in one go.
+base::Status read_bf16_rows(const files::TensorStore& tensors, const files::TensorEntry& entry,
+                            const Param& param, const ParamShard& shard, int64_t begin, int64_t end,
+                            std::span<uint16_t> out) {
+  const std::span<std::byte> bytes = std::as_writable_bytes(out);
+  const auto row_bytes = static_cast<size_t>(shard.columns.size()) * sizeof(uint16_t);
+  while (begin < end) {
+    const int64_t first = file_row(param, shard.rows.begin + begin);
+    int64_t count = 1;
+    while (begin + count < end &&
+           file_row(param, shard.rows.begin + begin + count) == first + count) {
+      ++count;
+    }
+    FF_TRY(tensors.read_bytes(
+        entry, first, first + count, shard.columns.begin, shard.columns.end,
+        bytes.subspan(bytes.size() - static_cast<size_t>(end - begin) * row_bytes,
+                      static_cast<size_t>(count) * row_bytes)));
+    begin += count;
+  }
+  return {};
 }
 
 backend::RowReader file_reader(const files::TensorStore& tensors, const Param& param,
@@ -93,14 +107,14 @@ backend::RowReader file_reader(const files::TensorStore& tensors, const Param& p
     }
     return {};
   };
-  if (is_plain_bf16(tensors, *entry, param)) {
-    reader.bf16 = [&tensors, &param, shard, entry](int64_t row) -> base::Result<const uint16_t*> {
-      FF_ASSIGN(const auto bytes, tensors.row_bytes(*entry, file_row(param, shard.rows.begin + row),
-                                                    shard.columns.begin, shard.columns.end));
-      return reinterpret_cast<const uint16_t*>(bytes.data());
-    };
-  }
   tensors.will_need(*entry, shard.rows.begin, shard.rows.end);
+  if (entry->encoding == files::Encoding::kBF16 && param.offset == 0) {
+    reader.bf16 = [&tensors, &param, shard, entry](int64_t begin, int64_t end,
+                                                   std::span<uint16_t> out) {
+      return read_bf16_rows(tensors, *entry, param, shard, begin, end, out);
+    };
+    return reader;
+  }
   // Interleaved rows stay inside their head, so these are about the rows of the file, too. What was
   // loaded is not needed again: a rank's memory is to hold its weights once.
   reader.loaded = [&tensors, shard, entry](int64_t begin, int64_t end) {

@@ -134,6 +134,13 @@ Deviation deviation(const std::vector<RequestAnswer>& invariant,
   return out;
 }
 
+std::optional<double> invariant_cost(const std::vector<double>& invariant_ms,
+                                     const std::vector<double>& fast_ms) {
+  if (invariant_ms.empty() || fast_ms.empty()) return std::nullopt;
+  return *std::min_element(invariant_ms.begin(), invariant_ms.end()) /
+         *std::min_element(fast_ms.begin(), fast_ms.end());
+}
+
 void AnswerRecorder::assign(engine::SequenceId id, size_t request) {
   const std::lock_guard lock(mutex_);
   requests_.emplace(id, request);

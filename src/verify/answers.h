@@ -81,6 +81,11 @@ struct Deviation {
 Deviation deviation(const std::vector<RequestAnswer>& invariant,
                     const std::vector<RequestAnswer>& fast);
 
+/// Time per token in invariant numerics over that in fast numerics, of the best run of each; none
+/// where either has no run.
+std::optional<double> invariant_cost(const std::vector<double>& invariant_ms,
+                                     const std::vector<double>& fast_ms);
+
 /// Collects the answers of a run from steps and events. Thread-safe.
 class AnswerRecorder {
  public:

@@ -78,6 +78,12 @@ TEST(Deviation, CountsTokensBeforeTheFirstDifferenceAndTheLargestChange) {
   EXPECT_EQ(same.differences, 0);
 }
 
+TEST(InvariantCost, IsTheBestInvariantRunOverTheBestFastOne) {
+  EXPECT_EQ(invariant_cost({6.0, 5.0}, {4.0, 8.0}), 1.25);
+  EXPECT_EQ(invariant_cost({}, {4.0}), std::nullopt);
+  EXPECT_EQ(invariant_cost({6.0}, {}), std::nullopt);
+}
+
 TEST(Deviation, ADifferenceWithinTheNoiseIsANearTieAndOneBeyondItIsNot) {
   const Deviation tie = deviation(greedy(7, -1.0F, -1.125F), greedy(9, -1.125F, -1.0F));
   EXPECT_EQ(tie.equal_token_share(), 0.5);

@@ -196,10 +196,7 @@ base::Status Session::compare_numerics() {
     FF_ASSIGN(fast, greedy_answers(base::Numerics::kFast, fast_ms));
   }
   result_.fast_answers = deviation(invariant, fast);
-  if (!invariant_ms.empty() && !fast_ms.empty()) {
-    result_.invariant_cost = *std::min_element(invariant_ms.begin(), invariant_ms.end()) /
-                             *std::min_element(fast_ms.begin(), fast_ms.end());
-  }
+  result_.invariant_cost = invariant_cost(invariant_ms, fast_ms);
   return {};
 }
 

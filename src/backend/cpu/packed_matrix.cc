@@ -66,21 +66,23 @@ base::Result<WeightPtr> PackedMatrix::load(const RowKernels& kernels, ThreadPool
   const std::vector<uint16_t> zeros(columns);
   const auto load_tiles = [&](int64_t begin, int64_t end) -> base::Status {
     std::vector<float> wide(reader.bf16 ? 0 : columns);
-    std::vector<uint16_t> rounded(reader.bf16 ? 0 : columns * kTileRows);
+    std::vector<uint16_t> values(columns * kTileRows);
     for (int64_t tile = begin; tile < end; ++tile) {
+      const int64_t first = tile * kTileRows;
+      const auto count = static_cast<size_t>(std::min(kTileRows, shape.rows - first));
+      if (reader.bf16) {
+        FF_TRY(reader.bf16(first, first + static_cast<int64_t>(count),
+                           std::span(values).first(count * columns)));
+      }
       std::array<const uint16_t*, kTileRows> rows;
       rows.fill(zeros.data());
-      const int64_t first = tile * kTileRows;
-      const int64_t count = std::min(kTileRows, shape.rows - first);
-      for (int64_t i = 0; i < count; ++i) {
-        if (reader.bf16) {
-          FF_ASSIGN(rows[static_cast<size_t>(i)], reader.bf16(first + i));
-          continue;
+      for (size_t i = 0; i < count; ++i) {
+        uint16_t* row = values.data() + i * columns;
+        if (!reader.bf16) {
+          FF_TRY(reader.read(first + static_cast<int64_t>(i), wide));
+          kernels.to_bf16(wide.data(), shape.columns, row);
         }
-        FF_TRY(reader.read(first + i, wide));
-        uint16_t* row = rounded.data() + i * shape.columns;
-        kernels.to_bf16(wide.data(), shape.columns, row);
-        rows[static_cast<size_t>(i)] = row;
+        rows[i] = row;
       }
       matrix->pack_tile(kernels, rows, tile);
     }
