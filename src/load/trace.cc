@@ -83,7 +83,10 @@ class TraceParser {
     if (std::ssize(trace_.records) == limits_.max_records) {
       return base::fail("{}: a trace has at most {} requests", here(), limits_.max_records);
     }
-    if (!std::isfinite(arrival_s)) return base::fail("{}: the time is not finite", here());
+    if (!std::isfinite(arrival_s) || arrival_s < 0) {
+      return base::fail("{}: arrives at {} s, expected a time since the trace's begin", here(),
+                        arrival_s);
+    }
     if (!trace_.records.empty() && arrival_s < trace_.records.back().arrival_s) {
       return base::fail("{}: arrives at {} s, before the request above it ({} s); sort the trace",
                         here(), arrival_s, trace_.records.back().arrival_s);

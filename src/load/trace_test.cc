@@ -59,6 +59,7 @@ TEST(Trace, NamesTheLineThatLies) {
       {R"({"timestamp": 9, "input_length": 5, "output_length": -1})", "a length of -1 tokens"},
       {R"({"timestamp": 9, "input_length": 99999999, "output_length": 1})", "99999999 tokens"},
       {R"({"timestamp": 8, "input_length": 5, "output_length": 5})", "before the request above"},
+      {R"({"timestamp": -1, "input_length": 5, "output_length": 5})", "since the trace's begin"},
       {R"({"timestamp": 1e999, "input_length": 5, "output_length": 5})", "line 2"},
       {R"({"timestamp": 9, "input_length": 513, "output_length": 5, "hash_ids": [1]})",
        "expected 2 \"hash_ids\""},

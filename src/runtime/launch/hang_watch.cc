@@ -14,6 +14,8 @@ constexpr seconds kShortest(5);
 constexpr int kLayerTimes = 20;
 /// Without a mark: for a rank that loads, and for steps before it is known what a layer takes.
 constexpr seconds kUnknown(30);
+/// For measuring peaks, which touches up to 1 GiB first: on a crowded machine that takes its time.
+constexpr seconds kMeasuring(120);
 constexpr int kMeasureTimes = 10;
 
 bool is_loading(const Position& position) {
@@ -77,7 +79,7 @@ nanoseconds HangWatch::limit() const {
     if (seen.position.layer_ns == 0) limit = std::max<nanoseconds>(limit, kUnknown);
   }
   if (work_.measure_s > 0) {
-    limit += kUnknown + std::chrono::duration_cast<nanoseconds>(
+    limit += kMeasuring + std::chrono::duration_cast<nanoseconds>(
                             std::chrono::duration<double>(kMeasureTimes * work_.measure_s));
   }
   return limit;

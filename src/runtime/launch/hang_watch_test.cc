@@ -180,7 +180,7 @@ TEST(HangWatch, WaitsForAMeasurementOfPeaks) {
   Front front({.tp = 1});
   front.work.measure_s = 2;
   const Position measuring{.step = 3, .layer_ns = 1, .operation = Operation::kMeasure};
-  EXPECT_FALSE(front.stand({measuring}, seconds(50)));
+  EXPECT_FALSE(front.stand({measuring}, seconds(140)));
   EXPECT_TRUE(front.stand({measuring}, seconds(30)));
 }
 
