@@ -31,17 +31,32 @@ struct AttentionSpec {
   float scale = 0;       ///< of the scores
   int64_t window = 0;    ///< 0: full
   bool qk_norm = false;  ///< RMS norm of each query and key head
-  int32_t rope = 0;      ///< index into ModelSpec::ropes
+  /// RMS norm of all query heads together and of all key heads together, instead.
+  bool wide_qk_norm = false;
+  bool bias = false;  ///< of query, key and value
+  int32_t rope = 0;   ///< index into ModelSpec::ropes
 };
 
+/// The part of a layer after attention that every row takes: all of it in a dense layer, the shared
+/// experts beside others.
 struct MlpSpec {
-  int64_t intermediate = 0;
+  int64_t intermediate = 0;  ///< 0: the layer has none
   backend::Activation activation = backend::Activation::kSilu;
+  bool gated = false;  ///< its output times the sigmoid of a row's product with kSharedGate
+};
+
+/// The part of a layer after attention of which each row takes the few experts that it chooses.
+struct ExpertsSpec {
+  int64_t count = 0;         ///< 0: the layer has none
+  int64_t intermediate = 0;  ///< of one expert
+  backend::Activation activation = backend::Activation::kSilu;
+  backend::Routing routing;
 };
 
 struct LayerSpec {
   AttentionSpec attention;
   MlpSpec mlp;
+  ExpertsSpec experts;
   bool post_norms = false;  ///< a norm on the output of attention and of the MLP, too
 };
 
@@ -53,6 +68,9 @@ enum class ParamKind {
   kQuery,
   kKey,
   kValue,
+  kQueryBias,
+  kKeyBias,
+  kValueBias,
   kQueryNorm,
   kKeyNorm,
   kOutput,
@@ -62,6 +80,12 @@ enum class ParamKind {
   kUp,
   kDown,
   kPostMlpNorm,
+  kSharedGate,
+  kRouter,
+  kRouterBias,
+  kExpertGate,
+  kExpertUp,
+  kExpertDown,
 };
 
 /// How tensor parallelism cuts a parameter.
@@ -78,9 +102,12 @@ enum class Cut {
 /// One parameter: where it is in the file, its shape there, and how it is cut.
 struct Param {
   ParamKind kind = ParamKind::kEmbedding;
-  int32_t layer = -1;  ///< -1: not of a layer
-  std::string name;    ///< in the file
-  int64_t rows = 0;    ///< [rows, columns] as a Linear
+  int32_t layer = -1;   ///< -1: not of a layer
+  int32_t expert = -1;  ///< -1: not of an expert
+  std::string name;     ///< in the file
+  /// Row of the file's tensor, seen as a matrix, at which it begins: experts may be stacked in one.
+  int64_t first_row = 0;
+  int64_t rows = 0;  ///< [rows, columns] as a Linear
   int64_t columns = 0;
   Cut cut = Cut::kReplicated;
   float offset = 0;  ///< added to each element when read (Gemma stores gain - 1)
@@ -109,6 +136,8 @@ struct ModelSpec {
   std::vector<int32_t> eos_tokens;
 
   const Param& param(ParamKind kind, int32_t layer = -1) const;
+  /// Of every layer that has experts; 0: a dense model.
+  int64_t experts() const;
   bool has(ParamKind kind, int32_t layer = -1) const;
   mesh::ModelDivisors divisors() const;
   int64_t parameter_count() const;
