@@ -23,8 +23,8 @@ base::Result<std::unique_ptr<Decoder>> Decoder::create(const ModelSource& source
                                                        const backend::Ops& ops, RankGroups& groups,
                                                        backend::Stream& stream,
                                                        int64_t max_positions) {
-  FF_ASSIGN(Weights weights, Weights::load(source, ops, stream, groups.mesh().config(),
-                                           groups.coordinates(), groups.progress()));
+  const RankShare share = share_of(source.spec, groups.mesh(), groups.rank(), {});
+  FF_ASSIGN(Weights weights, Weights::load(source, ops, stream, share, groups.progress()));
   std::unique_ptr<Decoder> decoder(new Decoder(source.spec, ops, groups, std::move(weights)));
   FF_TRY(decoder->make_rope_tables(max_positions));
   return decoder;

@@ -8,6 +8,8 @@
 #include "backend/ops.h"
 #include "base/result.h"
 #include "mesh/mesh.h"
+#include "mesh/placement.h"
+#include "model/dummy_routing.h"
 
 namespace fourfold::model {
 
@@ -51,6 +53,7 @@ struct ExpertsSpec {
   int64_t intermediate = 0;  ///< of one expert
   backend::Activation activation = backend::Activation::kSilu;
   backend::Routing routing;
+  DummyRouting dummy_routing;  ///< of a model whose weights are made up
 };
 
 struct LayerSpec {
@@ -88,7 +91,8 @@ enum class ParamKind {
   kExpertDown,
 };
 
-/// How tensor parallelism cuts a parameter.
+/// How tensor parallelism cuts a parameter: one of an expert over its etp shards, any other over
+/// the tp shards.
 enum class Cut {
   kReplicated,
   kRowsByVocab,
@@ -96,6 +100,7 @@ enum class Cut {
   kRowsByKvHead,
   kRowsByGranule,
   kColumnsByHead,
+  kColumnsByKvHead,
   kColumnsByGranule,
 };
 
@@ -105,16 +110,19 @@ struct Param {
   int32_t layer = -1;   ///< -1: not of a layer
   int32_t expert = -1;  ///< -1: not of an expert
   std::string name;     ///< in the file
-  /// Row of the file's tensor, seen as a matrix, at which it begins: experts may be stacked in one.
-  int64_t first_row = 0;
-  int64_t rows = 0;  ///< [rows, columns] as a Linear
+  /// How many parameters of this shape the file's tensor stacks: [stacked, rows, columns]. 1: it is
+  /// this one alone.
+  int64_t stacked = 1;
+  int64_t first_row = 0;  ///< of the tensor, seen as a matrix, at which this one begins
+  int64_t rows = 0;       ///< [rows, columns] as a Linear
   int64_t columns = 0;
   Cut cut = Cut::kReplicated;
   float offset = 0;  ///< added to each element when read (Gemma stores gain - 1)
   /// Rows of each head are stored interleaved (GGUF of Llama): file row 2i is row i, 2i + 1 is row
   /// i + head_dim/2. 0: not interleaved, else head_dim.
   int64_t interleaved_head_dim = 0;
-  bool is_vector = false;  ///< the gain of a norm, [1, columns]; a matrix may have one row, too
+  /// The gain of a norm or a bias, [1, columns]. A matrix may have one row, too.
+  bool is_vector = false;
 };
 
 /// Width of a granule of the MLP's intermediate dimension (docs/numerics.md).
@@ -122,7 +130,7 @@ inline constexpr int64_t kGranule = 32;
 
 /// A model as data: the loader, the decoder, the memory plan and the tests read this one object.
 struct ModelSpec {
-  std::string family;  ///< "llama", "gemma3"
+  std::string family;  ///< "llama", "qwen3_moe"
   int64_t hidden = 0;
   int64_t vocab = 0;
   int64_t max_positions = 0;
@@ -135,15 +143,30 @@ struct ModelSpec {
   std::optional<int32_t> bos_token;
   std::vector<int32_t> eos_tokens;
 
-  const Param& param(ParamKind kind, int32_t layer = -1) const;
+  const Param& param(ParamKind kind, int32_t layer = -1, int32_t expert = -1) const;
+  bool has(ParamKind kind, int32_t layer = -1, int32_t expert = -1) const;
   /// Of every layer that has experts; 0: a dense model.
   int64_t experts() const;
-  bool has(ParamKind kind, int32_t layer = -1) const;
   mesh::ModelDivisors divisors() const;
   int64_t parameter_count() const;
 };
 
-/// The part of a parameter that shard `shard` of `tp` holds, in the file's coordinates.
+/// What one rank holds of a model: the layers of its stage, cut for its shard, and of their experts
+/// those of its expert shard.
+struct RankShare {
+  int pp = 1;
+  int stage = 0;
+  int tp = 1;
+  int shard = 0;
+  int etp = 1;
+  int expert_shard = 0;          ///< of the etp shards of each expert
+  std::vector<int64_t> experts;  ///< rising; a position here is the local index of an expert
+};
+/// `placement` fits the model and the mesh (ExpertPlacement::check).
+RankShare share_of(const ModelSpec& spec, const mesh::Mesh& mesh, int rank,
+                   const mesh::ExpertPlacement& placement);
+
+/// The part of a parameter that one shard holds, in the parameter's coordinates.
 struct ParamShard {
   mesh::Range rows;
   mesh::Range columns;
@@ -154,7 +177,11 @@ struct ParamShard {
     return {.rows = rows.size(), .columns = columns.size(), .slice_ends = slice_ends};
   }
 };
+/// Of shard `shard` of `tp`; for a parameter of an expert, of shard `shard` of etp = `tp`.
 ParamShard shard_of(const ModelSpec& spec, const Param& param, int tp, int shard);
+/// Nothing where the rank holds no part of it.
+std::optional<ParamShard> shard_of(const ModelSpec& spec, const Param& param,
+                                   const RankShare& share);
 
 /// Rows of the vocabulary that a shard's logits hold, padding included: the same for every shard.
 int64_t vocab_shard_rows(const ModelSpec& spec, int tp);
@@ -163,13 +190,16 @@ int64_t vocab_shard_rows(const ModelSpec& spec, int tp);
 mesh::Range head_range(const AttentionSpec& attention, int tp, int shard);
 mesh::Range kv_head_range(const AttentionSpec& attention, int tp, int shard);
 
-/// The layers of each stage (mesh::Mesh::split_layers by multiply-adds, head counted).
+/// The layers of each stage (mesh::Mesh::split_layers by the multiply-adds of one row, head
+/// counted): of a layer's experts only as many count as a row takes.
 std::vector<int> layer_split(const ModelSpec& spec, int stages);
 
 /// Whether a stage holds a parameter. A tied head makes the last stage hold the embedding table,
 /// too.
 bool stage_holds(const ModelSpec& spec, const Param& param, const std::vector<int>& split,
                  int stage);
+
+bool is_norm(ParamKind kind);
 
 /// inverse frequencies of a RopeSpec, [head_dim / 2], in fp32 as Hugging Face computes them.
 std::vector<float> rope_frequencies(const RopeSpec& rope, int64_t head_dim);

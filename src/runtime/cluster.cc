@@ -29,16 +29,26 @@ mesh::ParallelConfig group_config(const mesh::Mesh& mesh) {
   return config;
 }
 
+/// What each rank of the first replica holds, by rank. The scheme is legal for the model.
+std::vector<model::RankShare> replica_shares(const ClusterConfig& config,
+                                             const model::ModelSpec& spec) {
+  const mesh::Mesh mesh = mesh::Mesh::create(config.scheme, spec.divisors()).value();
+  std::vector<model::RankShare> out;
+  for (int stage = 0; stage < config.scheme.pp; ++stage) {
+    for (int shard = 0; shard < config.scheme.tp; ++shard) {
+      const int rank = mesh.rank({.stage = stage, .replica = 0, .shard = shard});
+      out.push_back(model::share_of(spec, mesh, rank, mesh::ExpertPlacement::linear()));
+    }
+  }
+  return out;
+}
+
 /// The largest over the ranks of a replica.
 int64_t largest_block_bytes(const ClusterConfig& config, const model::ModelSpec& spec,
                             const backend::Ops& ops) {
   int64_t largest = 0;
-  for (int stage = 0; stage < config.scheme.pp; ++stage) {
-    for (int shard = 0; shard < config.scheme.tp; ++shard) {
-      largest = std::max(
-          largest, model::kv_block_bytes(spec, ops, config.scheme, {.stage = stage, .shard = shard},
-                                         config.block_size));
-    }
+  for (const model::RankShare& share : replica_shares(config, spec)) {
+    largest = std::max(largest, model::kv_block_bytes(spec, ops, share, config.block_size));
   }
   return largest;
 }
@@ -85,20 +95,16 @@ base::Result<engine::ExecutorLimits> plan_limits(const ClusterConfig& config,
 std::vector<RankMemory> plan_memory(const ClusterConfig& config, const model::ModelSpec& spec,
                                     const backend::Ops& ops, const engine::ExecutorLimits& limits) {
   std::vector<RankMemory> out;
-  for (int stage = 0; stage < config.scheme.pp; ++stage) {
-    for (int shard = 0; shard < config.scheme.tp; ++shard) {
-      const mesh::Coordinates at{.stage = stage, .shard = shard};
-      RankMemory memory;
-      memory.weight_bytes = model::weight_bytes(spec, ops, config.scheme, at);
-      memory.kv_bytes =
-          limits.blocks * model::kv_block_bytes(spec, ops, config.scheme, at, config.block_size);
-      memory.activation_bytes =
-          model::Decoder::arena_bytes(spec, ops, config.scheme.tp, config.cpus_per_device,
-                                      limits.max_step_tokens,
-                                      std::min(limits.slots, limits.max_step_tokens)) +
-          model::Decoder::table_bytes(spec, limits.max_positions) + step_input_bytes(limits);
-      out.push_back(memory);
-    }
+  for (const model::RankShare& share : replica_shares(config, spec)) {
+    RankMemory memory;
+    memory.weight_bytes = model::weight_bytes(spec, ops, share);
+    memory.kv_bytes = limits.blocks * model::kv_block_bytes(spec, ops, share, config.block_size);
+    memory.activation_bytes =
+        model::Decoder::arena_bytes(spec, ops, config.scheme.tp, config.cpus_per_device,
+                                    limits.max_step_tokens,
+                                    std::min(limits.slots, limits.max_step_tokens)) +
+        model::Decoder::table_bytes(spec, limits.max_positions) + step_input_bytes(limits);
+    out.push_back(memory);
   }
   return out;
 }
