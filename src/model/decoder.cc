@@ -98,14 +98,26 @@ void Decoder::attention(backend::Stream& stream, tensor::Arena& arena,
               {{weights_.get(ParamKind::kQuery, layer), q},
                {weights_.get(ParamKind::kKey, layer), k},
                {weights_.get(ParamKind::kValue, layer), v}});
+  if (spec.bias) {
+    ops_.add_bias(stream, q, weights_.get(ParamKind::kQueryBias, layer));
+    ops_.add_bias(stream, k, weights_.get(ParamKind::kKeyBias, layer));
+    ops_.add_bias(stream, v, weights_.get(ParamKind::kValueBias, layer));
+  }
+  if (spec.wide_qk_norm) {
+    wide_norm(stream, arena, ParamKind::kQueryNorm, layer, head_range, q);
+    wide_norm(stream, arena, ParamKind::kKeyNorm, layer, kv_head_range, k);
+  }
 
   const View q_heads = q.reshape({m, heads, d});
   const View k_heads = k.reshape({m, kv_heads, d});
   const backend::RopeTable& rope = ropes_[static_cast<size_t>(spec.rope)];
-  ops_.norm_rope(stream, q_heads, weights_.find(ParamKind::kQueryNorm, layer), spec_.norm_eps,
-                 rows.positions, rope);
-  ops_.norm_rope(stream, k_heads, weights_.find(ParamKind::kKeyNorm, layer), spec_.norm_eps,
-                 rows.positions, rope);
+  const auto head_gain = [&](ParamKind kind) {
+    return spec.qk_norm ? &weights_.get(kind, layer) : nullptr;
+  };
+  ops_.norm_rope(stream, q_heads, head_gain(ParamKind::kQueryNorm), spec_.norm_eps, rows.positions,
+                 rope);
+  ops_.norm_rope(stream, k_heads, head_gain(ParamKind::kKeyNorm), spec_.norm_eps, rows.positions,
+                 rope);
   ops_.kv_write(stream, k_heads, v.reshape({m, kv_heads, d}), rows, cache);
 
   const View attended = arena.allocate(ops_.activation_dtype(), {m, heads * d});
@@ -115,6 +127,38 @@ void Decoder::attention(backend::Stream& stream, tensor::Arena& arena,
   ops_.matmul(stream, arena, attended, {{weights_.get(ParamKind::kOutput, layer), partial}});
   reduce_and_add(stream, mesh::Role::kAttention, ParamKind::kPostAttentionNorm, layer, partial,
                  residual);
+  arena.release_to(mark);
+}
+
+void Decoder::wide_norm(backend::Stream& stream, tensor::Arena& arena, ParamKind gain, int layer,
+                        HeadRange* range_of, View x) {
+  const AttentionSpec& spec = spec_.layers[static_cast<size_t>(layer)].attention;
+  const backend::Weight& whole_gain = weights_.get(gain, layer);
+  comm::Communicator& shards = groups_.tensor(mesh::Role::kAttention);
+  const int tp = shards.size();
+  if (tp == 1) return ops_.rms_norm(stream, x, whole_gain, spec_.norm_eps, x);
+
+  // Every shard norms whole rows: sums of squares that are put together from the shards' own would
+  // round in another way for each tp.
+  const int64_t mark = arena.mark();
+  const int64_t m = x.rows();
+  const int64_t width = x.shape[1];
+  const View gathered = arena.allocate(DType::kF32, {tp, m, width});
+  const View whole = arena.allocate(DType::kF32, {m, whole_gain.columns()});
+  stream.synchronize();
+  shards.all_gather(std::as_bytes(x.f32_span()), std::as_writable_bytes(gathered.f32_span()));
+  const auto place = [&](int shard, int64_t row) {
+    return whole.f32() + row * whole_gain.columns() +
+           range_of(spec, tp, shard).begin * spec.head_dim;
+  };
+  for (int s = 0; s < tp; ++s) {
+    for (int64_t i = 0; i < m; ++i) {
+      std::copy_n(gathered.f32() + (s * m + i) * width, width, place(s, i));
+    }
+  }
+  ops_.rms_norm(stream, whole, whole_gain, spec_.norm_eps, whole);
+  stream.synchronize();
+  for (int64_t i = 0; i < m; ++i) std::copy_n(place(shards.rank(), i), width, x.f32() + i * width);
   arena.release_to(mark);
 }
 
@@ -204,7 +248,8 @@ int64_t Decoder::arena_bytes(const ModelSpec& spec, const backend::Ops& ops, int
     const int64_t heads = a.heads / tp;
     const int64_t kv_heads = kv_head_range(a, tp, 0).size();
     const int64_t width = base::ceil_div(layer.mlp.intermediate, tp) + kGranule;
-    widest = std::max({widest, (2 * heads + 2 * kv_heads) * a.head_dim, 3 * width});
+    const int64_t wide_norm = a.wide_qk_norm ? 2 * a.heads * a.head_dim : 0;
+    widest = std::max({widest, (2 * heads + 2 * kv_heads) * a.head_dim + wide_norm, 3 * width});
     limits.columns = std::max({limits.columns, heads * a.head_dim, width});
     limits.heads = std::max(limits.heads, heads);
     limits.head_dim = std::max(limits.head_dim, a.head_dim);

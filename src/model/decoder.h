@@ -61,6 +61,10 @@ class Decoder {
   base::Status make_rope_tables(int64_t max_positions);
   void attention(backend::Stream& stream, tensor::Arena& arena, const backend::RowLayout& rows,
                  const backend::KvLayer& cache, int layer, tensor::View residual);
+  using HeadRange = mesh::Range(const AttentionSpec& attention, int tp, int shard);
+  /// RMS norm of a row's heads of all shards together; x f32 [M, own heads * head_dim] in place.
+  void wide_norm(backend::Stream& stream, tensor::Arena& arena, ParamKind gain, int layer,
+                 HeadRange* range_of, tensor::View x);
   void mlp(backend::Stream& stream, tensor::Arena& arena, int layer, tensor::View residual);
   /// residual += [norm] all-reduce(partial).
   void reduce_and_add(backend::Stream& stream, mesh::Role role, ParamKind post_norm, int layer,
