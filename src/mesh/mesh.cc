@@ -227,12 +227,16 @@ Coordinates coordinates(const ParallelConfig& config, int rank) {
 
 Coordinates Mesh::coordinates(int rank) const { return mesh::coordinates(config_, rank); }
 
+ExpertCoordinates expert_coordinates(const ParallelConfig& config, int rank) {
+  CHECK(rank >= 0 && rank < config.devices(), "rank {} of {}", rank, config.devices());
+  const int etp = resolved_etp(config);
+  const int in_stage = rank % (config.dp * config.tp);
+  return {
+      .edp = in_stage / etp / config.ep, .ep = in_stage / etp % config.ep, .etp = in_stage % etp};
+}
+
 ExpertCoordinates Mesh::expert_coordinates(int rank) const {
-  CHECK(rank >= 0 && rank < world_size(), "rank {} of {}", rank, world_size());
-  const int in_stage = rank % (config_.dp * config_.tp);
-  return {.edp = in_stage / config_.etp / config_.ep,
-          .ep = in_stage / config_.etp % config_.ep,
-          .etp = in_stage % config_.etp};
+  return mesh::expert_coordinates(config_, rank);
 }
 
 int Mesh::rank(const Coordinates& c) const {

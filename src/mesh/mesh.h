@@ -69,6 +69,7 @@ struct ExpertCoordinates {
   int etp = 0;
   bool operator==(const ExpertCoordinates&) const = default;
 };
+ExpertCoordinates expert_coordinates(const ParallelConfig& config, int rank);
 
 /// The rank arithmetic of one scheme: rank = (stage * dp + replica) * tp + shard. A pure value; the
 /// only place with rules about what composes.
@@ -98,6 +99,7 @@ class Mesh {
   /// three factors of the expert view.
   std::vector<int> group(int rank, Role role, Axis axis) const;
 
+  bool has_experts() const { return experts_ > 0; }
   /// The ranks of `rank`'s stage that hold one copy of the experts together with it: ep * etp
   /// neighbours, itself included.
   std::vector<int> expert_block(int rank) const;

@@ -139,16 +139,15 @@ ParamShard shard_of(const ModelSpec& spec, const Param& param, int tp, int shard
   return out;
 }
 
-RankShare share_of(const ModelSpec& spec, const mesh::Mesh& mesh, int rank,
-                   const mesh::ExpertPlacement& placement) {
+RankShare share_of(const mesh::Mesh& mesh, int rank) {
   const mesh::ParallelConfig& config = mesh.config();
   const mesh::Coordinates at = mesh.coordinates(rank);
   RankShare share{.pp = config.pp, .stage = at.stage, .tp = config.tp, .shard = at.shard};
-  if (const int64_t experts = spec.experts()) {
+  if (mesh.has_experts()) {
     const mesh::ExpertCoordinates expert_at = mesh.expert_coordinates(rank);
     share.etp = config.etp;
     share.expert_shard = expert_at.etp;
-    share.experts = placement.experts_of(experts, config.ep, expert_at.ep);
+    share.experts = mesh.experts_of(expert_at.ep);
   }
   return share;
 }

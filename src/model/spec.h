@@ -162,9 +162,7 @@ struct RankShare {
   int expert_shard = 0;          ///< of the etp shards of each expert
   std::vector<int64_t> experts;  ///< rising; a position here is the local index of an expert
 };
-/// `placement` fits the model and the mesh (ExpertPlacement::check).
-RankShare share_of(const ModelSpec& spec, const mesh::Mesh& mesh, int rank,
-                   const mesh::ExpertPlacement& placement);
+RankShare share_of(const mesh::Mesh& mesh, int rank);
 
 /// The part of a parameter that one shard holds, in the parameter's coordinates.
 struct ParamShard {
