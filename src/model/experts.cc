@@ -103,7 +103,9 @@ void Experts::run_piece(backend::Stream& stream, tensor::Arena& arena, int32_t l
   } else {
     exchange.combine(arena, owners, results.rows, results.positions, slots);
   }
-  const bool all_here = home.size() == x.rows();
+  // Every shard has to see this alike, so it cannot depend on its own number of rows.
+  const bool all_here =
+      place_.tp == 1 || (&exchange == gather_.get() && place_.ranks() >= place_.tp);
   const View sums = all_here ? out : arena.allocate(DType::kF32, {home.size(), spec_.hidden});
   ops_.combine_slots(stream, slots, weights, sums);
   stream.synchronize();

@@ -119,9 +119,10 @@ TEST_F(ExpertsTest, EveryLayoutAndExchangeGivesTheBitsOfOneRankInThePlannedMemor
           SCOPED_TRACE(fmt::format("{} rows, {}, {}", rows, scheme, name_of(exchange)));
           const mesh::ParallelConfig config = mesh::parse_scheme(scheme).value();
           // The first replica has the rows; of the others the last has none.
-          std::vector<int64_t> replica_rows(static_cast<size_t>(config.dp), rows / 2);
-          replica_rows.back() = 0;
-          replica_rows.front() = rows;
+          std::vector<int64_t> replica_rows = {rows};
+          for (int r = 1; r < config.dp; ++r) {
+            replica_rows.push_back(r == config.dp - 1 ? 0 : rows / 2);
+          }
           const auto all = sums(scheme, exchange, replica_rows, routing);
           for (int shard = 0; shard < config.tp; ++shard) {
             expect_same_bits(all[static_cast<size_t>(shard)], alone);
