@@ -158,6 +158,7 @@ class Ops {
     int64_t columns = 0;  ///< K of a matmul
     int64_t heads = 0;    ///< query heads of this rank
     int64_t head_dim = 0;
+    int64_t groups = 1;  ///< G of a grouped_matmul
   };
   /// Arena bytes that any one operator within `limits` takes for itself on a stream of `threads`.
   virtual int64_t scratch_bytes(int threads, const Limits& limits) const = 0;
