@@ -288,6 +288,7 @@ Experts::Plan Experts::plan(const ModelSpec& spec, const backend::Ops& ops, cons
                                        exchange_arena_bytes(exchange, place, limits));
     plan.limits.rows = std::max({plan.limits.rows, pairs, home});
     plan.limits.columns = std::max({plan.limits.columns, h, width});
+    plan.limits.groups = std::max(plan.limits.groups, e.count);
   }
   return plan;
 }
