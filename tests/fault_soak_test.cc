@@ -58,13 +58,13 @@ const std::vector<mesh::ParallelConfig>& dense_schemes() {
   return kSchemes;
 }
 
-/// These, and some of a model with experts: blocks over two replicas, one over both, one in each.
+/// Before these some of a model with experts, whose blocks cover two replicas, both, or a half
+/// each.
 const std::vector<mesh::ParallelConfig>& schemes() {
   static const std::vector<mesh::ParallelConfig> kSchemes = [] {
-    std::vector<mesh::ParallelConfig> all = dense_schemes();
-    all.push_back({.dp = 4, .ep = 2});
-    all.push_back({.dp = 2, .tp = 2, .ep = 4});
-    all.push_back({.dp = 2, .tp = 2, .ep = 2});
+    std::vector<mesh::ParallelConfig> all = {
+        {.dp = 4, .ep = 2}, {.dp = 2, .tp = 2, .ep = 4}, {.dp = 2, .tp = 2, .ep = 2}};
+    all.insert(all.end(), dense_schemes().begin(), dense_schemes().end());
     return all;
   }();
   return kSchemes;

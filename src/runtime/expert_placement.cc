@@ -36,11 +36,12 @@ base::Result<ExpertPlacement> lists_from_json(const json& lists, std::string_vie
     }
     std::vector<int64_t>& shard = shards.emplace_back();
     for (const json& expert : list) {
-      if (!expert.is_number_unsigned() || expert.get<uint64_t>() >= uint64_t{kMaxExperts}) {
+      const int64_t number = expert.is_number_integer() ? expert.get<int64_t>() : -1;
+      if (number < 0 || number >= kMaxExperts) {
         return base::fail("expected an expert number below {} for shard {} in {}, found {}",
                           kMaxExperts, shards.size() - 1, what, expert.dump());
       }
-      shard.push_back(expert.get<int64_t>());
+      shard.push_back(number);
     }
     experts += std::ssize(shard);
   }
