@@ -92,6 +92,16 @@ TEST_F(Lockstep, AReplicaWithoutRowsServesABusyOneFor10000Steps) {
   EXPECT_GT(served, 0);
 }
 
+TEST_F(Lockstep, AReplicaWithoutRowsFollowsTheNumericsOfTheOthers) {
+  const auto cluster = start("tp2dp2ep4");
+  cluster->set_numerics(base::Numerics::kFast);
+  EXPECT_EQ(tokens_of(*cluster, {request(10, 100)})[0].size(), 100U);
+  for (const runtime::RankReport& rank : cluster->rank_reports().value()) {
+    EXPECT_GT(rank.stats.steps, 0);
+    EXPECT_EQ(rank.stats.fast_steps, rank.stats.steps) << "replica " << rank.replica;
+  }
+}
+
 TEST_F(Lockstep, RequestsAreSpreadOverTheReplicasOfABlock) {
   const auto cluster = start("dp4ep4");
   std::vector<engine::Request> requests;

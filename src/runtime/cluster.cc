@@ -247,7 +247,9 @@ class LocalCluster final : public Cluster {
   LocalCluster(const mesh::Mesh& mesh, const engine::ExecutorLimits& limits, bool prefix_cache)
       : mesh_(mesh), limits_(limits) {
     const auto groups = static_cast<size_t>(mesh.groups());
-    if (prefix_cache && groups > 1) affinity_.emplace(groups, limits.blocks, limits.block_size);
+    if (prefix_cache && groups > 1) {
+      affinity_.emplace(groups, limits.blocks * mesh.lockstep(), limits.block_size);
+    }
   }
 
   void add_group(std::unique_ptr<GroupExecutor> executor, const engine::SchedulerOptions& options) {

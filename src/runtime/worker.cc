@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <deque>
+#include <numeric>
 #include <span>
 
 #include "base/check.h"
@@ -297,7 +298,8 @@ void StageWorker::sample_rows(const StepBatch& batch, const std::vector<SampledR
   }
 }
 
-/// Shows which step this is and what one of its layers will take.
+/// Shows which step this is and what one of its layers will take. `rows`: of all replicas, as their
+/// experts are one rank's work, too.
 void StageWorker::show_step(StepId step, int64_t rows) {
   comm::Progress* progress = groups_->progress();
   if (progress == nullptr) return;
@@ -312,7 +314,8 @@ void StageWorker::run_layers(const StepInputs& inputs, View residual,
   const base::SteadyClock clock;
   const int64_t begin = clock.now_ns();
   decoder_->run_layers(*stream_, arena_, inputs.rows, cache_, residual, tap, replica_rows);
-  layer_times_.add(residual.rows(), (clock.now_ns() - begin) / std::ssize(cache_));
+  const int64_t rows = std::accumulate(replica_rows.begin(), replica_rows.end(), int64_t{0});
+  layer_times_.add(rows, (clock.now_ns() - begin) / std::ssize(cache_));
 }
 
 StageReport StageWorker::run(const std::vector<StepBatch>& batches) {
@@ -323,15 +326,17 @@ StageReport StageWorker::run(const std::vector<StepBatch>& batches) {
   StageReport report{.step = batch.step, .stage = at.stage, .output = {}};
   apply_tables(batch);
   std::vector<int64_t> replica_rows;
+  int64_t all_rows = 0;
   const StepBatch* busy = nullptr;
   for (const StepBatch& theirs : batches) {
     replica_rows.push_back(std::ssize(theirs.tokens));
+    all_rows += replica_rows.back();
     if (!theirs.tokens.empty()) busy = &theirs;
   }
   const int64_t m = std::ssize(batch.tokens);
   ++steps_;
   rows_ += m;
-  show_step(batch.step, m);
+  show_step(batch.step, all_rows);
   if (busy == nullptr) return report;
 
   // A batch without rows says nothing of its own about the step.
@@ -343,7 +348,7 @@ StageReport StageWorker::run(const std::vector<StepBatch>& batches) {
   } else {
     ++zero_row_steps_;
     const View no_rows = arena_.allocate(DType::kF32, {0, decoder_->spec().hidden});
-    decoder_->run_layers(*stream_, arena_, {}, cache_, no_rows, nullptr, replica_rows);
+    run_layers({}, no_rows, nullptr, replica_rows);
   }
   return report;
 }
