@@ -68,7 +68,7 @@ class Operators {
     progress_("loading: one device");
     FF_ASSIGN(ops_, backend::make_ops(c.backend, c.isa));
     timed_ = std::make_unique<TimedOps>(*ops_);
-    FF_ASSIGN(model::ModelSource source, model::open_model(c.model, c.dummy_weights, c.dummy_seed));
+    FF_ASSIGN(model::ModelSource source, runtime::open_source(c));
     FF_ASSIGN(const mesh::Mesh mesh, mesh::Mesh::create({}, source.spec.divisors()));
     keep_first_layers(source.spec, model::share_of(mesh, 0));
     groups_ = std::make_unique<model::RankGroups>(mesh, comm::make_single(mesh::Axis::kControl));
@@ -86,9 +86,8 @@ class Operators {
     stream_->numerics = options_.numerics;
     FF_ASSIGN(decoder_, model::Decoder::create(source, *timed_, *groups_, *stream_, positions_));
     label_weights();
-    const int64_t arena_bytes =
-        model::Decoder::arena_bytes(decoder_->spec(), *timed_, mesh, model::ExchangeKind::kAuto,
-                                    c.cpus_per_device, most, most);
+    const int64_t arena_bytes = model::Decoder::arena_bytes(
+        decoder_->spec(), *timed_, mesh, model::ExchangeKind::kAuto, c.cpus_per_device, most, most);
     FF_ASSIGN(tensor::Buffer arena, timed_->allocate(arena_bytes));
     arena_ = std::make_unique<tensor::Arena>(std::move(arena));
     return make_cache();

@@ -51,6 +51,11 @@ int64_t largest_block_bytes(const ClusterConfig& config, const model::ModelSpec&
 
 }  // namespace
 
+base::Result<model::ModelSource> open_source(const ClusterConfig& config) {
+  return model::open_model(config.model, config.dummy_weights, config.dummy_seed,
+                           config.dummy_routing);
+}
+
 base::Result<engine::ExecutorLimits> plan_limits(const ClusterConfig& config,
                                                  const model::ModelSpec& spec,
                                                  const backend::Ops& ops) {
@@ -410,9 +415,7 @@ RankConfig rank_config(const ClusterConfig& config, const mesh::Mesh& mesh,
 
 base::Result<std::unique_ptr<Cluster>> Cluster::start(const ClusterConfig& config,
                                                       const StartProgress& progress) {
-  FF_ASSIGN(const model::ModelSource source,
-            model::open_model(config.model, config.dummy_weights, config.dummy_seed,
-                              config.dummy_routing));
+  FF_ASSIGN(const model::ModelSource source, open_source(config));
   FF_ASSIGN(const mesh::Mesh mesh, mesh::create_or_suggest(config.scheme, source.spec.divisors(),
                                                            config.expert_placement));
   FF_ASSIGN(const std::unique_ptr<backend::Ops> ops, backend::make_ops(config.backend, config.isa));

@@ -43,6 +43,9 @@ struct ClusterConfig {
   engine::SchedulerOptions scheduler;
 };
 
+/// The model that it serves: model::open_model.
+base::Result<model::ModelSource> open_source(const ClusterConfig& config);
+
 /// The limits every group of the cluster gets. Errors: a KV pool that cannot hold one sequence, a
 /// context longer than the model's.
 base::Result<engine::ExecutorLimits> plan_limits(const ClusterConfig& config,

@@ -114,9 +114,7 @@ class OccupancySampler {
 }  // namespace
 
 base::Result<Subject> open_subject(const VerifyOptions& options) {
-  FF_ASSIGN(model::ModelSource source,
-            model::open_model(options.cluster.model, options.cluster.dummy_weights,
-                              options.cluster.dummy_seed));
+  FF_ASSIGN(model::ModelSource source, runtime::open_source(options.cluster));
   FF_ASSIGN(std::shared_ptr<const backend::Ops> ops,
             backend::make_ops(options.cluster.backend, options.cluster.isa));
   const int64_t limit = options.cluster.max_positions > 0 ? int64_t{options.cluster.max_positions}
