@@ -1,9 +1,8 @@
 #pragma once
 
 #include <cmath>
-#include <set>
 #include <string_view>
-#include <utility>
+#include <unordered_map>
 
 #include "base/check.h"
 #include "model/spec.h"
@@ -33,14 +32,15 @@ inline void check_spec(const model::ModelSpec& spec) {
       CHECK(std::isfinite(f) && f >= 0, "a rotary frequency of {}", f);
     }
   }
-  std::set<std::pair<std::string_view, int64_t>> places;
+  std::unordered_map<std::string_view, int64_t> next_row;  // of each tensor
   for (const model::Param& param : spec.params) {
     CHECK(param.rows > 0 && param.columns > 0, "{} is {} x {}", param.name, param.rows,
           param.columns);
-    CHECK(places.emplace(param.name, param.first_row).second, "row {} of {} stands twice",
-          param.first_row, param.name);
-    CHECK(param.first_row >= 0 && param.first_row + param.rows <= param.stacked * param.rows,
-          "{} begins at row {}", param.name, param.first_row);
+    // Parameters that share a tensor lie in it one after another.
+    int64_t& row = next_row[param.name];
+    CHECK(param.first_row == row, "{} begins at row {}, not {}", param.name, param.first_row, row);
+    row += param.rows;
+    CHECK(row <= param.stacked * param.rows, "{} stands twice", param.name);
   }
   CHECK(spec.parameter_count() > 0, "{} parameters", spec.parameter_count());
   for (const int32_t token : spec.eos_tokens) {
