@@ -74,6 +74,26 @@ class ForwardingOps : public backend::Ops {
               std::initializer_list<MatmulTarget> targets) const override {
     real_->matmul(s, arena, x, targets);
   }
+  void grouped_matmul(backend::Stream& s, tensor::Arena& arena, View x, View ends,
+                      std::initializer_list<GroupedTarget> targets) const override {
+    real_->grouped_matmul(s, arena, x, ends, targets);
+  }
+  void route(backend::Stream& s, View logits, const backend::Weight* bias,
+             const backend::Routing& routing, View experts, View weights) const override {
+    real_->route(s, logits, bias, routing, experts, weights);
+  }
+  void combine_slots(backend::Stream& s, View y, View weights, View out) const override {
+    real_->combine_slots(s, y, weights, out);
+  }
+  void to_activation(backend::Stream& s, View x, View out) const override {
+    real_->to_activation(s, x, out);
+  }
+  void add_bias(backend::Stream& s, View x, const backend::Weight& bias) const override {
+    real_->add_bias(s, x, bias);
+  }
+  void gate_rows(backend::Stream& s, View x, View gate) const override {
+    real_->gate_rows(s, x, gate);
+  }
   void add(backend::Stream& s, View x, View y) const override { real_->add(s, x, y); }
   void norm_rope(backend::Stream& s, View x, const backend::Weight* gain, float eps, View positions,
                  const backend::RopeTable& rope) const override {

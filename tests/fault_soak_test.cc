@@ -1,4 +1,4 @@
-// Ranks that die or stop at random moments, in every scheme of four: each is named in time, nothing
+// Ranks that die or stop at random moments, in schemes of four: each is named in time, nothing
 // of it is left, and replicas that are not concerned go on.
 //
 // FOURFOLD_SOAK_KILLS and FOURFOLD_SOAK_STOPS say how many (50 and 10), FOURFOLD_SOAK_SEED which
@@ -30,6 +30,7 @@
 #include "runtime/cluster.h"
 #include "runtime/fault.h"
 #include "runtime/launch/child_process.h"
+#include "tests/support/moe_model.h"
 #include "tests/support/processes.h"
 
 namespace fourfold::tests {
@@ -51,11 +52,29 @@ int from_environment(const char* name, int otherwise) {
   return text == nullptr ? otherwise : std::atoi(text);
 }
 
-const std::vector<mesh::ParallelConfig>& schemes() {
+const std::vector<mesh::ParallelConfig>& dense_schemes() {
   static const std::vector<mesh::ParallelConfig> kSchemes = {
       {.tp = 4}, {.pp = 4}, {.dp = 4}, {.pp = 2, .tp = 2}, {.dp = 2, .tp = 2}, {.pp = 2, .dp = 2}};
   return kSchemes;
 }
+
+/// Before these some of a model with experts, whose blocks cover two replicas, both, or a half
+/// each.
+const std::vector<mesh::ParallelConfig>& schemes() {
+  static const std::vector<mesh::ParallelConfig> kSchemes = [] {
+    std::vector<mesh::ParallelConfig> all = {
+        {.dp = 4, .ep = 2}, {.dp = 2, .tp = 2, .ep = 4}, {.dp = 2, .tp = 2, .ep = 2}};
+    all.insert(all.end(), dense_schemes().begin(), dense_schemes().end());
+    return all;
+  }();
+  return kSchemes;
+}
+
+/// Replicas that share experts, and end together.
+int lockstep(const mesh::ParallelConfig& scheme) {
+  return scheme.ep == 1 ? 1 : std::max(1, scheme.ep / scheme.tp);
+}
+int groups(const mesh::ParallelConfig& scheme) { return scheme.dp / lockstep(scheme); }
 
 /// A failure of requests as their client learns it.
 struct Failure {
@@ -216,9 +235,10 @@ class FaultSoak : public testing::Test {
     unsetenv(runtime::kFaultVariable);
   }
 
-  static base::Result<std::unique_ptr<Cluster>> start(const mesh::ParallelConfig& scheme) {
+  base::Result<std::unique_ptr<Cluster>> start(const mesh::ParallelConfig& scheme) const {
     runtime::ClusterConfig config;
-    config.model = "tiny";
+    config.dummy_weights = scheme.ep > 1;
+    config.model = scheme.ep > 1 ? moe_model_.path() : "tiny";
     config.scheme = scheme;
     config.program = FOURFOLD_BINARY;
     config.max_positions = 128;
@@ -285,6 +305,7 @@ class FaultSoak : public testing::Test {
   std::string random_phase(const mesh::ParallelConfig& scheme, int rank);
 
   std::mt19937 random_{static_cast<uint32_t>(from_environment("FOURFOLD_SOAK_SEED", 0))};
+  MoeModel moe_model_;
   files::ScratchFolder folder_;
   std::filesystem::path temporary_ = folder_.path() / "tmp";
   std::set<std::string> shared_before_;
@@ -294,7 +315,7 @@ class FaultSoak : public testing::Test {
 void FaultSoak::expect_named(const std::string& text, const mesh::ParallelConfig& scheme,
                              const RankProcess& victim) const {
   mesh::ParallelConfig group = scheme;
-  group.dp = 1;
+  group.dp = lockstep(scheme);
   const mesh::Coordinates at = mesh::coordinates(group, victim.rank);
   EXPECT_THAT(text, HasSubstr(fmt::format("(stage {}, replica ", at.stage)));
   EXPECT_THAT(text, HasSubstr(fmt::format(", shard {}, pid {})", at.shard, victim.pid)));
@@ -308,7 +329,7 @@ int FaultSoak::harm_every_replica(const mesh::ParallelConfig& scheme, int signal
   Traffic traffic(**cluster);
   EXPECT_TRUE(traffic.run_until_served(Traffic::kClients));
   int harmed = 0;
-  while (harmed < std::min(count, scheme.dp)) {
+  while (harmed < std::min(count, groups(scheme))) {
     const std::vector<RankProcess> alive = ranks();
     traffic.run_for(milliseconds(below(50)));
     const RankProcess victim = alive.at(static_cast<size_t>(below(static_cast<int>(alive.size()))));
@@ -326,7 +347,7 @@ int FaultSoak::harm_every_replica(const mesh::ParallelConfig& scheme, int signal
       return std::none_of(left.begin(), left.end(),
                           [&](const RankProcess& rank) { return rank.run_dir == victim.run_dir; });
     }));
-    if (harmed < scheme.dp) {
+    if (harmed < groups(scheme)) {
       EXPECT_TRUE(traffic.run_until_served(Traffic::kClients));
     }
   }
@@ -358,6 +379,10 @@ TEST_F(FaultSoak, AStoppedRankIsNamedWithinFiveSeconds) {
 
 /// An operation that this rank comes by in every step.
 std::string FaultSoak::random_phase(const mesh::ParallelConfig& scheme, int rank) {
+  if (scheme.ep > 1) {  // its replica may have no rows
+    const std::vector<std::string> phases = {"inputs", "mlp", "route", "experts", "all-gather"};
+    return phases[static_cast<size_t>(below(static_cast<int>(phases.size())))];
+  }
   const mesh::Coordinates at = mesh::coordinates(scheme, rank);
   const bool last = at.stage == scheme.pp - 1;
   std::vector<std::string> phases = {"inputs", "attention", "mlp"};
@@ -396,7 +421,7 @@ TEST_F(FaultSoak, ARankThatDiesInAnyPhaseOfAStepIsNamed) {
       EXPECT_THAT(failure->text,
                   HasSubstr(fmt::format("rank {} (stage {}, replica {}, shard {}, pid ", rank,
                                         at.stage, at.replica, at.shard)));
-      if (scheme.dp > 1) {
+      if (groups(scheme) > 1) {
         EXPECT_TRUE(traffic.run_until_served(Traffic::kClients));
       }
     }
@@ -427,7 +452,8 @@ TEST_F(FaultSoak, ARankThatDiesWhileItStartsIsNoticedAndLeavesNothing) {
 TEST_F(FaultSoak, ADeadFrontLeavesNothingWheneverItDies) {
   const int count = (from_environment("FOURFOLD_SOAK_KILLS", 50) + 4) / 5;
   for (int round = 0; round < count; ++round) {
-    const mesh::ParallelConfig& scheme = schemes()[static_cast<size_t>(round) % schemes().size()];
+    const mesh::ParallelConfig& scheme =
+        dense_schemes()[static_cast<size_t>(round) % dense_schemes().size()];
     const milliseconds life(below(1500));
     SCOPED_TRACE(
         fmt::format("round {}, {}, {} ms", round, mesh::scheme_name(scheme), life.count()));

@@ -62,7 +62,9 @@ std::vector<float> last_logits(const std::string& backend, std::vector<int32_t> 
   const auto stream = ops->make_stream(2, {});
   const auto decoder = model::Decoder::create(source, *ops, groups, *stream, m).value();
   tensor::Arena arena(
-      ops->allocate(model::Decoder::arena_bytes(source.spec, *ops, 1, 2, m, 1)).value());
+      ops->allocate(model::Decoder::arena_bytes(source.spec, *ops, groups.mesh(),
+                                                model::ExchangeKind::kAuto, 2, m, 1))
+          .value());
   std::vector<tensor::Buffer> buffers;
   std::vector<backend::KvLayer> cache;
   for (const model::LayerSpec& layer : source.spec.layers) {

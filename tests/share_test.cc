@@ -61,7 +61,7 @@ TEST_P(Share, OfBytesAndFlopsIsTheRanksOwn) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Tiny, Share, testing::ValuesIn(legal_schemes(8)),
+INSTANTIATE_TEST_SUITE_P(Tiny, Share, testing::ValuesIn(legal_schemes(8, kTinyDivisors)),
                          [](const auto& test) { return mesh::scheme_name(test.param); });
 
 runtime::ClusterConfig process_config(const std::string& model,

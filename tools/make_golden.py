@@ -10,7 +10,8 @@ on the saved folder.
 
 Greedy answers are compared token for token, so a seed is taken only if no step is a near-tie, and
 every peculiarity of an architecture (window, rope scaling, norms) is shown to change the logits:
-a reader that ignores it cannot pass.
+a reader that ignores it cannot pass. A random router leaves many tokens between two experts, where
+a rounding decides which; so routers are trained a little, until the prompts' tokens are decided.
 
 Needs torch, transformers, safetensors, numpy.
 """
@@ -18,17 +19,30 @@ Needs torch, transformers, safetensors, numpy.
 import argparse
 import json
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.numpy import save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from safetensors.torch import load_file
+from safetensors.torch import save_file as save_tensors
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DeepseekV2Config,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Moe
 
 GREEDY_TOKENS = 64
 LAST_POSITIONS = 8  # of a long prompt
 SHORT_TOKENS = 40
 MIN_MARGIN = 2e-3  # logits; fp32 implementations differ by about 1e-5
+MIN_GAP = 1e-4  # of router scores, for fp32 implementations
+CLEAR_GAP = 1e-2  # for bf16
 
 COMMON = dict(
     bos_token_id=1,
@@ -43,6 +57,15 @@ COMMON = dict(
     rope_theta=10000.0,
 )
 LLAMA = dict(COMMON, architectures=["LlamaForCausalLM"], model_type="llama", mlp_bias=False)
+
+MOE = dict(
+    COMMON,
+    hidden_size=32,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    vocab_size=131,
+)
 
 # name -> (configuration in the layout that the published checkpoints have, prompt lengths,
 #          changes of which each must change the logits of the long prompt)
@@ -156,7 +179,102 @@ FAMILIES = {
         (9, 152),
         [],
     ),
+    "mixtral": (
+        dict(
+            MOE,
+            architectures=["MixtralForCausalLM"],
+            model_type="mixtral",
+            num_hidden_layers=2,
+            head_dim=16,
+            intermediate_size=40,
+            num_local_experts=8,
+            num_experts_per_tok=2,
+            rope_theta=1000000.0,
+            rms_norm_eps=1e-5,
+            sliding_window=None,
+        ),
+        (6, 30, 160),
+        [dict(num_experts_per_tok=1), dict(rope_theta=10000.0), dict(sliding_window=24)],
+    ),
+    "qwen2-moe": (
+        dict(
+            MOE,
+            architectures=["Qwen2MoeForCausalLM"],
+            model_type="qwen2_moe",
+            intermediate_size=72,
+            moe_intermediate_size=24,
+            shared_expert_intermediate_size=48,
+            num_experts=8,
+            num_experts_per_tok=4,
+            norm_topk_prob=False,
+            decoder_sparse_step=1,
+            mlp_only_layers=[1],
+            use_sliding_window=False,
+            sliding_window=16,
+            max_window_layers=3,
+        ),
+        (5, 33, 165),
+        [dict(norm_topk_prob=True), dict(num_experts_per_tok=3), dict(rope_theta=20000.0)],
+    ),
+    "qwen3-moe": (
+        dict(
+            MOE,
+            architectures=["Qwen3MoeForCausalLM"],
+            model_type="qwen3_moe",
+            num_hidden_layers=4,
+            head_dim=16,
+            intermediate_size=72,
+            moe_intermediate_size=24,
+            num_experts=12,
+            num_experts_per_tok=3,
+            norm_topk_prob=True,
+            decoder_sparse_step=2,
+            mlp_only_layers=[],
+            use_sliding_window=False,
+            sliding_window=None,
+        ),
+        (7, 28, 171),
+        [dict(norm_topk_prob=False), dict(num_experts_per_tok=2), dict(rope_theta=20000.0)],
+    ),
+    "deepseek-moe": (
+        dict(
+            MOE,
+            architectures=["DeepseekForCausalLM"],
+            model_type="deepseek",
+            num_key_value_heads=4,
+            intermediate_size=72,
+            moe_intermediate_size=24,
+            n_routed_experts=8,
+            n_shared_experts=2,
+            num_experts_per_tok=3,
+            first_k_dense_replace=1,
+            moe_layer_freq=1,
+            norm_topk_prob=False,
+            routed_scaling_factor=1.5,
+            scoring_func="softmax",
+        ),
+        (8, 26, 158),
+        [dict(num_experts_per_tok=2), dict(routed_scaling_factor=1.0), dict(rope_theta=20000.0)],
+    ),
+    "olmoe": (
+        dict(
+            MOE,
+            architectures=["OlmoeForCausalLM"],
+            model_type="olmoe",
+            hidden_size=64,
+            num_hidden_layers=2,
+            intermediate_size=24,
+            num_experts=8,
+            num_experts_per_tok=3,
+            norm_topk_prob=False,
+            rms_norm_eps=1e-5,
+            clip_qkv=None,
+        ),
+        (5, 31, 162),
+        [dict(norm_topk_prob=True), dict(num_experts_per_tok=2), dict(rope_theta=20000.0)],
+    ),
 }
+PLAIN = dict(dtype=torch.float32, attn_implementation="eager")
 TINY_PROMPTS = (
     "In the beginning",
     "And the LORD said unto Moses,",
@@ -173,16 +291,82 @@ def write_config(folder: Path, config: dict) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
+def new_model(config: dict):
+    """A model of the configuration with the weights of its initialisation, in fp32."""
+    if config["model_type"] == "deepseek":
+        return new_deepseek(config)
+    config = dict(config)
+    loaded = AutoConfig.for_model(config.pop("model_type"), **config)
+    return AutoModelForCausalLM.from_config(loaded, **PLAIN).eval()
+
+
+def new_deepseek(config: dict):
+    """The first DeepSeek-MoE, which transformers doesn't have.
+
+    Its code on the hub is a Llama with the block of experts below, which transformers has for the
+    second generation: softmax, the best k ("greedy"), scores not renormalised but scaled, shared
+    experts beside them.
+    """
+    assert not config["norm_topk_prob"]
+    model = LlamaForCausalLM._from_config(LlamaConfig(**config), **PLAIN)
+    experts = DeepseekV2Config(**config, topk_method="greedy")
+    experts._experts_implementation = "eager"
+    for i, layer in enumerate(model.model.layers):
+        if i >= config["first_k_dense_replace"] and i % config["moe_layer_freq"] == 0:
+            layer.mlp = DeepseekV2Moe(experts)
+    return model.float().eval()
+
+
+def save_deepseek(model, folder: Path) -> None:
+    """One tensor for each expert's matrix, as the hub has it."""
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        if name.endswith("experts.gate_up_proj"):
+            for e, both in enumerate(tensor):
+                gate, up = both.chunk(2)
+                prefix = name.replace("gate_up_proj", f"{e}.")
+                tensors[prefix + "gate_proj.weight"] = gate.clone()
+                tensors[prefix + "up_proj.weight"] = up.clone()
+        elif name.endswith("experts.down_proj"):
+            for e, down in enumerate(tensor):
+                tensors[name.replace("down_proj", f"{e}.down_proj.weight")] = down.clone()
+        else:
+            tensors[name] = tensor
+    save_tensors(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+def load_deepseek(folder: Path, config: dict):
+    model = new_deepseek(config)
+    tensors = load_file(folder / "model.safetensors")
+    state = {}
+    for name in model.state_dict():
+        if name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            prefix, kind = name.rsplit(".", 1)
+            parts = [f"{part}_proj.weight" for part in kind.removesuffix("_proj").split("_")]
+            state[name] = torch.stack(
+                [
+                    torch.cat([tensors.pop(f"{prefix}.{e}.{part}") for part in parts])
+                    for e in range(config["n_routed_experts"])
+                ]
+            ).float()
+        else:
+            state[name] = tensors.pop(name).float()
+    assert not tensors, tensors.keys()
+    model.load_state_dict(state)
+    return model
+
+
 def load(folder: Path, config: dict | None = None):
     """The folder in fp32; `config` in place of its own configuration."""
+    own = json.loads((folder / "config.json").read_text())
+    if own["model_type"] == "deepseek":
+        return load_deepseek(folder, config or own)
     if config is None:
         loaded = AutoConfig.from_pretrained(folder)
     else:
         config = dict(config)
         loaded = AutoConfig.for_model(config.pop("model_type"), **config)
-    return AutoModelForCausalLM.from_pretrained(
-        folder, config=loaded, dtype=torch.float32, attn_implementation="eager"
-    ).eval()
+    return AutoModelForCausalLM.from_pretrained(folder, config=loaded, **PLAIN).eval()
 
 
 def draw_weights(model, seed: int) -> None:
@@ -204,9 +388,67 @@ def draw_weights(model, seed: int) -> None:
             value = 0.17 * noise
         elif "q_proj" in name or "k_proj" in name:
             value = 0.12 * noise  # larger ones make attention so sharp that bf16 rounding decides
+        elif name.endswith("mlp.gate.weight"):
+            value = 0.35 * noise
         else:
             value = 0.14 * noise
         parameter.data.copy_(value.to(torch.bfloat16))
+
+
+def routers_of(model) -> dict[int, torch.nn.Module]:
+    """The router of each layer that has one, by layer."""
+    layers = enumerate(model.model.layers)
+    return {i: layer.mlp.gate for i, layer in layers if hasattr(layer.mlp, "experts")}
+
+
+@contextmanager
+def router_inputs(model):
+    """What enters each router in the forward passes inside, by layer: a list of [tokens, hidden]."""
+    seen = {i: [] for i in routers_of(model)}
+
+    def watch(i):
+        return lambda _, args: seen[i].append(args[0].reshape(-1, args[0].shape[-1]))
+
+    hooks = [gate.register_forward_pre_hook(watch(i)) for i, gate in routers_of(model).items()]
+    yield seen
+    for hook in hooks:
+        hook.remove()
+
+
+def gaps(inputs: torch.Tensor, weight: torch.Tensor, k: int) -> torch.Tensor:
+    """By how much the score of each token's last chosen expert exceeds the next one's."""
+    best = (inputs @ weight.T).softmax(-1).topk(k + 1).values
+    return best[:, k - 1] - best[:, k]
+
+
+@torch.no_grad()
+def router_gaps(model, ids: list[int]) -> torch.Tensor:
+    """The smallest gap over the layers, for each token."""
+    with router_inputs(model) as seen:
+        logits_of(model, ids)
+    layers = [
+        gaps(torch.cat(seen[i]), gate.weight, gate.top_k) for i, gate in routers_of(model).items()
+    ]
+    return torch.stack(layers).min(0).values
+
+
+def decide_routers(model, prompts: list[list[int]]) -> None:
+    """Trains the routers until no token of the prompts is near another choice of experts."""
+    for i, gate in routers_of(model).items():
+        with router_inputs(model) as seen:  # anew, because the layers below have changed it
+            for prompt in prompts:
+                logits_of(model, prompt)
+        inputs = torch.cat(seen[i])
+        weight = gate.weight.detach().clone().requires_grad_()
+        optimizer = torch.optim.Adam([weight], lr=0.01)
+        for _ in range(2000):
+            missing = (4 * CLEAR_GAP - gaps(inputs, weight, gate.top_k)).clamp(min=0)
+            if missing.max() == 0:
+                break
+            optimizer.zero_grad()
+            missing.sum().backward()
+            optimizer.step()
+        gate.weight.data.copy_(weight.detach().to(torch.bfloat16))
 
 
 @torch.no_grad()
@@ -236,11 +478,20 @@ def golden(model, prompts: list[list[int]]) -> dict[str, np.ndarray]:
         tensors[f"logits_{i}"] = logits.contiguous().numpy()
         tensors[f"greedy_{i}"] = np.array(tokens, dtype=np.int32)
         tensors[f"margin_{i}"] = np.array(margins, dtype=np.float32)
+        if routers_of(model):
+            tensors[f"gap_{i}"] = router_gaps(model, prompt + tokens).numpy()
     return tensors
 
 
-def smallest_margin(tensors: dict[str, np.ndarray]) -> float:
-    return min(float(v.min()) for k, v in tensors.items() if k.startswith("margin_"))
+def smallest(kind: str, tensors: dict[str, np.ndarray]) -> float:
+    return min((float(v.min()) for k, v in tensors.items() if k.startswith(kind)), default=1.0)
+
+
+def unclear(tensors: dict[str, np.ndarray]) -> float:
+    """The share of the prompts' tokens that bf16 may route otherwise."""
+    prompts = [k for k in tensors if k.startswith("prompt_")]
+    gaps = [tensors[k.replace("prompt", "gap")][: len(tensors[k])] for k in prompts]
+    return float(np.mean(np.concatenate(gaps) < CLEAR_GAP))
 
 
 def nmse(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -252,13 +503,15 @@ def write_golden(folder: Path, tensors: dict, metadata: dict | None = None) -> N
     save_file(tensors, path, metadata)
     path.chmod(0o644)
     assert path.stat().st_size <= 200_000
-    margin = smallest_margin(tensors)
+    margin = smallest("margin_", tensors)
     spread = np.mean([v.std() for k, v in tensors.items() if k.startswith("logits_")])
     distinct = [len(set(v)) for k, v in tensors.items() if k.startswith("greedy_")]
     print(
         f"{folder}: logits std {spread:.2f}, smallest margin {margin:.4f}, distinct greedy "
         f"tokens {distinct}, {sum(f.stat().st_size for f in folder.iterdir())} bytes"
     )
+    if "gap_0" in tensors:
+        print(f"  smallest gap {smallest('gap_', tensors):.5f}, unclear {unclear(tensors):.4f}")
 
 
 def make_family(folder: Path, name: str) -> None:
@@ -267,23 +520,28 @@ def make_family(folder: Path, name: str) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         write_config(folder, config)
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
-        model.float()
+        random = np.random.default_rng(seed)
+        prompts = [[1, *random.integers(3, config["vocab_size"], n - 1).tolist()] for n in lengths]
+        model = new_model(config)
         draw_weights(model, seed)
-        model.to(torch.bfloat16).save_pretrained(
-            folder, max_shard_size="100KB" if name == "sharded" else "1GB"
-        )
+        decide_routers(model, prompts)
+        model.to(torch.bfloat16)
+        if config["model_type"] == "deepseek":
+            save_deepseek(model, folder)
+        else:
+            model.save_pretrained(folder, max_shard_size="100KB" if name == "sharded" else "1GB")
         (folder / "generation_config.json").unlink(missing_ok=True)
         write_config(folder, config)
         for file in folder.iterdir():
             file.chmod(0o644)
 
         model = load(folder)
-        random = np.random.default_rng(seed)
-        prompts = [[1, *random.integers(3, config["vocab_size"], n - 1).tolist()] for n in lengths]
         tensors = golden(model, prompts)
         varied = all(len(set(tensors[f"greedy_{i}"])) >= 8 for i in range(len(prompts)))
-        if smallest_margin(tensors) >= MIN_MARGIN and varied:
+        routed = not routers_of(model) or (
+            smallest("gap_", tensors) >= MIN_GAP and unclear(tensors) <= 0.02
+        )
+        if smallest("margin_", tensors) >= MIN_MARGIN and varied and routed:
             break
     else:
         raise AssertionError(f"{name}: no seed without near-ties")
@@ -305,7 +563,7 @@ def make_tiny(folder: Path, source: Path) -> None:
     prompts = [tokenizer(text).input_ids for text in TINY_PROMPTS]
     assert all(p[0] == tokenizer.bos_token_id for p in prompts) and len(prompts[-1]) >= 150
     tensors = golden(load(source), prompts)
-    assert smallest_margin(tensors) >= MIN_MARGIN, smallest_margin(tensors)
+    assert smallest("margin_", tensors) >= MIN_MARGIN, smallest("margin_", tensors)
     answers = [tokenizer.decode(tensors[f"greedy_{i}"]) for i in range(len(prompts))]
     # One key: the writer puts several in random order.
     texts = json.dumps({"prompt": TINY_PROMPTS, "greedy": answers})

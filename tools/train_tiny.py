@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Makes models/tiny: the dense Llama-architecture model that ships with fourfold.
+"""Makes models/tiny and models/tiny-moe: the models that ship with fourfold.
 
-Four steps, each reading what the one before left in the work folder:
+tiny is dense, in the Llama architecture; tiny-moe has experts, in the Qwen3-MoE architecture. Four
+steps for each, each reading what the one before left in the work folder:
 
   train_tiny.py text     WORK      King James Bible out of Debian's bible-kjv, bible-kjv-text
   train_tiny.py tokenize WORK      byte-level BPE, token streams for training and validation
-  train_tiny.py train    WORK      AdamW on transformers' LlamaForCausalLM; CUDA if there is one
+  train_tiny.py train    WORK      AdamW on transformers' model of that architecture; CUDA if there
+                                   is one
   train_tiny.py export   WORK OUT  a Hugging Face folder in bf16, checked by loading it again
 
 Every random choice comes from --seed. The same machine and library versions give the same
@@ -33,11 +35,10 @@ SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-MODEL = dict(
+SHARED = dict(
     vocab_size=VOCAB_SIZE,
     hidden_size=128,
     intermediate_size=352,
-    num_hidden_layers=8,
     num_attention_heads=8,
     num_key_value_heads=4,
     head_dim=16,
@@ -47,10 +48,41 @@ MODEL = dict(
     tie_word_embeddings=True,
     hidden_act="silu",
     attention_bias=False,
-    mlp_bias=False,
     bos_token_id=VOCAB_SIZE - 2,
     eos_token_id=VOCAB_SIZE - 1,
 )
+DENSE = dict(SHARED, num_hidden_layers=8, mlp_bias=False)
+# The first layer is dense, as in many a model with experts.
+EXPERTS = dict(
+    SHARED,
+    num_hidden_layers=4,
+    mlp_only_layers=[0],
+    decoder_sparse_step=1,
+    num_experts=8,
+    num_experts_per_tok=2,
+    moe_intermediate_size=256,
+    norm_topk_prob=True,
+    router_aux_loss_coef=0.02,
+)
+LEAST_SHARE = 0.03  # of a layer's choices, that each expert gets of the validation text
+# What is particular to each: transformers' classes, their arguments, fields of the published
+# configuration that readers know, and the largest folder that is committed.
+MODELS = {
+    "tiny": dict(
+        architecture="LlamaForCausalLM",
+        config="LlamaConfig",
+        arguments=DENSE,
+        published=dict(model_type="llama", pretraining_tp=1),
+        max_bytes=4_000_000,
+    ),
+    "tiny-moe": dict(
+        architecture="Qwen3MoeForCausalLM",
+        config="Qwen3MoeConfig",
+        arguments=EXPERTS,
+        published=dict(model_type="qwen3_moe", sliding_window=None, use_sliding_window=False),
+        max_bytes=6_000_000,
+    ),
+}
 
 
 def text(work: Path) -> None:
@@ -133,11 +165,34 @@ def tokenize(work: Path) -> None:
         print(f"{kind}: {len(stream)} tokens")
 
 
+def make_model(name: str, **more):
+    """A transformers model with random weights."""
+    import transformers
+
+    recipe = MODELS[name]
+    config = getattr(transformers, recipe["config"])(**recipe["arguments"], **more)
+    config._attn_implementation = "sdpa"
+    return getattr(transformers, recipe["architecture"])(config)
+
+
+def expert_shares(model, ids) -> "list[list[float]]":
+    """Of each layer with experts, the share of all choices that each expert gets."""
+    import torch
+
+    with torch.no_grad():
+        logits = model(input_ids=ids, output_router_logits=True).router_logits
+    shares = []
+    for layer in logits:
+        chosen = layer.topk(model.config.num_experts_per_tok, dim=-1).indices.flatten()
+        counts = torch.bincount(chosen, minlength=model.config.num_experts)
+        shares.append((counts / counts.sum()).tolist())
+    return shares
+
+
 def train(work: Path, args: argparse.Namespace) -> None:
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     import numpy as np
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(args.seed)
@@ -149,11 +204,10 @@ def train(work: Path, args: argparse.Namespace) -> None:
     random = np.random.default_rng(args.seed)
     train_ids = torch.from_numpy(np.load(work / "train.npy").astype(np.int64)).to(device)
     valid_ids = torch.from_numpy(np.load(work / "valid.npy").astype(np.int64)).to(device)
-    starts = (train_ids == MODEL["bos_token_id"]).nonzero().flatten().cpu().numpy()
+    starts = (train_ids == SHARED["bos_token_id"]).nonzero().flatten().cpu().numpy()
 
-    config = LlamaConfig(**MODEL, initializer_range=0.05, use_cache=False)
-    config._attn_implementation = "sdpa"
-    model = LlamaForCausalLM(config).to(device)
+    model = make_model(args.model, initializer_range=0.05, use_cache=False).to(device)
+    experts = getattr(model.config, "num_experts", 0)
     print(f"{sum(p.numel() for p in model.parameters())} parameters on {device}")
 
     # The text is small enough to be learnt by heart; dropout on both residual branches delays it.
@@ -162,7 +216,7 @@ def train(work: Path, args: argparse.Namespace) -> None:
 
     for layer in model.model.layers:
         layer.self_attn.o_proj.register_forward_hook(drop)
-        layer.mlp.down_proj.register_forward_hook(drop)
+        getattr(layer.mlp, "down_proj", layer.mlp).register_forward_hook(drop)
     model.train()
     decayed = [p for p in model.parameters() if p.dim() > 1]
     plain = [p for p in model.parameters() if p.dim() <= 1]
@@ -176,9 +230,18 @@ def train(work: Path, args: argparse.Namespace) -> None:
     )
 
     def loss_of(ids, labels):
-        with torch.autocast(device, dtype=torch.bfloat16):
-            logits = model(input_ids=ids).logits
-        return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten())
+        # In training with the routers' loss, which keeps experts from being forgotten.
+        balanced = dict(output_router_logits=True) if experts and model.training else {}
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
+            out = model(input_ids=ids, **balanced)
+        loss = torch.nn.functional.cross_entropy(out.logits.float().flatten(0, 1), labels.flatten())
+        if not balanced:
+            return loss
+        from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
+
+        return loss + model.config.router_aux_loss_coef * load_balancing_loss_func(
+            out.router_logits, experts, model.config.num_experts_per_tok
+        )
 
     @torch.no_grad()
     def validate() -> float:
@@ -248,23 +311,24 @@ def train(work: Path, args: argparse.Namespace) -> None:
 
 
 def export(work: Path, out: Path, args: argparse.Namespace) -> None:
+    import numpy as np
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    recipe = MODELS[args.model]
     out.mkdir(parents=True, exist_ok=True)
-    model = LlamaForCausalLM(LlamaConfig(**MODEL))
+    model = make_model(args.model)
     model.load_state_dict(torch.load(args.checkpoint, weights_only=True))
     model.to(torch.bfloat16).save_pretrained(out)
     (out / "model.safetensors").chmod(0o644)
-    # The published layout of Llama configurations, which every reader knows.
+    # The published layout of configurations, which every reader knows.
     written = json.loads((out / "config.json").read_text())
     config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        **MODEL,
+        "architectures": [recipe["architecture"]],
+        **recipe["published"],
+        **recipe["arguments"],
         "attention_dropout": 0.0,
         "initializer_range": 0.05,
-        "pretraining_tp": 1,
         "rope_scaling": None,
         "torch_dtype": "bfloat16",
         "transformers_version": written["transformers_version"],
@@ -274,8 +338,8 @@ def export(work: Path, out: Path, args: argparse.Namespace) -> None:
     dump(
         out / "generation_config.json",
         {
-            "bos_token_id": MODEL["bos_token_id"],
-            "eos_token_id": MODEL["eos_token_id"],
+            "bos_token_id": SHARED["bos_token_id"],
+            "eos_token_id": SHARED["eos_token_id"],
             "do_sample": True,
             "temperature": 0.7,
             "top_p": 0.9,
@@ -294,7 +358,7 @@ def export(work: Path, out: Path, args: argparse.Namespace) -> None:
                     "single_word": False,
                     "special": True,
                 }
-                for i, token in ((MODEL["bos_token_id"], BOS), (MODEL["eos_token_id"], EOS))
+                for i, token in ((SHARED["bos_token_id"], BOS), (SHARED["eos_token_id"], EOS))
             },
             "bos_token": BOS,
             "eos_token": EOS,
@@ -306,19 +370,28 @@ def export(work: Path, out: Path, args: argparse.Namespace) -> None:
     (out / "tokenizer.json").write_bytes((work / "tokenizer.json").read_bytes())
 
     size = sum(f.stat().st_size for f in out.iterdir())
-    assert size <= 4_000_000, f"{size} bytes"
+    assert size <= recipe["max_bytes"], f"{size} bytes"
     tokenizer = AutoTokenizer.from_pretrained(out)
     loaded = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
-    assert type(loaded) is LlamaForCausalLM and loaded.config.rope_parameters["rope_theta"] == 1e4
+    assert type(loaded).__name__ == recipe["architecture"]
+    assert loaded.config.rope_parameters["rope_theta"] == 1e4
+    valid = torch.from_numpy(np.load(work / "valid.npy").astype(np.int64))
+    rows = valid[: len(valid) // MAX_POSITIONS * MAX_POSITIONS].view(-1, MAX_POSITIONS)
+    same = model.float()(input_ids=rows[:1]).logits
+    assert torch.equal(same, loaded(input_ids=rows[:1]).logits), "not the weights that were saved"
+    if "num_experts" in recipe["arguments"]:
+        for shares in expert_shares(loaded, rows):
+            print("experts' shares:", " ".join(f"{100 * share:.1f} %" for share in shares))
+            assert min(shares) >= LEAST_SHARE, "an expert is forgotten"
     for prompt in ("In the beginning", "And the LORD said unto Moses,", "Blessed are"):
         ids = tokenizer(prompt, return_tensors="pt").input_ids
-        assert ids[0, 0] == MODEL["bos_token_id"]
+        assert ids[0, 0] == SHARED["bos_token_id"]
         made = loaded.generate(
             ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=48,
             do_sample=False,
-            pad_token_id=MODEL["eos_token_id"],
+            pad_token_id=SHARED["eos_token_id"],
         )
         print(repr(tokenizer.decode(made[0], skip_special_tokens=True)))
     print(f"{out}: {size} bytes")
@@ -335,6 +408,7 @@ def main() -> None:
     parser.add_argument("step", choices=("text", "tokenize", "train", "export"))
     parser.add_argument("work", type=Path)
     parser.add_argument("out", type=Path, nargs="?")
+    parser.add_argument("--model", choices=MODELS, default="tiny")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--tokens-per-step", type=int, default=16384)
@@ -347,9 +421,9 @@ def main() -> None:
         default=math.inf,
         help="stop early; the weights then depend on the machine's speed",
     )
-    parser.add_argument("--checkpoint", help="default WORK/tiny.pt")
+    parser.add_argument("--checkpoint", help="default WORK/MODEL.pt")
     args = parser.parse_args()
-    args.checkpoint = args.checkpoint or str(args.work / "tiny.pt")
+    args.checkpoint = args.checkpoint or str(args.work / f"{args.model}.pt")
     if args.step == "export":
         if not args.out:
             parser.error("export needs OUT")

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "backend/peaks.h"
+#include "backend/router.h"
 #include "base/clock.h"
 
 namespace fourfold::backend {
@@ -83,6 +84,80 @@ base::Result<Peaks> HostOps::measure_peaks(Stream& stream, double seconds, int s
                                 [this](int64_t steps) { return compute_in_registers(steps); });
 }
 
+void HostOps::route(Stream& stream, View logits, const Weight* bias, const Routing& routing,
+                    View experts, View weights) const {
+  OpTimer timer(stream);
+  const int64_t count = logits.shape[1];
+  CHECK(experts.shape == tensor::Shape({logits.rows(), routing.top_k}) &&
+            weights.shape == experts.shape,
+        "route: {} rows of {} choices for {} rows", experts.rows(), experts.shape[1],
+        logits.rows());
+  const Router router(routing, count, bias == nullptr ? nullptr : vector_of(*bias, count));
+  pool_of(stream).parallel_for(
+      logits.rows(), row_grain(count * routing.top_k), [&](int64_t begin, int64_t end, int) {
+        Router::Scratch scratch(count);
+        for (int64_t m = begin; m < end; ++m) {
+          router.choose(logits.f32() + m * count, scratch, experts.i32() + m * routing.top_k,
+                        weights.f32() + m * routing.top_k);
+        }
+      });
+}
+
+void HostOps::combine_slots(Stream& stream, View y, View weights, View out) const {
+  OpTimer timer(stream);
+  const int64_t slots = weights.shape[1];
+  const int64_t width = out.shape[1];
+  CHECK(weights.rows() == out.rows() && y.shape == tensor::Shape({out.rows() * slots, width}) &&
+            y.dtype == activation_dtype(),
+        "combine: {} rows of {} {} into {} rows", y.rows(), y.shape[1], name_of(y.dtype),
+        out.rows());
+  const auto combine = [&](const auto* from, const auto& widen) {
+    pool_of(stream).parallel_for(out.rows(), row_grain(slots * width),
+                                 [&](int64_t begin, int64_t end, int) {
+                                   for (int64_t m = begin; m < end; ++m) {
+                                     float* to = out.f32() + m * width;
+                                     std::fill_n(to, width, 0.0F);
+                                     for (int64_t slot = 0; slot < slots; ++slot) {
+                                       const float weight = weights.f32()[m * slots + slot];
+                                       const auto* row = from + (m * slots + slot) * width;
+                                       for (int64_t i = 0; i < width; ++i)
+                                         to[i] += weight * widen(row[i]);
+                                     }
+                                   }
+                                 });
+  };
+  if (y.dtype == DType::kBF16) {
+    combine(y.bf16(), [](tensor::BF16 x) { return tensor::to_f32(x); });
+  } else {
+    combine(y.f32(), [](float x) { return x; });
+  }
+}
+
+void HostOps::add_bias(Stream& stream, View x, const Weight& bias) const {
+  OpTimer timer(stream);
+  const int64_t width = x.shape[1];
+  const float* add = vector_of(bias, width);
+  pool_of(stream).parallel_for(x.rows(), row_grain(width), [&](int64_t begin, int64_t end, int) {
+    for (int64_t m = begin; m < end; ++m) {
+      float* row = x.f32() + m * width;
+      for (int64_t i = 0; i < width; ++i) row[i] += add[i];
+    }
+  });
+}
+
+void HostOps::gate_rows(Stream& stream, View x, View gate) const {
+  OpTimer timer(stream);
+  const int64_t width = x.shape[1];
+  CHECK(gate.shape == tensor::Shape({x.rows(), 1}), "gate_rows: {} gates for {} rows",
+        gate.shape.elements(), x.rows());
+  pool_of(stream).parallel_for(x.rows(), row_grain(width), [&](int64_t begin, int64_t end, int) {
+    for (int64_t m = begin; m < end; ++m) {
+      const float factor = sigmoid(gate.f32()[m]);
+      for (int64_t i = m * width; i < (m + 1) * width; ++i) x.f32()[i] *= factor;
+    }
+  });
+}
+
 void HostOps::add(Stream& stream, View x, View y) const {
   OpTimer timer(stream);
   CHECK(x.shape == y.shape, "add: {} and {} elements", x.shape.elements(), y.shape.elements());
@@ -97,14 +172,18 @@ void HostOps::add(Stream& stream, View x, View y) const {
 void HostOps::gather_rows(Stream& stream, View x, View indices, View out) const {
   OpTimer timer(stream);
   const int64_t width = x.shape[1];
-  CHECK(out.shape == tensor::Shape({indices.rows(), width}), "gather: {} rows of {}", out.rows(),
-        out.shape[1]);
-  for (int64_t i = 0; i < out.rows(); ++i) {
-    const int64_t row = indices.i32()[i];
-    CHECK(0 <= row && row < x.rows(), "gather: row {} of {}", row, x.rows());
-    std::memcpy(out.f32() + i * width, x.f32() + row * width,
-                static_cast<size_t>(width) * sizeof(float));
-  }
+  CHECK(out.shape == tensor::Shape({indices.rows(), width}) && out.dtype == x.dtype,
+        "gather: {} rows of {} {}", out.rows(), out.shape[1], name_of(out.dtype));
+  const int64_t row_bytes = width * size_of(x.dtype);
+  const auto* from = static_cast<const std::byte*>(x.data);
+  auto* to = static_cast<std::byte*>(out.data);
+  pool_of(stream).parallel_for(out.rows(), row_grain(width), [&](int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t row = indices.i32()[i];
+      CHECK(0 <= row && row < x.rows(), "gather: row {} of {}", row, x.rows());
+      std::memcpy(to + i * row_bytes, from + row * row_bytes, static_cast<size_t>(row_bytes));
+    }
+  });
 }
 
 void HostOps::hash_rows(Stream& stream, View x, std::span<uint64_t> out) const {
@@ -149,6 +228,39 @@ void check_matmul(Stream& stream, View x, DType x_dtype, const Weight& weight, V
         out.rows(), out.shape[1], weight.rows());
   stream.counters.matmul_flops += 2 * x.rows() * weight.rows() * weight.columns();
   if (x.rows() > 0) stream.counters.bytes += weight.bytes();
+}
+
+std::vector<RowRange> check_grouped_matmul(Stream& stream, View x, DType x_dtype, View ends,
+                                           std::initializer_list<Ops::GroupedTarget> targets) {
+  const int64_t groups = ends.shape.elements();
+  std::vector<RowRange> out;
+  int64_t begin = 0;
+  for (int64_t g = 0; g < groups; ++g) {
+    const int64_t end = ends.i32()[g];
+    CHECK(begin <= end && end <= x.rows(), "grouped matmul: group {} ends at row {} of {}", g, end,
+          x.rows());
+    out.push_back({begin, end});
+    begin = end;
+  }
+  CHECK(begin == x.rows(), "grouped matmul: {} groups end at row {} of {}", groups, begin,
+        x.rows());
+  for (const Ops::GroupedTarget& target : targets) {
+    CHECK(std::ssize(target.weights) == groups && target.out.rows() == x.rows(),
+          "grouped matmul: {} weights, {} rows out for {} groups, {} rows", target.weights.size(),
+          target.out.rows(), groups, x.rows());
+    for (size_t g = 0; g < out.size(); ++g) {
+      if (out[g].size() == 0) continue;
+      check_matmul(stream, x.slice_rows(out[g].begin, out[g].end), x_dtype, *target.weights[g],
+                   target.out.slice_rows(out[g].begin, out[g].end));
+    }
+  }
+  return out;
+}
+
+void check_to_activation(View x, View out, DType activation_dtype) {
+  CHECK(x.shape == out.shape && x.dtype == DType::kF32 && out.dtype == activation_dtype,
+        "to_activation: {} elements of {} -> {} of {}", x.shape.elements(), name_of(x.dtype),
+        out.shape.elements(), name_of(out.dtype));
 }
 
 void check_rms_norm(View x, View out, DType activation_dtype) {

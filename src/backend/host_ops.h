@@ -1,7 +1,9 @@
 #pragma once
 
+#include <initializer_list>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "backend/ops.h"
 #include "backend/thread_pool.h"
@@ -39,6 +41,11 @@ class HostOps : public Ops {
   base::Result<WeightPtr> load_vector(std::span<const float> values) const final;
   base::Result<Peaks> measure_peaks(Stream& stream, double seconds, int sharers) const final;
 
+  void route(Stream& stream, View logits, const Weight* bias, const Routing& routing, View experts,
+             View weights) const final;
+  void combine_slots(Stream& stream, View y, View weights, View out) const final;
+  void add_bias(Stream& stream, View x, const Weight& bias) const final;
+  void gate_rows(Stream& stream, View x, View gate) const final;
   void add(Stream& stream, View x, View y) const final;
   void gather_rows(Stream& stream, View x, View indices, View out) const final;
   void hash_rows(Stream& stream, View x, std::span<uint64_t> out) const final;
@@ -58,9 +65,20 @@ int64_t row_grain(int64_t item_elements);
 /// First position that the row at `position` attends to.
 int64_t window_begin(int64_t position, int64_t window);
 
+/// Rows [begin, end) of a step.
+struct RowRange {
+  int64_t begin = 0;
+  int64_t end = 0;
+  int64_t size() const { return end - begin; }
+};
+
 // Shapes of the operators' arguments, CHECKed.
 /// Also adds the work to the stream's counters.
 void check_matmul(Stream& stream, View x, DType x_dtype, const Weight& weight, View out);
+/// The same for a grouped matmul; gives the rows of each group.
+std::vector<RowRange> check_grouped_matmul(Stream& stream, View x, DType x_dtype, View ends,
+                                           std::initializer_list<Ops::GroupedTarget> targets);
+void check_to_activation(View x, View out, DType activation_dtype);
 void check_rms_norm(View x, View out, DType activation_dtype);
 void check_norm_rope(View x, View positions, const RopeTable& rope);
 void check_kv_write(View keys, View values, const RowLayout& rows, const KvLayer& cache);

@@ -116,6 +116,21 @@ struct RopeTable {
 
 enum class Activation { kSilu, kGeluTanh };
 
+/// How a row chooses its experts, from one logit for each.
+struct Routing {
+  enum class Scoring { kSoftmax, kSigmoid };
+  Scoring scoring = Scoring::kSoftmax;  ///< of the logits: softmax over all experts
+  int64_t top_k = 0;
+  /// Experts stand in `groups` groups of neighbours, as many in each; a row chooses among those of
+  /// the `top_groups` groups whose two best (score + bias) have the largest sum.
+  int64_t groups = 1;
+  int64_t top_groups = 1;
+  bool renormalise = false;  ///< the chosen scores are divided by their sum
+  float scale = 1.0F;        ///< and multiplied by this
+
+  bool operator==(const Routing&) const = default;
+};
+
 /// The coarse operators of a decoder. M = rows of the step, H = hidden size.
 ///
 /// Operators take views of the right shapes (CHECKed), allocate from the arena only and return
@@ -143,6 +158,7 @@ class Ops {
     int64_t columns = 0;  ///< K of a matmul
     int64_t heads = 0;    ///< query heads of this rank
     int64_t head_dim = 0;
+    int64_t groups = 1;  ///< G of a grouped_matmul
   };
   /// Arena bytes that any one operator within `limits` takes for itself on a stream of `threads`.
   virtual int64_t scratch_bytes(int threads, const Limits& limits) const = 0;
@@ -180,6 +196,35 @@ class Ops {
                       std::initializer_list<MatmulTarget> targets) const = 0;
   static constexpr size_t kMaxMatmulTargets = 4;
 
+  struct GroupedTarget {
+    std::span<const Weight* const> weights;  ///< of each group, [N, K]
+    View out;                                ///< f32 [R, N]
+  };
+  /// matmul with another weight for each group of rows: rows [ends[g - 1], ends[g]) of x belong to
+  /// group g. Reads the weights of groups that have rows, and no others. ends i32 [G], rising, the
+  /// last one is R; x activation dtype [R, K]. A row's sums are in the order of matmul.
+  virtual void grouped_matmul(Stream& stream, Arena& arena, View x, View ends,
+                              std::initializer_list<GroupedTarget> targets) const = 0;
+
+  /// The experts of each row, best first, and their weights. Scores in fp32; the choice is by
+  /// falling score + bias, ties to the lower index; the bias (null: none) is not in the weight.
+  /// logits f32 [M, E]; experts i32 [M, top_k]; weights f32 [M, top_k].
+  virtual void route(Stream& stream, View logits, const Weight* bias, const Routing& routing,
+                     View experts, View weights) const = 0;
+
+  /// out[m] = sum over slots of weights[m][slot] * y[m * top_k + slot], from 0 in slot order in
+  /// fp32, product and sum each rounded. y activation dtype [M * top_k, H]; out f32 [M, H].
+  virtual void combine_slots(Stream& stream, View y, View weights, View out) const = 0;
+
+  /// out = x rounded to the activation dtype. x f32 [M, H].
+  virtual void to_activation(Stream& stream, View x, View out) const = 0;
+
+  /// x += bias in every row. x f32 [M, N]; bias a vector of N.
+  virtual void add_bias(Stream& stream, View x, const Weight& bias) const = 0;
+
+  /// x *= sigmoid(gate) in every row. x f32 [M, H]; gate f32 [M, 1].
+  virtual void gate_rows(Stream& stream, View x, View gate) const = 0;
+
   /// x += y. Both f32, same shape.
   virtual void add(Stream& stream, View x, View y) const = 0;
 
@@ -207,7 +252,7 @@ class Ops {
   virtual void gated_activation(Stream& stream, Activation activation, View gate, View up,
                                 View out) const = 0;
 
-  /// out[i] = x[indices[i]]. x f32 [M, H]; indices i32 [R]; out f32 [R, H].
+  /// out[i] = x[indices[i]]. x [M, H] of any dtype; indices i32 [R]; out [R, H] of the same.
   virtual void gather_rows(Stream& stream, View x, View indices, View out) const = 0;
 
   /// out[i] = XXH3-64 of row i's bytes. x f32 [M, H]; `out` is host memory of M entries, filled

@@ -147,7 +147,7 @@ Command add_offline(CLI::App& bench, const std::string& command_line) {
     const auto status = [&]() -> base::Status {
       measure::OfflineOptions options = flags->options;
       FF_ASSIGN(options.cluster, flags->model.cluster_config());
-      options.cluster.scheme = flags->parallel.config;
+      FF_TRY(flags->parallel.set_scheme(options.cluster));
       options.numerics = flags->model.numerics_of_steps();
       options.repeats = flags->output.repeats;
       FF_ASSIGN(options.concurrencies, parse_int_list(flags->concurrency));

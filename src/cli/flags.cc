@@ -11,6 +11,9 @@
 #include <string_view>
 
 #include "base/sizes.h"
+#include "model/dummy_routing.h"
+#include "model/exchange.h"
+#include "runtime/expert_placement.h"
 
 namespace fourfold::cli {
 namespace {
@@ -125,8 +128,8 @@ void ModelFlags::add_to(CLI::App& app) {
   constexpr const char* kDevices = "Devices";
   constexpr const char* kMemory = "Memory and batching";
   app.add_option("model,--model", model,
-                 "Hugging Face folder, GGUF file, hub id in the local cache, \"tiny\", or a preset "
-                 "such as llama-3.1-8b")
+                 "Hugging Face folder, GGUF file, hub id in the local cache, \"tiny\" or "
+                 "\"tiny-moe\", or a preset such as llama-3.1-8b")
       ->capture_default_str();
   app.add_option("--load-format", load_format,
                  "auto: read the weights; dummy: make them up from --dummy-seed")
@@ -134,6 +137,12 @@ void ModelFlags::add_to(CLI::App& app) {
       ->capture_default_str()
       ->group(kModel);
   app.add_option("--dummy-seed", dummy_seed, "Seed of made-up weights")
+      ->capture_default_str()
+      ->group(kModel);
+  app.add_option("--dummy-routing", dummy_routing,
+                 "How rows of a made-up model with experts choose theirs: natural (as its random "
+                 "router says), uniform, or zipf:S (expert i with probability ~ 1/(i+1)^S)")
+      ->check(checked_by(model::parse_dummy_routing))
       ->capture_default_str()
       ->group(kModel);
   app.add_option("--backend", backend, "cpu (bf16, own kernels) or reference (plain fp32)")
@@ -185,6 +194,18 @@ void ModelFlags::add_to(CLI::App& app) {
   app.add_flag("--enable-prefix-caching,!--no-enable-prefix-caching", prefix_caching,
                "Reuse the KV blocks of shared prefixes (default: on)")
       ->group(kMemory);
+  constexpr const char* kExperts = "Experts";
+  app.add_option("--expert-placement", expert_placement,
+                 "Which expert shard holds which experts: linear (neighbours together), "
+                 "round_robin, or a JSON file {\"experts\": [[0, 3], [1, 2], ...]}")
+      ->capture_default_str()
+      ->group(kExperts);
+  app.add_option("--expert-exchange", expert_exchange,
+                 "How rows get to the ranks of their experts: gather (everybody gets all rows), "
+                 "alltoall (each row goes where its experts are), auto: gather for few rows")
+      ->check(checked_by(model::parse_exchange))
+      ->capture_default_str()
+      ->group(kExperts);
 }
 
 base::Result<runtime::ClusterConfig> ModelFlags::cluster_config() const {
@@ -204,6 +225,9 @@ base::Result<runtime::ClusterConfig> ModelFlags::cluster_config() const {
   config.max_running = max_num_seqs;
   config.scheduler.max_step_tokens = max_num_batched_tokens;
   config.scheduler.prefix_cache = prefix_caching;
+  FF_ASSIGN(config.dummy_routing, model::parse_dummy_routing(dummy_routing));
+  FF_ASSIGN(config.expert_placement, runtime::read_expert_placement(expert_placement));
+  FF_ASSIGN(config.expert_exchange, model::parse_exchange(expert_exchange));
   return config;
 }
 
@@ -225,15 +249,36 @@ void ParallelFlags::add_to(CLI::App& app) {
       ->check(size)
       ->group("Parallelism")
       ->capture_default_str();
-  app.add_option("--expert-parallel-size", config.ep,
-                 "-ep: ranks that split the experts; experts are not here yet, so 1")
-      ->check(size)
-      ->group("Parallelism")
-      ->capture_default_str();
+  CLI::Option* ep = app.add_option(
+      "--expert-parallel-size", config.ep,
+      "-ep: expert shards, each with a part of the experts; it re-divides the dp x tp "
+      "ranks of a stage and adds none (docs/experts.md)");
+  ep->check(size)->group("Parallelism")->capture_default_str();
   app.add_option("--expert-tensor-parallel-size", config.etp,
-                 "-etp: ranks that split each expert (default: tp/ep); not here yet")
+                 "-etp: ranks that split each expert (default: tp/ep where ep divides tp, else 1)")
       ->check(size)
       ->group("Parallelism");
+  app.add_flag("--enable-expert-parallel", enable_expert_parallel,
+               "The largest --expert-parallel-size that is legal for the model and the other sizes")
+      ->excludes(ep)
+      ->group("Parallelism");
+}
+
+base::Status ParallelFlags::set_scheme(runtime::ClusterConfig& cluster) const {
+  cluster.scheme = config;
+  if (!enable_expert_parallel) return {};
+  FF_ASSIGN(const model::ModelSource source, runtime::open_source(cluster));
+  const mesh::ModelDivisors divisors = source.spec.divisors();
+  if (divisors.experts == 0) {
+    return base::fail("--enable-expert-parallel needs a model with experts; {} is dense",
+                      cluster.model);
+  }
+  for (int ep = config.dp * config.tp; ep > 1; --ep) {
+    cluster.scheme.ep = ep;
+    if (mesh::Mesh::create(cluster.scheme, divisors, cluster.expert_placement).ok()) return {};
+  }
+  cluster.scheme.ep = 1;
+  return {};
 }
 
 namespace {

@@ -28,6 +28,7 @@ struct ModelFlags {
   std::string model = "tiny";
   std::string load_format = "auto";
   uint64_t dummy_seed = 0;
+  std::string dummy_routing = "natural";
   std::string backend = "cpu";
   std::string isa;
   std::string ranks = "processes";
@@ -39,6 +40,8 @@ struct ModelFlags {
   int max_num_seqs = 256;
   int max_num_batched_tokens = 512;
   bool prefix_caching = true;
+  std::string expert_placement = "linear";
+  std::string expert_exchange = "auto";
 
   void add_to(CLI::App& app);
   /// Everything but the scheme.
@@ -50,7 +53,12 @@ struct ModelFlags {
 /// Flags for one scheme.
 struct ParallelFlags {
   mesh::ParallelConfig config;
+  bool enable_expert_parallel = false;
+
   void add_to(CLI::App& app);
+  /// Sets config.scheme. Errors: a model that cannot be opened, --enable-expert-parallel for a
+  /// dense one.
+  base::Status set_scheme(runtime::ClusterConfig& config) const;
 };
 
 /// "512MiB", "2GB", "1073741824" as bytes.

@@ -266,9 +266,8 @@ base::Status show_texts(std::vector<Generation>& generations, const GenerateFlag
 
 base::Status generate(const GenerateFlags& flags) {
   FF_ASSIGN(runtime::ClusterConfig config, flags.model.cluster_config());
-  config.scheme = flags.parallel.config;
-  FF_ASSIGN(const model::ModelSource source,
-            model::open_model(config.model, config.dummy_weights, config.dummy_seed));
+  FF_TRY(flags.parallel.set_scheme(config));
+  FF_ASSIGN(const model::ModelSource source, runtime::open_source(config));
   FF_ASSIGN(const text::Tokenizer tokenizer, runtime::load_tokenizer(source));
   FF_ASSIGN(std::vector<Generation> generations, make_generations(flags, source, tokenizer));
   size_t longest = 0;

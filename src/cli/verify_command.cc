@@ -93,10 +93,11 @@ base::Result<std::vector<mesh::ParallelConfig>> parse_schemes(const std::string&
 /// The legal schemes of exactly `devices` devices; for a dry run also the others, with their
 /// reasons.
 base::Result<std::vector<mesh::ParallelConfig>> schemes_of(const VerifyFlags& flags, int devices,
-                                                           const mesh::ModelDivisors& model) {
+                                                           const mesh::ModelDivisors& model,
+                                                           const mesh::ExpertPlacement& placement) {
   std::vector<mesh::ParallelConfig> out;
   for (const mesh::ParallelConfig& scheme : mesh::schemes(devices, model)) {
-    if (flags.dry_run || mesh::Mesh::create(scheme, model).ok()) out.push_back(scheme);
+    if (flags.dry_run || mesh::Mesh::create(scheme, model, placement).ok()) out.push_back(scheme);
   }
   if (out.empty()) {
     return base::fail("{} has no legal scheme for {} devices; --dry-run says why",
@@ -172,14 +173,14 @@ base::Status set_load(const VerifyFlags& flags, verify::VerifyOptions& options) 
 }
 
 base::Status set_schemes(const VerifyFlags& flags, verify::VerifyOptions& options) {
-  FF_ASSIGN(const model::ModelSource source,
-            model::open_model(flags.model.model, options.cluster.dummy_weights, 0));
+  FF_ASSIGN(const model::ModelSource source, runtime::open_source(options.cluster));
   const mesh::ModelDivisors divisors = source.spec.divisors();
+  const mesh::ExpertPlacement& placement = options.cluster.expert_placement;
   const mesh::ParallelConfig one_device;
   if (!flags.schemes.empty()) {
     FF_ASSIGN(options.schemes, parse_schemes(flags.schemes));
     for (const mesh::ParallelConfig& scheme : options.schemes) {
-      const auto mesh = mesh::create_or_suggest(scheme, divisors);
+      const auto mesh = mesh::create_or_suggest(scheme, divisors, placement);
       if (!mesh.ok() && !flags.dry_run) return mesh.error();
       if (flags.devices > 0 && scheme.devices() != flags.devices) {
         return base::fail("{} uses {} devices, --devices says {}", mesh::scheme_name(scheme),
@@ -187,7 +188,7 @@ base::Status set_schemes(const VerifyFlags& flags, verify::VerifyOptions& option
       }
     }
   } else {
-    FF_ASSIGN(options.schemes, schemes_of(flags, options.devices, divisors));
+    FF_ASSIGN(options.schemes, schemes_of(flags, options.devices, divisors, placement));
   }
   if (flags.dry_run) return {};
   options.schemes.insert(options.schemes.begin(), one_device);

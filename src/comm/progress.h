@@ -21,10 +21,12 @@ enum class Operation : uint8_t {
   kEmbed,
   kAttention,
   kMlp,
+  kRoute,    ///< brings rows to their experts
+  kExperts,  ///< computes with its experts and brings the results back
   kHead,
   kSample,
 };
-inline constexpr int kOperations = 11;
+inline constexpr int kOperations = 13;
 std::string_view name_of(Operation operation);
 
 /// The calls of a Communicator.

@@ -84,9 +84,7 @@ class Offline {
 
  private:
   base::Status start() {
-    FF_ASSIGN(const model::ModelSource source,
-              model::open_model(options_.cluster.model, options_.cluster.dummy_weights,
-                                options_.cluster.dummy_seed));
+    FF_ASSIGN(const model::ModelSource source, runtime::open_source(options_.cluster));
     vocab_ = source.spec.vocab;
     runtime::ClusterConfig config = options_.cluster;
     const int most =

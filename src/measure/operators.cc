@@ -68,9 +68,9 @@ class Operators {
     progress_("loading: one device");
     FF_ASSIGN(ops_, backend::make_ops(c.backend, c.isa));
     timed_ = std::make_unique<TimedOps>(*ops_);
-    FF_ASSIGN(model::ModelSource source, model::open_model(c.model, c.dummy_weights, c.dummy_seed));
-    keep_first_layers(source.spec);
+    FF_ASSIGN(model::ModelSource source, runtime::open_source(c));
     FF_ASSIGN(const mesh::Mesh mesh, mesh::Mesh::create({}, source.spec.divisors()));
+    keep_first_layers(source.spec, model::share_of(mesh, 0));
     groups_ = std::make_unique<model::RankGroups>(mesh, comm::make_single(mesh::Axis::kControl));
     const int most = *std::max_element(options_.rows.begin(), options_.rows.end());
     positions_ = std::max<int64_t>(options_.context, most) + 1;
@@ -86,17 +86,17 @@ class Operators {
     stream_->numerics = options_.numerics;
     FF_ASSIGN(decoder_, model::Decoder::create(source, *timed_, *groups_, *stream_, positions_));
     label_weights();
-    const int64_t arena_bytes =
-        model::Decoder::arena_bytes(decoder_->spec(), *timed_, 1, c.cpus_per_device, most, most);
+    const int64_t arena_bytes = model::Decoder::arena_bytes(
+        decoder_->spec(), *timed_, mesh, model::ExchangeKind::kAuto, c.cpus_per_device, most, most);
     FF_ASSIGN(tensor::Buffer arena, timed_->allocate(arena_bytes));
     arena_ = std::make_unique<tensor::Arena>(std::move(arena));
     return make_cache();
   }
 
   /// So many layers that their weights are far larger than any cache and yet fit a small machine.
-  void keep_first_layers(model::ModelSpec& spec) const {
+  void keep_first_layers(model::ModelSpec& spec, const model::RankShare& all) const {
     constexpr int64_t kMostWeightBytes = int64_t{4} << 30;
-    while (spec.layers.size() > 1 && model::weight_bytes(spec, *ops_, {}, {}) > kMostWeightBytes) {
+    while (spec.layers.size() > 1 && model::weight_bytes(spec, *ops_, all) > kMostWeightBytes) {
       spec.layers.pop_back();
       std::erase_if(spec.params, [&](const model::Param& param) {
         return param.layer >= static_cast<int32_t>(spec.layers.size());

@@ -30,15 +30,53 @@ void TimedOps::rms_norm(Stream& stream, View x, const Weight& gain, float eps, V
         [&] { ops_.rms_norm(stream, x, gain, eps, out); });
 }
 
+std::string TimedOps::label_of(const Weight& weight) const {
+  const auto it = labels_.find(&weight);
+  return it == labels_.end() ? "unnamed" : it->second;
+}
+
 void TimedOps::matmul(Stream& stream, Arena& arena, View x,
                       std::initializer_list<MatmulTarget> targets) const {
   std::string name = "matmul ";
   for (const MatmulTarget& target : targets) {
-    const auto it = labels_.find(&target.weight);
     if (&target != targets.begin()) name += "+";
-    name += it == labels_.end() ? "unnamed" : it->second;
+    name += label_of(target.weight);
   }
   timed(name, stream, 0, [&] { ops_.matmul(stream, arena, x, targets); });
+}
+
+void TimedOps::grouped_matmul(Stream& stream, Arena& arena, View x, View ends,
+                              std::initializer_list<GroupedTarget> targets) const {
+  std::string name = "grouped ";
+  for (const GroupedTarget& target : targets) {
+    if (&target != targets.begin()) name += "+";
+    name += label_of(*target.weights.front());
+  }
+  timed(name, stream, 0, [&] { ops_.grouped_matmul(stream, arena, x, ends, targets); });
+}
+
+void TimedOps::route(Stream& stream, View logits, const Weight* bias,
+                     const backend::Routing& routing, View experts, View weights) const {
+  timed("route", stream, logits.bytes() + experts.bytes() + weights.bytes(),
+        [&] { ops_.route(stream, logits, bias, routing, experts, weights); });
+}
+
+void TimedOps::combine_slots(Stream& stream, View y, View weights, View out) const {
+  timed("combine_slots", stream, y.bytes() + out.bytes(),
+        [&] { ops_.combine_slots(stream, y, weights, out); });
+}
+
+void TimedOps::to_activation(Stream& stream, View x, View out) const {
+  timed("to_activation", stream, x.bytes() + out.bytes(),
+        [&] { ops_.to_activation(stream, x, out); });
+}
+
+void TimedOps::add_bias(Stream& stream, View x, const Weight& bias) const {
+  timed("add_bias", stream, 2 * x.bytes(), [&] { ops_.add_bias(stream, x, bias); });
+}
+
+void TimedOps::gate_rows(Stream& stream, View x, View gate) const {
+  timed("gate_rows", stream, 2 * x.bytes(), [&] { ops_.gate_rows(stream, x, gate); });
 }
 
 void TimedOps::add(Stream& stream, View x, View y) const {

@@ -65,6 +65,14 @@ class TimedOps final : public backend::Ops {
   void rms_norm(Stream& stream, View x, const Weight& gain, float eps, View out) const override;
   void matmul(Stream& stream, Arena& arena, View x,
               std::initializer_list<MatmulTarget> targets) const override;
+  void grouped_matmul(Stream& stream, Arena& arena, View x, View ends,
+                      std::initializer_list<GroupedTarget> targets) const override;
+  void route(Stream& stream, View logits, const Weight* bias, const backend::Routing& routing,
+             View experts, View weights) const override;
+  void combine_slots(Stream& stream, View y, View weights, View out) const override;
+  void to_activation(Stream& stream, View x, View out) const override;
+  void add_bias(Stream& stream, View x, const Weight& bias) const override;
+  void gate_rows(Stream& stream, View x, View gate) const override;
   void add(Stream& stream, View x, View y) const override;
   void norm_rope(Stream& stream, View x, const Weight* gain, float eps, View positions,
                  const backend::RopeTable& rope) const override;
@@ -81,6 +89,7 @@ class TimedOps final : public backend::Ops {
   }
 
  private:
+  std::string label_of(const Weight& weight) const;
   /// Times `call`; `activation_bytes` count where the stream counted none for it.
   template <typename Call>
   void timed(const std::string& name, Stream& stream, int64_t activation_bytes,

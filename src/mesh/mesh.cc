@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 #include <utility>
 
 namespace fourfold::mesh {
@@ -80,7 +81,8 @@ base::Status check_dense_axes(const ParallelConfig& c, const ModelDivisors& m) {
 }
 
 /// `c` with etp resolved.
-base::Status check_expert_axes(const ParallelConfig& c, const ModelDivisors& m) {
+base::Status check_expert_axes(const ParallelConfig& c, const ModelDivisors& m,
+                               const ExpertPlacement& placement) {
   if (m.experts == 0) {
     if (c.ep > 1) return base::fail("ep{} needs a model with experts; this one is dense", c.ep);
     if (c.etp != c.tp) {
@@ -89,10 +91,7 @@ base::Status check_expert_axes(const ParallelConfig& c, const ModelDivisors& m) 
     }
     return {};
   }
-  if (m.experts % c.ep != 0) {
-    return base::fail("ep{} cannot split {} experts: {} is not divisible by {}", c.ep, m.experts,
-                      m.experts, c.ep);
-  }
+  FF_TRY(placement.check(m.experts, c.ep));
   if (kReductionSlices % c.etp != 0) {
     return base::fail(
         "etp{} cannot keep invariant numerics: each reduction has {} slices, so etp must be 1, 2, "
@@ -207,14 +206,16 @@ std::string_view name_of(Axis axis) {
   CHECK(false, "axis {}", static_cast<int>(axis));
 }
 
-base::Result<Mesh> Mesh::create(const ParallelConfig& config, const ModelDivisors& model) {
+base::Result<Mesh> Mesh::create(const ParallelConfig& config, const ModelDivisors& model,
+                                const ExpertPlacement& placement) {
   FF_TRY(check_axes(config));
   FF_TRY(check_model(model));
   ParallelConfig resolved = config;
   resolved.etp = resolved_etp(config);
   FF_TRY(check_dense_axes(resolved, model));
-  FF_TRY(check_expert_axes(resolved, model));
-  return Mesh(resolved, std::max(1, resolved.ep * resolved.etp / resolved.tp));
+  FF_TRY(check_expert_axes(resolved, model, placement));
+  return Mesh(resolved, std::max(1, resolved.ep * resolved.etp / resolved.tp), model.experts,
+              placement);
 }
 
 Coordinates coordinates(const ParallelConfig& config, int rank) {
@@ -226,12 +227,16 @@ Coordinates coordinates(const ParallelConfig& config, int rank) {
 
 Coordinates Mesh::coordinates(int rank) const { return mesh::coordinates(config_, rank); }
 
+ExpertCoordinates expert_coordinates(const ParallelConfig& config, int rank) {
+  CHECK(rank >= 0 && rank < config.devices(), "rank {} of {}", rank, config.devices());
+  const int etp = resolved_etp(config);
+  const int in_stage = rank % (config.dp * config.tp);
+  return {
+      .edp = in_stage / etp / config.ep, .ep = in_stage / etp % config.ep, .etp = in_stage % etp};
+}
+
 ExpertCoordinates Mesh::expert_coordinates(int rank) const {
-  CHECK(rank >= 0 && rank < world_size(), "rank {} of {}", rank, world_size());
-  const int in_stage = rank % (config_.dp * config_.tp);
-  return {.edp = in_stage / config_.etp / config_.ep,
-          .ep = in_stage / config_.etp % config_.ep,
-          .etp = in_stage % config_.etp};
+  return mesh::expert_coordinates(config_, rank);
 }
 
 int Mesh::rank(const Coordinates& c) const {
@@ -272,6 +277,17 @@ std::vector<int> Mesh::group(int rank, Role role, Axis axis) const {
       break;
   }
   CHECK(false, "axis {} splits no work", name_of(axis));
+}
+
+std::vector<int> Mesh::expert_block(int rank) const {
+  const ExpertCoordinates at = expert_coordinates(rank);
+  std::vector<int> ranks(static_cast<size_t>(config_.ep) * static_cast<size_t>(config_.etp));
+  std::iota(ranks.begin(), ranks.end(), rank - at.ep * config_.etp - at.etp);
+  return ranks;
+}
+
+std::vector<int64_t> Mesh::experts_of(int ep) const {
+  return experts_ == 0 ? std::vector<int64_t>() : placement_.experts_of(experts_, config_.ep, ep);
 }
 
 std::vector<int> Mesh::split_layers(const std::vector<double>& costs, double first_extra,
@@ -343,13 +359,14 @@ std::vector<ParallelConfig> schemes(int devices, const ModelDivisors& model) {
 }
 
 std::vector<ParallelConfig> nearest_legal(const ParallelConfig& wanted, const ModelDivisors& model,
-                                          int count) {
+                                          int count, const ExpertPlacement& placement) {
   std::vector<ParallelConfig> out;
   // Without this no number of devices below would be legal.
   if (!check_axes(wanted).ok() || !Mesh::create({}, model).ok()) return out;
   for (int devices = wanted.devices(); devices >= 1; --devices) {
     std::vector<ParallelConfig> legal = schemes(devices, model);
-    std::erase_if(legal, [&](const ParallelConfig& c) { return !Mesh::create(c, model).ok(); });
+    std::erase_if(legal,
+                  [&](const ParallelConfig& c) { return !Mesh::create(c, model, placement).ok(); });
     std::stable_sort(legal.begin(), legal.end(),
                      [&](const ParallelConfig& a, const ParallelConfig& b) {
                        return changed_axes(wanted, a) < changed_axes(wanted, b);
@@ -362,11 +379,12 @@ std::vector<ParallelConfig> nearest_legal(const ParallelConfig& wanted, const Mo
   return out;
 }
 
-base::Result<Mesh> create_or_suggest(const ParallelConfig& config, const ModelDivisors& model) {
-  base::Result<Mesh> mesh = Mesh::create(config, model);
+base::Result<Mesh> create_or_suggest(const ParallelConfig& config, const ModelDivisors& model,
+                                     const ExpertPlacement& placement) {
+  base::Result<Mesh> mesh = Mesh::create(config, model, placement);
   if (mesh.ok()) return mesh;
   std::string names;
-  for (const ParallelConfig& near : nearest_legal(config, model, kSuggestions)) {
+  for (const ParallelConfig& near : nearest_legal(config, model, kSuggestions, placement)) {
     if (near.devices() != config.devices()) break;
     names += (names.empty() ? "" : ", ") + scheme_name(near);
   }

@@ -3,9 +3,11 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
+#include "mesh/placement.h"
 
 namespace fourfold::mesh {
 
@@ -13,8 +15,7 @@ namespace fourfold::mesh {
 inline constexpr int kMaxDevices = 65536;
 
 /// One choice of the four parallelisms. etp = 0 asks for the default: tp/ep where ep divides tp,
-/// else
-/// 1. For a dense model ep = 1 and etp = tp.
+/// else 1. For a dense model ep = 1 and etp = tp.
 struct ParallelConfig {
   int pp = 1;
   int dp = 1;
@@ -68,6 +69,7 @@ struct ExpertCoordinates {
   int etp = 0;
   bool operator==(const ExpertCoordinates&) const = default;
 };
+ExpertCoordinates expert_coordinates(const ParallelConfig& config, int rank);
 
 /// The rank arithmetic of one scheme: rank = (stage * dp + replica) * tp + shard. A pure value; the
 /// only place with rules about what composes.
@@ -75,7 +77,8 @@ class Mesh {
  public:
   /// Checks every rule of docs/architecture.md and, as all numerics are invariant, that tp and etp
   /// divide kReductionSlices; the error gives the numbers that clash.
-  static base::Result<Mesh> create(const ParallelConfig& config, const ModelDivisors& model);
+  static base::Result<Mesh> create(const ParallelConfig& config, const ModelDivisors& model,
+                                   const ExpertPlacement& placement = {});
 
   /// With etp resolved.
   const ParallelConfig& config() const { return config_; }
@@ -96,6 +99,13 @@ class Mesh {
   /// three factors of the expert view.
   std::vector<int> group(int rank, Role role, Axis axis) const;
 
+  bool has_experts() const { return experts_ > 0; }
+  /// The ranks of `rank`'s stage that hold one copy of the experts together with it: ep * etp
+  /// neighbours, itself included.
+  std::vector<int> expert_block(int rank) const;
+  /// Experts that shard `ep` of each block holds, rising; none of a dense model.
+  std::vector<int64_t> experts_of(int ep) const;
+
   /// The first layer of `stage` is split[stage], the last split[stage + 1] - 1. `costs` holds one
   /// weight per layer; `first_extra` and `last_extra` what embedding and head add. Minimises the
   /// largest stage; every stage gets at least one layer.
@@ -103,9 +113,12 @@ class Mesh {
                                        double last_extra, int stages);
 
  private:
-  Mesh(const ParallelConfig& config, int lockstep) : config_(config), lockstep_(lockstep) {}
+  Mesh(const ParallelConfig& config, int lockstep, int64_t experts, ExpertPlacement placement)
+      : config_(config), lockstep_(lockstep), experts_(experts), placement_(std::move(placement)) {}
   ParallelConfig config_;
   int lockstep_ = 1;
+  int64_t experts_ = 0;
+  ExpertPlacement placement_;
 };
 
 /// Every scheme of exactly `devices` ranks, legal or not, in a stable order (tp falling, then pp
@@ -116,10 +129,11 @@ std::vector<ParallelConfig> schemes(int devices, const ModelDivisors& model);
 /// Up to `count` legal schemes nearest to `wanted`: same devices first, then fewer; among those of
 /// as many devices the fewest changed axes first.
 std::vector<ParallelConfig> nearest_legal(const ParallelConfig& wanted, const ModelDivisors& model,
-                                          int count);
+                                          int count, const ExpertPlacement& placement = {});
 
 /// Mesh::create with the nearest legal schemes added to the error.
-base::Result<Mesh> create_or_suggest(const ParallelConfig& config, const ModelDivisors& model);
+base::Result<Mesh> create_or_suggest(const ParallelConfig& config, const ModelDivisors& model,
+                                     const ExpertPlacement& placement = {});
 
 /// Invariant numerics splits every reduction into this many slices, so tp must divide it
 /// (docs/numerics.md).

@@ -196,7 +196,8 @@ TEST(MeshErrors, GiveTheNumbersThatClash) {
   ModelDivisors experts = kPermissiveExperts;
   experts.experts = 6;
   EXPECT_EQ(error_of({.tp = 4, .ep = 4}, experts),
-            "ep4 cannot split 6 experts: 6 is not divisible by 4");
+            "ep4 cannot split 6 experts: 6 is not divisible by 4; a placement file may give shards "
+            "different numbers of experts");
   experts.expert_granules = 1;
   EXPECT_THAT(error_of({.tp = 2}, experts), HasSubstr("etp2 cannot split an expert of 1 granules"));
   EXPECT_THAT(error_of({.dp = 3, .etp = 3}, kPermissiveExperts), HasSubstr("etp must be 1, 2"));

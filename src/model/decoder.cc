@@ -11,8 +11,12 @@ namespace fourfold::model {
 using tensor::DType;
 using tensor::View;
 
-Decoder::Decoder(ModelSpec spec, const backend::Ops& ops, RankGroups& groups, Weights weights)
+Decoder::Decoder(ModelSpec spec, const backend::Ops& ops, RankGroups& groups, Weights weights,
+                 ExchangeKind exchange)
     : spec_(std::move(spec)), ops_(ops), groups_(groups), weights_(std::move(weights)) {
+  if (groups.mesh().has_experts()) {
+    experts_ = std::make_unique<Experts>(spec_, ops_, groups_, weights_, exchange);
+  }
   const std::vector<int> split = layer_split(spec_, groups.mesh().config().pp);
   const auto stage = static_cast<size_t>(groups.coordinates().stage);
   first_layer_ = split[stage];
@@ -22,10 +26,12 @@ Decoder::Decoder(ModelSpec spec, const backend::Ops& ops, RankGroups& groups, We
 base::Result<std::unique_ptr<Decoder>> Decoder::create(const ModelSource& source,
                                                        const backend::Ops& ops, RankGroups& groups,
                                                        backend::Stream& stream,
-                                                       int64_t max_positions) {
-  FF_ASSIGN(Weights weights, Weights::load(source, ops, stream, groups.mesh().config(),
-                                           groups.coordinates(), groups.progress()));
-  std::unique_ptr<Decoder> decoder(new Decoder(source.spec, ops, groups, std::move(weights)));
+                                                       int64_t max_positions,
+                                                       ExchangeKind exchange) {
+  const RankShare share = share_of(groups.mesh(), groups.rank());
+  FF_ASSIGN(Weights weights, Weights::load(source, ops, stream, share, groups.progress()));
+  std::unique_ptr<Decoder> decoder(
+      new Decoder(source.spec, ops, groups, std::move(weights), exchange));
   FF_TRY(decoder->make_rope_tables(max_positions));
   return decoder;
 }
@@ -66,11 +72,15 @@ void Decoder::embed(backend::Stream& stream, View tokens, View residual) {
 
 void Decoder::run_layers(backend::Stream& stream, tensor::Arena& arena,
                          const backend::RowLayout& rows, std::span<const backend::KvLayer> cache,
-                         View residual, const Tap& tap) {
+                         View residual, const Tap& tap, std::span<const int64_t> replica_rows) {
+  const int64_t alone = residual.rows();
+  if (replica_rows.empty()) replica_rows = {&alone, 1};
   for (int layer = first_layer_; layer < end_layer_; ++layer) {
-    attention(stream, arena, rows, cache[static_cast<size_t>(layer - first_layer_)], layer,
-              residual);
-    mlp(stream, arena, layer, residual);
+    if (residual.rows() > 0) {
+      attention(stream, arena, rows, cache[static_cast<size_t>(layer - first_layer_)], layer,
+                residual);
+    }
+    feed_forward(stream, arena, layer, replica_rows, residual);
     if (tap) tap(layer, residual);
   }
 }
@@ -98,14 +108,26 @@ void Decoder::attention(backend::Stream& stream, tensor::Arena& arena,
               {{weights_.get(ParamKind::kQuery, layer), q},
                {weights_.get(ParamKind::kKey, layer), k},
                {weights_.get(ParamKind::kValue, layer), v}});
+  if (spec.bias) {
+    ops_.add_bias(stream, q, weights_.get(ParamKind::kQueryBias, layer));
+    ops_.add_bias(stream, k, weights_.get(ParamKind::kKeyBias, layer));
+    ops_.add_bias(stream, v, weights_.get(ParamKind::kValueBias, layer));
+  }
+  if (spec.wide_qk_norm) {
+    wide_norm(stream, arena, ParamKind::kQueryNorm, layer, head_range, q);
+    wide_norm(stream, arena, ParamKind::kKeyNorm, layer, kv_head_range, k);
+  }
 
   const View q_heads = q.reshape({m, heads, d});
   const View k_heads = k.reshape({m, kv_heads, d});
   const backend::RopeTable& rope = ropes_[static_cast<size_t>(spec.rope)];
-  ops_.norm_rope(stream, q_heads, weights_.find(ParamKind::kQueryNorm, layer), spec_.norm_eps,
-                 rows.positions, rope);
-  ops_.norm_rope(stream, k_heads, weights_.find(ParamKind::kKeyNorm, layer), spec_.norm_eps,
-                 rows.positions, rope);
+  const auto head_gain = [&](ParamKind kind) {
+    return spec.qk_norm ? &weights_.get(kind, layer) : nullptr;
+  };
+  ops_.norm_rope(stream, q_heads, head_gain(ParamKind::kQueryNorm), spec_.norm_eps, rows.positions,
+                 rope);
+  ops_.norm_rope(stream, k_heads, head_gain(ParamKind::kKeyNorm), spec_.norm_eps, rows.positions,
+                 rope);
   ops_.kv_write(stream, k_heads, v.reshape({m, kv_heads, d}), rows, cache);
 
   const View attended = arena.allocate(ops_.activation_dtype(), {m, heads * d});
@@ -113,39 +135,92 @@ void Decoder::attention(backend::Stream& stream, tensor::Arena& arena,
                  attended);
   const View partial = arena.allocate(DType::kF32, {m, spec_.hidden});
   ops_.matmul(stream, arena, attended, {{weights_.get(ParamKind::kOutput, layer), partial}});
-  reduce_and_add(stream, mesh::Role::kAttention, ParamKind::kPostAttentionNorm, layer, partial,
-                 residual);
+  groups_.tensor(mesh::Role::kAttention)
+      .all_reduce_sum(partial.f32_span(), comm::wire_of(stream.numerics));
+  add_output(stream, ParamKind::kPostAttentionNorm, layer, partial, residual);
   arena.release_to(mark);
 }
 
-void Decoder::mlp(backend::Stream& stream, tensor::Arena& arena, int layer, View residual) {
+void Decoder::wide_norm(backend::Stream& stream, tensor::Arena& arena, ParamKind gain, int layer,
+                        HeadRange* range_of, View x) {
+  const AttentionSpec& spec = spec_.layers[static_cast<size_t>(layer)].attention;
+  const backend::Weight& whole_gain = weights_.get(gain, layer);
+  comm::Communicator& shards = groups_.tensor(mesh::Role::kAttention);
+  const int tp = shards.size();
+  if (tp == 1) return ops_.rms_norm(stream, x, whole_gain, spec_.norm_eps, x);
+
+  // Every shard norms whole rows: sums of squares that are put together from the shards' own would
+  // round in another way for each tp.
+  const int64_t mark = arena.mark();
+  const int64_t m = x.rows();
+  const int64_t width = x.shape[1];
+  const View gathered = arena.allocate(DType::kF32, {tp, m, width});
+  const View whole = arena.allocate(DType::kF32, {m, whole_gain.columns()});
+  stream.synchronize();
+  shards.all_gather(std::as_bytes(x.f32_span()), std::as_writable_bytes(gathered.f32_span()));
+  const auto place = [&](int shard, int64_t row) {
+    return whole.f32() + row * whole_gain.columns() +
+           range_of(spec, tp, shard).begin * spec.head_dim;
+  };
+  for (int s = 0; s < tp; ++s) {
+    for (int64_t i = 0; i < m; ++i) {
+      std::copy_n(gathered.f32() + (s * m + i) * width, width, place(s, i));
+    }
+  }
+  ops_.rms_norm(stream, whole, whole_gain, spec_.norm_eps, whole);
+  stream.synchronize();
+  for (int64_t i = 0; i < m; ++i) std::copy_n(place(shards.rank(), i), width, x.f32() + i * width);
+  arena.release_to(mark);
+}
+
+void Decoder::feed_forward(backend::Stream& stream, tensor::Arena& arena, int layer,
+                           std::span<const int64_t> replica_rows, View residual) {
+  const LayerSpec& spec = spec_.layers[static_cast<size_t>(layer)];
+  const int64_t m = residual.rows();
+  const bool has_experts = spec.experts.count > 0;
+  if (m == 0 && !has_experts) return;  // with experts the other replicas wait for this one
   groups_.enter(comm::Operation::kMlp, layer, residual.f32_span());
   const int64_t mark = arena.mark();
-  const int64_t m = residual.rows();
-  const backend::Weight& gate_weight = weights_.get(ParamKind::kGate, layer);
-  const int64_t width = gate_weight.rows();
-
   const View x = arena.allocate(ops_.activation_dtype(), {m, spec_.hidden});
   ops_.rms_norm(stream, residual, weights_.get(ParamKind::kMlpNorm, layer), spec_.norm_eps, x);
+  const View out = arena.allocate(DType::kF32, {m, spec_.hidden});
+  if (has_experts) experts_->run(stream, arena, layer, x, replica_rows, out);
+  if (spec.mlp.intermediate > 0 && m > 0) {
+    const View shared = has_experts ? arena.allocate(DType::kF32, {m, spec_.hidden}) : out;
+    mlp(stream, arena, layer, x, shared);
+    if (has_experts) ops_.add(stream, out, shared);
+  }
+  add_output(stream, ParamKind::kPostMlpNorm, layer, out, residual);
+  arena.release_to(mark);
+}
+
+void Decoder::mlp(backend::Stream& stream, tensor::Arena& arena, int layer, View x, View out) {
+  const MlpSpec& spec = spec_.layers[static_cast<size_t>(layer)].mlp;
+  const int64_t mark = arena.mark();
+  const int64_t m = x.rows();
+  const backend::Weight& gate_weight = weights_.get(ParamKind::kGate, layer);
+  const int64_t width = gate_weight.rows();
   const View gate = arena.allocate(DType::kF32, {m, width});
   const View up = arena.allocate(DType::kF32, {m, width});
   ops_.matmul(stream, arena, x, {{gate_weight, gate}, {weights_.get(ParamKind::kUp, layer), up}});
   const View hidden = arena.allocate(ops_.activation_dtype(), {m, width});
-  ops_.gated_activation(stream, spec_.layers[static_cast<size_t>(layer)].mlp.activation, gate, up,
-                        hidden);
-  const View partial = arena.allocate(DType::kF32, {m, spec_.hidden});
-  ops_.matmul(stream, arena, hidden, {{weights_.get(ParamKind::kDown, layer), partial}});
-  reduce_and_add(stream, mesh::Role::kMlp, ParamKind::kPostMlpNorm, layer, partial, residual);
+  ops_.gated_activation(stream, spec.activation, gate, up, hidden);
+  ops_.matmul(stream, arena, hidden, {{weights_.get(ParamKind::kDown, layer), out}});
+  groups_.tensor(mesh::Role::kMlp).all_reduce_sum(out.f32_span(), comm::wire_of(stream.numerics));
+  if (spec.gated) {
+    const View row_gate = arena.allocate(DType::kF32, {m, 1});
+    ops_.matmul(stream, arena, x, {{weights_.get(ParamKind::kSharedGate, layer), row_gate}});
+    ops_.gate_rows(stream, out, row_gate);
+  }
   arena.release_to(mark);
 }
 
-void Decoder::reduce_and_add(backend::Stream& stream, mesh::Role role, ParamKind post_norm,
-                             int layer, View partial, View residual) {
-  groups_.tensor(role).all_reduce_sum(partial.f32_span(), comm::wire_of(stream.numerics));
+void Decoder::add_output(backend::Stream& stream, ParamKind post_norm, int layer, View output,
+                         View residual) {
   if (const backend::Weight* gain = weights_.find(post_norm, layer)) {
-    ops_.rms_norm(stream, partial, *gain, spec_.norm_eps, partial);
+    ops_.rms_norm(stream, output, *gain, spec_.norm_eps, output);
   }
-  ops_.add(stream, residual, partial);
+  ops_.add(stream, residual, output);
 }
 
 std::span<const float> Decoder::logits(backend::Stream& stream, tensor::Arena& arena, View residual,
@@ -194,28 +269,37 @@ int64_t Decoder::table_bytes(const ModelSpec& spec, int64_t positions) {
          size_of(DType::kF32);
 }
 
-int64_t Decoder::arena_bytes(const ModelSpec& spec, const backend::Ops& ops, int tp, int threads,
-                             int64_t rows, int64_t sampled) {
+int64_t Decoder::arena_bytes(const ModelSpec& spec, const backend::Ops& ops, const mesh::Mesh& mesh,
+                             ExchangeKind exchange, int threads, int64_t rows, int64_t sampled) {
   constexpr int64_t kF32 = size_of(DType::kF32);
-  int64_t widest = 0;  // f32 values of one row in the widest layer
+  const int tp = mesh.config().tp;
+  int64_t widest = 0;  // f32 values of one row in the widest layer, but for its experts
   backend::Ops::Limits limits{.rows = std::max(rows, sampled), .columns = spec.hidden};
   for (const LayerSpec& layer : spec.layers) {
     const AttentionSpec& a = layer.attention;
     const int64_t heads = a.heads / tp;
     const int64_t kv_heads = kv_head_range(a, tp, 0).size();
     const int64_t width = base::ceil_div(layer.mlp.intermediate, tp) + kGranule;
-    widest = std::max({widest, (2 * heads + 2 * kv_heads) * a.head_dim, 3 * width});
+    const int64_t wide_norm = a.wide_qk_norm ? 2 * a.heads * a.head_dim : 0;
+    widest = std::max({widest, (2 * heads + 2 * kv_heads) * a.head_dim + wide_norm, 3 * width});
     limits.columns = std::max({limits.columns, heads * a.head_dim, width});
     limits.heads = std::max(limits.heads, heads);
     limits.head_dim = std::max(limits.head_dim, a.head_dim);
   }
+  int64_t scratch = ops.scratch_bytes(threads, limits);
   // Residual, normed input and partial sums; the head's copies of the logits.
-  const int64_t layers = rows * (2 * spec.hidden + widest) * kF32;
+  int64_t layers = rows * (2 * spec.hidden + widest) * kF32;
+  if (mesh.has_experts()) {
+    const Experts::Plan plan = Experts::plan(spec, ops, mesh, exchange, rows);
+    // Normed input and the sums of experts; beside these, experts or shared experts work.
+    layers = std::max(layers + rows * spec.hidden * kF32,
+                      rows * 2 * spec.hidden * kF32 + plan.arena_bytes);
+    scratch = std::max(scratch, ops.scratch_bytes(threads, plan.limits));
+  }
   const int64_t head =
       sampled * (2 * spec.hidden + (3 + tp) * vocab_shard_rows(spec, tp) + spec.vocab) * kF32;
   constexpr int64_t kAlignment = int64_t{64} * 32;  // of the views that live at once
-  return rows * spec.hidden * kF32 + std::max(layers, head) + ops.scratch_bytes(threads, limits) +
-         kAlignment;
+  return rows * spec.hidden * kF32 + std::max(layers, head) + scratch + kAlignment;
 }
 
 }  // namespace fourfold::model

@@ -8,6 +8,7 @@
 
 #include "backend/ops.h"
 #include "base/result.h"
+#include "model/experts.h"
 #include "model/groups.h"
 #include "model/source.h"
 #include "model/spec.h"
@@ -21,11 +22,12 @@ namespace fourfold::model {
 class Decoder {
  public:
   /// Loads with the threads of `stream`. `max_positions` rows of rotary tables are made. The
-  /// source's spec is copied.
+  /// source's spec is copied. `exchange`: of a model with experts.
   static base::Result<std::unique_ptr<Decoder>> create(const ModelSource& source,
                                                        const backend::Ops& ops, RankGroups& groups,
                                                        backend::Stream& stream,
-                                                       int64_t max_positions);
+                                                       int64_t max_positions,
+                                                       ExchangeKind exchange = ExchangeKind::kAuto);
 
   /// Called after the embedding (layer -1) and after each layer with the residual, f32 [M, H].
   using Tap = std::function<void(int32_t layer, tensor::View residual)>;
@@ -34,9 +36,11 @@ class Decoder {
   void embed(backend::Stream& stream, tensor::View tokens, tensor::View residual);
 
   /// Runs this stage's layers over the residual in place. `cache` has one entry per layer of the
-  /// stage.
+  /// stage. `replica_rows`: rows of each replica of the lockstep group in this step, of which this
+  /// one may have none; empty: there is but this one.
   void run_layers(backend::Stream& stream, tensor::Arena& arena, const backend::RowLayout& rows,
-                  std::span<const backend::KvLayer> cache, tensor::View residual, const Tap& tap);
+                  std::span<const backend::KvLayer> cache, tensor::View residual, const Tap& tap,
+                  std::span<const int64_t> replica_rows = {});
 
   /// The logits of the rows listed: residual f32 [M, H], indices i32 [R] -> host f32 [R][vocab] on
   /// every shard.
@@ -45,26 +49,38 @@ class Decoder {
 
   const ModelSpec& spec() const { return spec_; }
   const Weights& weights() const { return weights_; }
+  /// Of this rank's experts so far; empty in a dense model.
+  ExpertStats expert_stats() const { return experts_ ? experts_->stats() : ExpertStats{}; }
   int first_layer() const { return first_layer_; }
   int end_layer() const { return end_layer_; }
 
   /// Arena that a step of `rows` rows, `sampled` of them sampled, needs on any rank of the scheme,
   /// whose operators run on `threads` threads.
-  static int64_t arena_bytes(const ModelSpec& spec, const backend::Ops& ops, int tp, int threads,
-                             int64_t rows, int64_t sampled);
+  static int64_t arena_bytes(const ModelSpec& spec, const backend::Ops& ops, const mesh::Mesh& mesh,
+                             ExchangeKind exchange, int threads, int64_t rows, int64_t sampled);
 
   /// Memory of the rotary tables for `positions`.
   static int64_t table_bytes(const ModelSpec& spec, int64_t positions);
 
  private:
-  Decoder(ModelSpec spec, const backend::Ops& ops, RankGroups& groups, Weights weights);
+  Decoder(ModelSpec spec, const backend::Ops& ops, RankGroups& groups, Weights weights,
+          ExchangeKind exchange);
   base::Status make_rope_tables(int64_t max_positions);
   void attention(backend::Stream& stream, tensor::Arena& arena, const backend::RowLayout& rows,
                  const backend::KvLayer& cache, int layer, tensor::View residual);
-  void mlp(backend::Stream& stream, tensor::Arena& arena, int layer, tensor::View residual);
-  /// residual += [norm] all-reduce(partial).
-  void reduce_and_add(backend::Stream& stream, mesh::Role role, ParamKind post_norm, int layer,
-                      tensor::View partial, tensor::View residual);
+  using HeadRange = mesh::Range(const AttentionSpec& attention, int tp, int shard);
+  /// RMS norm of a row's heads of all shards together; x f32 [M, own heads * head_dim] in place.
+  void wide_norm(backend::Stream& stream, tensor::Arena& arena, ParamKind gain, int layer,
+                 HeadRange* range_of, tensor::View x);
+  /// What comes after attention: experts, an MLP beside them, or an MLP alone.
+  void feed_forward(backend::Stream& stream, tensor::Arena& arena, int layer,
+                    std::span<const int64_t> replica_rows, tensor::View residual);
+  /// x activation dtype [M, H], M > 0; out f32 [M, H], summed over the shards.
+  void mlp(backend::Stream& stream, tensor::Arena& arena, int layer, tensor::View x,
+           tensor::View out);
+  /// residual += [norm] output.
+  void add_output(backend::Stream& stream, ParamKind post_norm, int layer, tensor::View output,
+                  tensor::View residual);
 
   ModelSpec spec_;
   const backend::Ops& ops_;
@@ -72,6 +88,7 @@ class Decoder {
   Weights weights_;
   int first_layer_ = 0;
   int end_layer_ = 0;
+  std::unique_ptr<Experts> experts_;  ///< null in a dense model
   std::vector<tensor::Buffer> rope_buffers_;
   std::vector<backend::RopeTable> ropes_;
 };

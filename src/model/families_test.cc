@@ -11,9 +11,8 @@
 #include <utility>
 #include <vector>
 
-#include "files/gguf.h"
 #include "files/scratch_folder.h"
-#include "model/families/family.h"
+#include "model/families_test_support.h"
 #include "model/source.h"
 #include "model/spec.h"
 
@@ -23,21 +22,6 @@ namespace {
 using nlohmann::json;
 using testing::ElementsAre;
 using testing::HasSubstr;
-
-json llama_config() {
-  return {{"architectures", {"LlamaForCausalLM"}},
-          {"hidden_size", 64},
-          {"intermediate_size", 96},
-          {"num_hidden_layers", 3},
-          {"num_attention_heads", 4},
-          {"num_key_value_heads", 2},
-          {"vocab_size", 261},
-          {"max_position_embeddings", 512},
-          {"rms_norm_eps", 1e-5},
-          {"rope_theta", 10000.0},
-          {"bos_token_id", 1},
-          {"eos_token_id", 2}};
-}
 
 json gemma3_config() {
   json config = llama_config();
@@ -53,24 +37,6 @@ json llama3_rope() {
           {"low_freq_factor", 1.0},
           {"high_freq_factor", 4.0},
           {"original_max_position_embeddings", 64}};
-}
-
-/// Opens a folder with the config.json `config` and, unless empty, a generation_config.json.
-base::Result<ModelSpec> open(const std::string& config, const std::string& generation = "") {
-  const files::ScratchFolder folder;
-  folder.write("config.json", config);
-  if (!generation.empty()) folder.write("generation_config.json", generation);
-  FF_ASSIGN(const ModelSource source, open_model(folder.path().string(), /*dummy=*/true, 0));
-  return source.spec;
-}
-
-base::Result<ModelSpec> open_with(json config, const json& changes) {
-  config.update(changes);
-  return open(config.dump());
-}
-
-std::string error_of(const base::Result<ModelSpec>& spec) {
-  return spec.ok() ? "no error" : spec.error().message;
 }
 
 TEST(Config, ThatIsNotAnObjectIsAnError) {
@@ -212,76 +178,6 @@ TEST(HubCache, TheBranchMainNamesTheSnapshot) {
   unsetenv("HF_HUB_CACHE");
 }
 
-/// A GGUF file of metadata and one F32 tensor of [261, 64].
-class TinyGguf {
- public:
-  explicit TinyGguf(const std::string& arch) : arch_(arch) {
-    text("general.architecture", arch);
-    for (const auto& [key, value] :
-         {std::pair{"embedding_length", 64}, std::pair{"context_length", 512},
-          std::pair{"block_count", 3}, std::pair{"feed_forward_length", 96},
-          std::pair{"attention.head_count", 4}, std::pair{"attention.head_count_kv", 2},
-          std::pair{"attention.sliding_window", arch == "gemma3" ? 24 : 0}}) {
-      integer(arch + "." + key, value);
-    }
-    real(arch + ".attention.layer_norm_rms_epsilon", 1e-5F);
-  }
-
-  TinyGguf& text(const std::string& key, const std::string& value) {
-    return start(key, Type::kString).string(value);
-  }
-  TinyGguf& integer(const std::string& key, uint32_t value) {
-    return start(key, Type::kU32).number(value);
-  }
-  TinyGguf& real(const std::string& key, float value) {
-    return start(key, Type::kF32).number(value);
-  }
-  TinyGguf& tensor(const std::string& name) {
-    tensor_ = name;
-    return *this;
-  }
-
-  base::Result<ModelSpec> read() {
-    const std::string metadata = std::move(bytes_);
-    bytes_ = "GGUF";
-    number<uint32_t>(3).number<uint64_t>(2).number(keys_);
-    bytes_ += metadata;
-    const uint64_t size = uint64_t{261} * 64 * sizeof(float);
-    string("token_embd.weight").number<uint32_t>(2).number<uint64_t>(64).number<uint64_t>(261);
-    number<uint32_t>(0).number<uint64_t>(0);
-    string(tensor_).number<uint32_t>(1).number<uint64_t>(8);
-    number<uint32_t>(0).number<uint64_t>(align(size));
-    bytes_.resize(align(bytes_.size()) + align(size) + 8 * sizeof(float));
-    const files::ScratchFolder folder;
-    FF_ASSIGN(const files::GgufFile file, files::open_gguf(folder.write("model.gguf", bytes_)));
-    return (arch_ == "llama" ? llama_family() : gemma3_family()).from_gguf(file);
-  }
-
- private:
-  using Type = files::GgufMetadata::Type;
-
-  static uint64_t align(uint64_t n) { return (n + 31) / 32 * 32; }
-  template <typename T>
-  TinyGguf& number(T value) {
-    bytes_.append(reinterpret_cast<const char*>(&value), sizeof(value));
-    return *this;
-  }
-  TinyGguf& string(const std::string& value) {
-    number<uint64_t>(value.size());
-    bytes_ += value;
-    return *this;
-  }
-  TinyGguf& start(const std::string& key, Type type) {
-    ++keys_;
-    return string(key).number(type);
-  }
-
-  std::string arch_;
-  std::string tensor_ = "output_norm.weight";
-  std::string bytes_;
-  uint64_t keys_ = 0;
-};
-
 TEST(GgufModel, EndOfTurnEndsAnAnswerToo) {
   const ModelSpec spec = TinyGguf("llama")
                              .integer("tokenizer.ggml.bos_token_id", 1)
@@ -309,7 +205,6 @@ TEST(GgufModel, WhatTheDecoderDoesNotComputeIsRefused) {
   EXPECT_THAT(error_of(llama().real("llama.rope.scaling.factor", 2).read()), refused);
   EXPECT_THAT(error_of(llama().integer("llama.rope.dimension_count", 8).read()), refused);
   EXPECT_THAT(error_of(llama().integer("llama.attention.value_length", 8).read()), refused);
-  EXPECT_THAT(error_of(llama().tensor("blk.0.attn_q.bias").read()), refused);
   EXPECT_TRUE(llama().text("llama.rope.scaling.type", "none").read().ok());
   EXPECT_TRUE(llama().integer("llama.rope.dimension_count", 16).read().ok());
 
@@ -323,6 +218,14 @@ TEST(GgufModel, WhatTheDecoderDoesNotComputeIsRefused) {
                                .read()
                                .value();
   EXPECT_EQ(scaled.ropes[1].factor, 8.0);
+}
+
+TEST(GgufModel, ABiasThatWouldBeIgnoredIsRefused) {
+  const files::ScratchFolder folder;
+  const auto path =
+      folder.write("model.gguf", TinyGguf("llama").tensor("blk.0.attn_q.bias").finish());
+  EXPECT_THAT(error_of(open_model(path.string(), /*dummy=*/false, 0)),
+              HasSubstr("\"blk.0.attn_q.bias\" is a bias that is not supported"));
 }
 
 TEST(GgufModel, NumbersThatMustBePositiveAreChecked) {

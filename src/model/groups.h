@@ -16,8 +16,12 @@ class RankGroups {
   /// to the world's progress.
   RankGroups(const mesh::Mesh& mesh, std::unique_ptr<comm::Communicator> world);
 
-  /// The shards that split `role`'s matrices with this rank.
+  /// The shards that split `role`'s matrices with this rank: of experts the etp shards, of all else
+  /// the tp shards.
   comm::Communicator& tensor(mesh::Role role);
+  /// The ranks that hold one copy of the experts together, by expert shard, then by shard of the
+  /// expert (mesh::Mesh::expert_block).
+  comm::Communicator& expert_block();
   /// The same shard of every stage, in stage order.
   comm::Communicator& pipeline() { return *pipeline_; }
 
@@ -39,6 +43,8 @@ class RankGroups {
   std::unique_ptr<comm::Communicator> world_;
   std::unique_ptr<comm::Communicator> tensor_;
   std::unique_ptr<comm::Communicator> pipeline_;
+  std::unique_ptr<comm::Communicator> expert_block_;  ///< null in a dense model, as is the next
+  std::unique_ptr<comm::Communicator> expert_tensor_;
 };
 
 }  // namespace fourfold::model

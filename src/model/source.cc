@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "files/gguf.h"
@@ -33,7 +34,7 @@ std::vector<fs::path> builtin_folders() {
 }
 
 std::optional<fs::path> builtin(std::string_view name) {
-  if (name != "tiny") return std::nullopt;
+  if (name != "tiny" && name != "tiny-moe") return std::nullopt;
   for (const fs::path& folder : builtin_folders()) {
     std::error_code error;
     if (fs::exists(folder / name / "config.json", error)) return folder / name;
@@ -80,10 +81,12 @@ std::optional<fs::path> hub_snapshot(std::string_view id) {
   return newest;
 }
 
-std::string known_architectures() {
+/// The architectures of one format that some family reads, for messages.
+std::string known(std::vector<std::string_view> Family::*architectures) {
   std::vector<std::string_view> names;
   for (const Family* family : families()) {
-    names.insert(names.end(), family->hf_architectures.begin(), family->hf_architectures.end());
+    const auto& own = family->*architectures;
+    names.insert(names.end(), own.begin(), own.end());
   }
   return fmt::format("{}", fmt::join(names, ", "));
 }
@@ -108,7 +111,7 @@ base::Result<ModelSpec> spec_from_config(const nlohmann::json& config, std::stri
     }
   }
   return base::fail("{}: architecture {} is not supported; fourfold knows {}", what,
-                    architectures.dump(), known_architectures());
+                    architectures.dump(), known(&Family::hf_architectures));
 }
 
 /// generation_config.json, where there is one, knows more end tokens than config.json.
@@ -123,8 +126,36 @@ base::Status add_generation_config(const fs::path& folder, ModelSpec& spec) {
   return {};
 }
 
-/// Every parameter is in the file, in the shape that the configuration promises.
+/// The file's tensor is the parameter, or the stack of parameters that this one is in.
+base::Status check_shape(const ModelSource& source, const Param& param,
+                         const files::TensorEntry& entry) {
+  if (param.stacked == 1) {
+    if (entry.rows() == param.rows && entry.columns() == param.columns) return {};
+    return base::fail("{}: tensor \"{}\" is [{}], expected [{}, {}] from the configuration",
+                      source.path, param.name, fmt::join(entry.shape, ", "), param.rows,
+                      param.columns);
+  }
+  if (entry.shape == std::vector{param.stacked, param.rows, param.columns}) return {};
+  return base::fail(
+      "{}: tensor \"{}\" is [{}], expected [{}, {}, {}] from the configuration: {} experts of "
+      "{} x {}",
+      source.path, param.name, fmt::join(entry.shape, ", "), param.stacked, param.rows,
+      param.columns, param.stacked, param.rows, param.columns);
+}
+
+/// Every parameter is in the file, in the shape that the configuration promises, and no bias that
+/// would change the answers and is not read.
 base::Status check_tensors(const ModelSource& source) {
+  std::set<std::string_view> biases;
+  for (const Param& param : source.spec.params) {
+    if (param.is_vector && !is_norm(param.kind)) biases.insert(param.name);
+  }
+  for (const files::TensorEntry& entry : source.tensors->entries()) {
+    if (entry.name.ends_with(".bias") && !biases.contains(entry.name)) {
+      return base::fail("{}: the tensor \"{}\" is a bias that is not supported in a {} model",
+                        source.path, entry.name, source.spec.family);
+    }
+  }
   for (const Param& param : source.spec.params) {
     const files::TensorEntry* entry = source.tensors->find(param.name);
     if (entry == nullptr) {
@@ -133,11 +164,7 @@ base::Status check_tensors(const ModelSource& source) {
           "complete or not of the architecture that it names",
           source.path, param.name, source.tensors->entries().size());
     }
-    if (entry->rows() != param.rows || entry->columns() != param.columns) {
-      return base::fail("{}: tensor \"{}\" is [{}, {}], expected [{}, {}] from the configuration",
-                        source.path, param.name, entry->rows(), entry->columns(), param.rows,
-                        param.columns);
-    }
+    FF_TRY(check_shape(source, param, *entry));
   }
   return {};
 }
@@ -180,45 +207,70 @@ base::Result<ModelSource> open_gguf_model(std::string_view name, const fs::path&
     if (dummy) source.tensors = nullptr;
     return source;
   }
-  return base::fail(
-      "{}: GGUF architecture \"{}\" is not supported; fourfold knows llama and gemma3",
-      path.string(), architecture);
+  return base::fail("{}: GGUF architecture \"{}\" is not supported; fourfold knows {}",
+                    path.string(), architecture, known(&Family::gguf_architectures));
 }
 
 base::Error not_found(std::string_view name) {
   return base::fail(
       "model \"{}\" was not found: expected a Hugging Face folder, a GGUF file, \"tiny\", "
-      "the id of a model in the Hugging Face cache, or with --load-format dummy one of {}",
+      "\"tiny-moe\", the id of a model in the Hugging Face cache, or with --load-format dummy one "
+      "of {}",
       name, fmt::join(preset_names(), ", "));
 }
 
-}  // namespace
+/// Tells every layer with experts how its rows choose them.
+base::Status set_dummy_routing(ModelSpec& spec, bool dummy, const DummyRouting& routing) {
+  if (routing.natural) return {};
+  if (!dummy) {
+    return base::fail(
+        "the routing \"{}\" is for made-up weights; these are a model's own: leave out "
+        "--dummy-routing or add --load-format dummy",
+        to_string(routing));
+  }
+  if (spec.experts() == 0) {
+    return base::fail("the routing \"{}\" needs a model with experts; this one is dense",
+                      to_string(routing));
+  }
+  for (LayerSpec& layer : spec.layers) layer.experts.dummy_routing = routing;
+  return {};
+}
 
-base::Result<ModelSource> open_model(std::string_view name, bool dummy, uint64_t dummy_seed) {
-  base::Result<ModelSource> source = [&]() -> base::Result<ModelSource> {
-    std::error_code error;
-    const fs::path path(name);
-    if (const auto folder = builtin(name)) return open_folder(name, *folder, dummy);
-    if (fs::is_directory(path, error)) return open_folder(name, path, dummy);
-    if (fs::exists(path, error)) return open_gguf_model(name, path, dummy);
-    if (const auto snapshot = hub_snapshot(name)) return open_folder(name, *snapshot, dummy);
-    const auto preset = preset_config(name);
-    if (!preset) return not_found(name);
-    if (!dummy) {
-      return base::fail(
-          "the weights of {} are not here: give a folder or a GGUF file, or run it with "
-          "made-up weights by --load-format dummy",
-          name);
-    }
-    ModelSource made{.name = std::string(name),
+base::Result<ModelSource> open_preset(std::string_view name, bool dummy) {
+  const auto preset = preset_config(name);
+  if (!preset) return not_found(name);
+  if (!dummy) {
+    return base::fail(
+        "the weights of {} are not here: give a folder or a GGUF file, or run it with "
+        "made-up weights by --load-format dummy",
+        name);
+  }
+  ModelSource source{.name = std::string(name),
                      .kind = ModelSource::Kind::kPreset,
                      .path = "",
                      .spec = {},
                      .tensors = nullptr};
-    FF_ASSIGN(made.spec, spec_from_config(*preset, name));
-    return made;
-  }();
-  if (source.ok()) source->dummy_seed = dummy_seed;
+  FF_ASSIGN(source.spec, spec_from_config(*preset, name));
+  return source;
+}
+
+base::Result<ModelSource> find_model(std::string_view name, bool dummy) {
+  std::error_code error;
+  const fs::path path(name);
+  if (const auto folder = builtin(name)) return open_folder(name, *folder, dummy);
+  if (fs::is_directory(path, error)) return open_folder(name, path, dummy);
+  if (fs::exists(path, error)) return open_gguf_model(name, path, dummy);
+  if (const auto snapshot = hub_snapshot(name)) return open_folder(name, *snapshot, dummy);
+  return open_preset(name, dummy);
+}
+
+}  // namespace
+
+base::Result<ModelSource> open_model(std::string_view name, bool dummy, uint64_t dummy_seed,
+                                     const DummyRouting& dummy_routing) {
+  FF_ASSIGN(ModelSource source, find_model(name, dummy));
+  FF_TRY(set_dummy_routing(source.spec, dummy, dummy_routing));
+  source.dummy_seed = dummy_seed;
   return source;
 }
 

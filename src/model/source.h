@@ -26,7 +26,9 @@ struct ModelSource {
 
 /// Resolves MODEL: a Hugging Face folder, a GGUF file, a built-in name, a hub id in the local
 /// cache, or a preset. Checks that every parameter is there in the right shape, reading headers
-/// only. `dummy`: take the architecture only and make weights from `dummy_seed`.
-base::Result<ModelSource> open_model(std::string_view name, bool dummy, uint64_t dummy_seed);
+/// only. `dummy`: take the architecture only and make weights from `dummy_seed`, in a model with
+/// experts routed by `dummy_routing`; real weights and dense models refuse any but the natural one.
+base::Result<ModelSource> open_model(std::string_view name, bool dummy, uint64_t dummy_seed,
+                                     const DummyRouting& dummy_routing = {});
 
 }  // namespace fourfold::model

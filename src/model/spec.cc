@@ -9,9 +9,10 @@
 namespace fourfold::model {
 namespace {
 
-const Param* find(const ModelSpec& spec, ParamKind kind, int32_t layer) {
-  const auto it = std::find_if(spec.params.begin(), spec.params.end(),
-                               [&](const Param& p) { return p.kind == kind && p.layer == layer; });
+const Param* find(const ModelSpec& spec, ParamKind kind, int32_t layer, int32_t expert) {
+  const auto it = std::find_if(spec.params.begin(), spec.params.end(), [&](const Param& p) {
+    return p.kind == kind && p.layer == layer && p.expert == expert;
+  });
   return it == spec.params.end() ? nullptr : &*it;
 }
 
@@ -37,23 +38,39 @@ mesh::Range granule_columns(int64_t size, int tp, int shard) {
 
 }  // namespace
 
-const Param& ModelSpec::param(ParamKind kind, int32_t layer) const {
-  const Param* p = find(*this, kind, layer);
-  CHECK(p != nullptr, "model has no parameter of kind {} in layer {}", static_cast<int>(kind),
-        layer);
+const Param& ModelSpec::param(ParamKind kind, int32_t layer, int32_t expert) const {
+  const Param* p = find(*this, kind, layer, expert);
+  CHECK(p != nullptr, "model has no parameter of kind {} in layer {}, expert {}",
+        static_cast<int>(kind), layer, expert);
   return *p;
 }
 
-bool ModelSpec::has(ParamKind kind, int32_t layer) const {
-  return find(*this, kind, layer) != nullptr;
+bool ModelSpec::has(ParamKind kind, int32_t layer, int32_t expert) const {
+  return find(*this, kind, layer, expert) != nullptr;
+}
+
+int64_t ModelSpec::experts() const {
+  int64_t count = 0;
+  for (const LayerSpec& layer : layers) count = std::max(count, layer.experts.count);
+  return count;
 }
 
 mesh::ModelDivisors ModelSpec::divisors() const {
+  // Layers may have MLPs of different widths: the narrowest decides.
+  const auto narrower = [](int64_t granules, int64_t width) {
+    if (width == 0) return granules;
+    const int64_t own = base::ceil_div(width, kGranule);
+    return granules == 0 ? own : std::min(granules, own);
+  };
   mesh::ModelDivisors out;
   out.layers = static_cast<int64_t>(layers.size());
   out.heads = layers.front().attention.heads;
   out.kv_heads = layers.front().attention.kv_heads;
-  out.intermediate_granules = base::ceil_div(layers.front().mlp.intermediate, kGranule);
+  out.experts = experts();
+  for (const LayerSpec& layer : layers) {
+    out.intermediate_granules = narrower(out.intermediate_granules, layer.mlp.intermediate);
+    out.expert_granules = narrower(out.expert_granules, layer.experts.intermediate);
+  }
   return out;
 }
 
@@ -107,6 +124,11 @@ ParamShard shard_of(const ModelSpec& spec, const Param& param, int tp, int shard
       out.slice_ends = slice_ends(attention->heads, attention->head_dim, param.columns, tp, shard);
       return out;
     }
+    case Cut::kColumnsByKvHead: {
+      const mesh::Range heads = kv_head_range(*attention, tp, shard);
+      out.columns = {heads.begin * attention->head_dim, heads.end * attention->head_dim};
+      break;
+    }
     case Cut::kColumnsByGranule:
       out.columns = granule_columns(param.columns, tp, shard);
       out.slice_ends =
@@ -117,12 +139,38 @@ ParamShard shard_of(const ModelSpec& spec, const Param& param, int tp, int shard
   return out;
 }
 
+RankShare share_of(const mesh::Mesh& mesh, int rank) {
+  const mesh::ParallelConfig& config = mesh.config();
+  const mesh::Coordinates at = mesh.coordinates(rank);
+  RankShare share{.pp = config.pp, .stage = at.stage, .tp = config.tp, .shard = at.shard};
+  if (mesh.has_experts()) {
+    const mesh::ExpertCoordinates expert_at = mesh.expert_coordinates(rank);
+    share.etp = config.etp;
+    share.expert_shard = expert_at.etp;
+    share.experts = mesh.experts_of(expert_at.ep);
+  }
+  return share;
+}
+
+std::optional<ParamShard> shard_of(const ModelSpec& spec, const Param& param,
+                                   const RankShare& share) {
+  if (param.expert < 0) return shard_of(spec, param, share.tp, share.shard);
+  if (!std::binary_search(share.experts.begin(), share.experts.end(), param.expert)) {
+    return std::nullopt;
+  }
+  return shard_of(spec, param, share.etp, share.expert_shard);
+}
+
 std::vector<int> layer_split(const ModelSpec& spec, int stages) {
   std::vector<double> costs(spec.layers.size(), 0.0);
   for (const Param& p : spec.params) {
-    if (p.layer >= 0) {
-      costs[static_cast<size_t>(p.layer)] += static_cast<double>(p.rows * p.columns);
+    if (p.layer < 0) continue;
+    const ExpertsSpec& experts = spec.layers[static_cast<size_t>(p.layer)].experts;
+    auto cost = static_cast<double>(p.rows * p.columns);
+    if (p.expert >= 0) {
+      cost *= static_cast<double>(experts.routing.top_k) / static_cast<double>(experts.count);
     }
+    costs[static_cast<size_t>(p.layer)] += cost;
   }
   // The embedding is a look-up; the head is a matmul over the whole vocabulary.
   const double head = static_cast<double>(spec.vocab * spec.hidden);
@@ -141,6 +189,21 @@ bool stage_holds(const ModelSpec& spec, const Param& param, const std::vector<in
     default:
       return split[static_cast<size_t>(stage)] <= param.layer &&
              param.layer < split[static_cast<size_t>(stage) + 1];
+  }
+}
+
+bool is_norm(ParamKind kind) {
+  switch (kind) {
+    case ParamKind::kFinalNorm:
+    case ParamKind::kAttentionNorm:
+    case ParamKind::kQueryNorm:
+    case ParamKind::kKeyNorm:
+    case ParamKind::kPostAttentionNorm:
+    case ParamKind::kMlpNorm:
+    case ParamKind::kPostMlpNorm:
+      return true;
+    default:
+      return false;
   }
 }
 

@@ -8,6 +8,8 @@
 #include "backend/ops.h"
 #include "base/result.h"
 #include "mesh/mesh.h"
+#include "mesh/placement.h"
+#include "model/dummy_routing.h"
 
 namespace fourfold::model {
 
@@ -31,17 +33,33 @@ struct AttentionSpec {
   float scale = 0;       ///< of the scores
   int64_t window = 0;    ///< 0: full
   bool qk_norm = false;  ///< RMS norm of each query and key head
-  int32_t rope = 0;      ///< index into ModelSpec::ropes
+  /// RMS norm of all query heads together and of all key heads together, instead.
+  bool wide_qk_norm = false;
+  bool bias = false;  ///< of query, key and value
+  int32_t rope = 0;   ///< index into ModelSpec::ropes
 };
 
+/// The part of a layer after attention that every row takes: all of it in a dense layer, the shared
+/// experts beside others.
 struct MlpSpec {
-  int64_t intermediate = 0;
+  int64_t intermediate = 0;  ///< 0: the layer has none
   backend::Activation activation = backend::Activation::kSilu;
+  bool gated = false;  ///< its output times the sigmoid of a row's product with kSharedGate
+};
+
+/// The part of a layer after attention of which each row takes the few experts that it chooses.
+struct ExpertsSpec {
+  int64_t count = 0;         ///< 0: the layer has none
+  int64_t intermediate = 0;  ///< of one expert
+  backend::Activation activation = backend::Activation::kSilu;
+  backend::Routing routing;
+  DummyRouting dummy_routing;  ///< of a model whose weights are made up
 };
 
 struct LayerSpec {
   AttentionSpec attention;
   MlpSpec mlp;
+  ExpertsSpec experts;
   bool post_norms = false;  ///< a norm on the output of attention and of the MLP, too
 };
 
@@ -53,6 +71,9 @@ enum class ParamKind {
   kQuery,
   kKey,
   kValue,
+  kQueryBias,
+  kKeyBias,
+  kValueBias,
   kQueryNorm,
   kKeyNorm,
   kOutput,
@@ -62,9 +83,16 @@ enum class ParamKind {
   kUp,
   kDown,
   kPostMlpNorm,
+  kSharedGate,
+  kRouter,
+  kRouterBias,
+  kExpertGate,
+  kExpertUp,
+  kExpertDown,
 };
 
-/// How tensor parallelism cuts a parameter.
+/// How tensor parallelism cuts a parameter: one of an expert over its etp shards, any other over
+/// the tp shards.
 enum class Cut {
   kReplicated,
   kRowsByVocab,
@@ -72,22 +100,29 @@ enum class Cut {
   kRowsByKvHead,
   kRowsByGranule,
   kColumnsByHead,
+  kColumnsByKvHead,
   kColumnsByGranule,
 };
 
 /// One parameter: where it is in the file, its shape there, and how it is cut.
 struct Param {
   ParamKind kind = ParamKind::kEmbedding;
-  int32_t layer = -1;  ///< -1: not of a layer
-  std::string name;    ///< in the file
-  int64_t rows = 0;    ///< [rows, columns] as a Linear
+  int32_t layer = -1;   ///< -1: not of a layer
+  int32_t expert = -1;  ///< -1: not of an expert
+  std::string name;     ///< in the file
+  /// How many parameters of this shape the file's tensor stacks: [stacked, rows, columns]. 1: it is
+  /// this one alone.
+  int64_t stacked = 1;
+  int64_t first_row = 0;  ///< of the tensor, seen as a matrix, at which this one begins
+  int64_t rows = 0;       ///< [rows, columns] as a Linear
   int64_t columns = 0;
   Cut cut = Cut::kReplicated;
   float offset = 0;  ///< added to each element when read (Gemma stores gain - 1)
   /// Rows of each head are stored interleaved (GGUF of Llama): file row 2i is row i, 2i + 1 is row
   /// i + head_dim/2. 0: not interleaved, else head_dim.
   int64_t interleaved_head_dim = 0;
-  bool is_vector = false;  ///< the gain of a norm, [1, columns]; a matrix may have one row, too
+  /// The gain of a norm or a bias, [1, columns]. A matrix may have one row, too.
+  bool is_vector = false;
 };
 
 /// Width of a granule of the MLP's intermediate dimension (docs/numerics.md).
@@ -95,7 +130,7 @@ inline constexpr int64_t kGranule = 32;
 
 /// A model as data: the loader, the decoder, the memory plan and the tests read this one object.
 struct ModelSpec {
-  std::string family;  ///< "llama", "gemma3"
+  std::string family;  ///< "llama", "qwen3_moe"
   int64_t hidden = 0;
   int64_t vocab = 0;
   int64_t max_positions = 0;
@@ -108,13 +143,28 @@ struct ModelSpec {
   std::optional<int32_t> bos_token;
   std::vector<int32_t> eos_tokens;
 
-  const Param& param(ParamKind kind, int32_t layer = -1) const;
-  bool has(ParamKind kind, int32_t layer = -1) const;
+  const Param& param(ParamKind kind, int32_t layer = -1, int32_t expert = -1) const;
+  bool has(ParamKind kind, int32_t layer = -1, int32_t expert = -1) const;
+  /// Of every layer that has experts; 0: a dense model.
+  int64_t experts() const;
   mesh::ModelDivisors divisors() const;
   int64_t parameter_count() const;
 };
 
-/// The part of a parameter that shard `shard` of `tp` holds, in the file's coordinates.
+/// What one rank holds of a model: the layers of its stage, cut for its shard, and of their experts
+/// those of its expert shard.
+struct RankShare {
+  int pp = 1;
+  int stage = 0;
+  int tp = 1;
+  int shard = 0;
+  int etp = 1;
+  int expert_shard = 0;          ///< of the etp shards of each expert
+  std::vector<int64_t> experts;  ///< rising; a position here is the local index of an expert
+};
+RankShare share_of(const mesh::Mesh& mesh, int rank);
+
+/// The part of a parameter that one shard holds, in the parameter's coordinates.
 struct ParamShard {
   mesh::Range rows;
   mesh::Range columns;
@@ -125,7 +175,11 @@ struct ParamShard {
     return {.rows = rows.size(), .columns = columns.size(), .slice_ends = slice_ends};
   }
 };
+/// Of shard `shard` of `tp`; for a parameter of an expert, of shard `shard` of etp = `tp`.
 ParamShard shard_of(const ModelSpec& spec, const Param& param, int tp, int shard);
+/// Nothing where the rank holds no part of it.
+std::optional<ParamShard> shard_of(const ModelSpec& spec, const Param& param,
+                                   const RankShare& share);
 
 /// Rows of the vocabulary that a shard's logits hold, padding included: the same for every shard.
 int64_t vocab_shard_rows(const ModelSpec& spec, int tp);
@@ -134,13 +188,16 @@ int64_t vocab_shard_rows(const ModelSpec& spec, int tp);
 mesh::Range head_range(const AttentionSpec& attention, int tp, int shard);
 mesh::Range kv_head_range(const AttentionSpec& attention, int tp, int shard);
 
-/// The layers of each stage (mesh::Mesh::split_layers by multiply-adds, head counted).
+/// The layers of each stage (mesh::Mesh::split_layers by the multiply-adds of one row, head
+/// counted): of a layer's experts only as many count as a row takes.
 std::vector<int> layer_split(const ModelSpec& spec, int stages);
 
 /// Whether a stage holds a parameter. A tied head makes the last stage hold the embedding table,
 /// too.
 bool stage_holds(const ModelSpec& spec, const Param& param, const std::vector<int>& split,
                  int stage);
+
+bool is_norm(ParamKind kind);
 
 /// inverse frequencies of a RopeSpec, [head_dim / 2], in fp32 as Hugging Face computes them.
 std::vector<float> rope_frequencies(const RopeSpec& rope, int64_t head_dim);

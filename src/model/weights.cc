@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -23,9 +24,10 @@ uint64_t mix(uint64_t x) {
 /// stay finite in any depth, and depends on the seed, the parameter and its coordinates alone.
 void fill_dummy_row(uint64_t seed, const Param& param, int64_t row, int64_t column_begin,
                     std::span<float> out) {
-  const uint64_t key =
-      mix(mix(mix(seed) ^ static_cast<uint64_t>(param.kind)) ^ static_cast<uint64_t>(param.layer)) ^
-      mix(static_cast<uint64_t>(row));
+  const uint64_t place =
+      static_cast<uint64_t>(param.layer) ^ (static_cast<uint64_t>(param.expert + 1) << 32);
+  const uint64_t key = mix(mix(mix(seed) ^ static_cast<uint64_t>(param.kind)) ^ place) ^
+                       mix(static_cast<uint64_t>(row));
   const float scale = std::sqrt(3.0F / static_cast<float>(param.columns));
   for (size_t i = 0; i < out.size(); ++i) {
     const uint64_t bits = mix(key + static_cast<uint64_t>(column_begin) + i);
@@ -33,13 +35,13 @@ void fill_dummy_row(uint64_t seed, const Param& param, int64_t row, int64_t colu
   }
 }
 
-/// The row of the file that holds row `row` of the parameter.
+/// The row of the file's tensor that holds row `row` of the parameter.
 int64_t file_row(const Param& param, int64_t row) {
   const int64_t d = param.interleaved_head_dim;
-  if (d == 0) return row;
+  if (d == 0) return param.first_row + row;
   const int64_t head = row / d;
   const int64_t i = row % d;
-  return head * d + (i < d / 2 ? 2 * i : 2 * (i - d / 2) + 1);
+  return param.first_row + head * d + (i < d / 2 ? 2 * i : 2 * (i - d / 2) + 1);
 }
 
 /// Reads columns [begin, begin + out.size()) of a row, widening to whole quantisation blocks where
@@ -62,7 +64,7 @@ base::Status read_row(const files::TensorStore& tensors, const files::TensorEntr
 backend::RowReader dummy_reader(const ModelSource& source, const Param& param,
                                 const ParamShard& shard) {
   return {.read = [&source, &param, shard](int64_t row, std::span<float> out) -> base::Status {
-    if (param.is_vector) {
+    if (is_norm(param.kind)) {
       std::fill(out.begin(), out.end(), 1.0F);
     } else {
       fill_dummy_row(source.dummy_seed, param, shard.rows.begin + row, shard.columns.begin, out);
@@ -107,7 +109,8 @@ backend::RowReader file_reader(const files::TensorStore& tensors, const Param& p
     }
     return {};
   };
-  tensors.will_need(*entry, shard.rows.begin, shard.rows.end);
+  const int64_t first = param.first_row + shard.rows.begin;
+  tensors.will_need(*entry, first, first + shard.rows.size());
   if (entry->encoding == files::Encoding::kBF16 && param.offset == 0) {
     reader.bf16 = [&tensors, &param, shard, entry](int64_t begin, int64_t end,
                                                    std::span<uint16_t> out) {
@@ -117,8 +120,8 @@ backend::RowReader file_reader(const files::TensorStore& tensors, const Param& p
   }
   // Interleaved rows stay inside their head, so these are about the rows of the file, too. What was
   // loaded is not needed again: a rank's memory is to hold its weights once.
-  reader.loaded = [&tensors, shard, entry](int64_t begin, int64_t end) {
-    tensors.release(*entry, shard.rows.begin + begin, shard.rows.begin + end);
+  reader.loaded = [&tensors, first, entry](int64_t begin, int64_t end) {
+    tensors.release(*entry, first + begin, first + end);
   };
   return reader;
 }
@@ -138,33 +141,41 @@ backend::RowReader make_reader(const ModelSource& source, const Param& param,
 }
 
 int64_t param_bytes(const backend::Ops& ops, const Param& param, const ParamShard& shard) {
-  if (param.is_vector) return param.columns * static_cast<int64_t>(sizeof(float));
+  if (param.is_vector) return shard.columns.size() * static_cast<int64_t>(sizeof(float));
   return ops.matrix_bytes(shard.shape());
 }
 
 }  // namespace
 
 base::Result<Weights> Weights::load(const ModelSource& source, const backend::Ops& ops,
-                                    backend::Stream& stream, const mesh::ParallelConfig& config,
-                                    const mesh::Coordinates& at, comm::Progress* progress) {
+                                    backend::Stream& stream, const RankShare& share,
+                                    comm::Progress* progress) {
   const ModelSpec& spec = source.spec;
-  const std::vector<int> split = layer_split(spec, config.pp);
+  const std::vector<int> split = layer_split(spec, share.pp);
   const int64_t read_before = source.tensors == nullptr ? 0 : source.tensors->bytes_read();
   Weights out;
   for (const Param& param : spec.params) {
-    if (!stage_holds(spec, param, split, at.stage)) continue;
-    const ParamShard shard = shard_of(spec, param, config.tp, at.shard);
-    const backend::RowReader reader = make_reader(source, param, shard, progress);
+    if (!stage_holds(spec, param, split, share.stage)) continue;
+    const std::optional<ParamShard> shard = shard_of(spec, param, share);
+    if (!shard) continue;
+    const backend::RowReader reader = make_reader(source, param, *shard, progress);
     if (progress != nullptr) progress->enter(comm::Operation::kLoad, param.layer);
     backend::WeightPtr weight;
     if (param.is_vector) {
-      std::vector<float> values(static_cast<size_t>(param.columns));
+      std::vector<float> values(static_cast<size_t>(shard->columns.size()));
       FF_TRY(reader.read(0, values));
       FF_ASSIGN(weight, ops.load_vector(values));
     } else {
-      FF_ASSIGN(weight, ops.load_matrix(stream, shard.shape(), reader));
+      FF_ASSIGN(weight, ops.load_matrix(stream, shard->shape(), reader));
     }
-    out.weights_.emplace(std::pair(param.kind, param.layer), std::move(weight));
+    const Key key(param.kind, param.layer);
+    if (param.expert < 0) {
+      out.weights_.emplace(key, weight.get());
+    } else {
+      // Experts stand in rising order in the spec, as they do in the share.
+      out.experts_[key].push_back(weight.get());
+    }
+    out.owned_.push_back(std::move(weight));
   }
   if (source.tensors != nullptr) {
     out.file_bytes_read_ = source.tensors->bytes_read() - read_before;
@@ -174,7 +185,7 @@ base::Result<Weights> Weights::load(const ModelSource& source, const backend::Op
 
 const backend::Weight* Weights::find(ParamKind kind, int32_t layer) const {
   const auto it = weights_.find({kind, layer});
-  return it == weights_.end() ? nullptr : it->second.get();
+  return it == weights_.end() ? nullptr : it->second;
 }
 
 const backend::Weight& Weights::get(ParamKind kind, int32_t layer) const {
@@ -183,32 +194,38 @@ const backend::Weight& Weights::get(ParamKind kind, int32_t layer) const {
   return *weight;
 }
 
+std::span<const backend::Weight* const> Weights::experts(ParamKind kind, int32_t layer) const {
+  const auto it = experts_.find({kind, layer});
+  if (it == experts_.end()) return {};
+  return it->second;
+}
+
 int64_t Weights::bytes() const {
   int64_t n = 0;
-  for (const auto& [key, weight] : weights_) n += weight->bytes();
+  for (const backend::WeightPtr& weight : owned_) n += weight->bytes();
   return n;
 }
 
-int64_t weight_bytes(const ModelSpec& spec, const backend::Ops& ops,
-                     const mesh::ParallelConfig& config, const mesh::Coordinates& at) {
-  const std::vector<int> split = layer_split(spec, config.pp);
+int64_t weight_bytes(const ModelSpec& spec, const backend::Ops& ops, const RankShare& share) {
+  const std::vector<int> split = layer_split(spec, share.pp);
   int64_t n = 0;
   for (const Param& param : spec.params) {
-    if (!stage_holds(spec, param, split, at.stage)) continue;
-    n += param_bytes(ops, param, shard_of(spec, param, config.tp, at.shard));
+    if (!stage_holds(spec, param, split, share.stage)) continue;
+    if (const std::optional<ParamShard> shard = shard_of(spec, param, share)) {
+      n += param_bytes(ops, param, *shard);
+    }
   }
   return n;
 }
 
-int64_t kv_block_bytes(const ModelSpec& spec, const backend::Ops& ops,
-                       const mesh::ParallelConfig& config, const mesh::Coordinates& at,
+int64_t kv_block_bytes(const ModelSpec& spec, const backend::Ops& ops, const RankShare& share,
                        int64_t block_size) {
-  const std::vector<int> split = layer_split(spec, config.pp);
+  const std::vector<int> split = layer_split(spec, share.pp);
+  const auto stage = static_cast<size_t>(share.stage);
   int64_t n = 0;
-  for (int i = split[static_cast<size_t>(at.stage)]; i < split[static_cast<size_t>(at.stage) + 1];
-       ++i) {
+  for (int i = split[stage]; i < split[stage + 1]; ++i) {
     const AttentionSpec& attention = spec.layers[static_cast<size_t>(i)].attention;
-    n += 2 * kv_head_range(attention, config.tp, at.shard).size() * block_size *
+    n += 2 * kv_head_range(attention, share.tp, share.shard).size() * block_size *
          attention.head_dim * size_of(ops.kv_dtype());
   }
   return n;

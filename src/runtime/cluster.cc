@@ -29,21 +29,32 @@ mesh::ParallelConfig group_config(const mesh::Mesh& mesh) {
   return config;
 }
 
-/// The largest over the ranks of a replica.
+/// The mesh of one group of the scheme, which is legal for the model.
+mesh::Mesh group_mesh(const ClusterConfig& config, const model::ModelSpec& spec) {
+  const mesh::ModelDivisors divisors = spec.divisors();
+  const mesh::Mesh all =
+      mesh::Mesh::create(config.scheme, divisors, config.expert_placement).value();
+  return mesh::Mesh::create(group_config(all), divisors, config.expert_placement).value();
+}
+
+/// The largest over the ranks.
 int64_t largest_block_bytes(const ClusterConfig& config, const model::ModelSpec& spec,
                             const backend::Ops& ops) {
   int64_t largest = 0;
-  for (int stage = 0; stage < config.scheme.pp; ++stage) {
-    for (int shard = 0; shard < config.scheme.tp; ++shard) {
-      largest = std::max(
-          largest, model::kv_block_bytes(spec, ops, config.scheme, {.stage = stage, .shard = shard},
-                                         config.block_size));
-    }
+  const mesh::Mesh mesh = group_mesh(config, spec);
+  for (int rank = 0; rank < mesh.world_size(); ++rank) {
+    largest = std::max(
+        largest, model::kv_block_bytes(spec, ops, model::share_of(mesh, rank), config.block_size));
   }
   return largest;
 }
 
 }  // namespace
+
+base::Result<model::ModelSource> open_source(const ClusterConfig& config) {
+  return model::open_model(config.model, config.dummy_weights, config.dummy_seed,
+                           config.dummy_routing);
+}
 
 base::Result<engine::ExecutorLimits> plan_limits(const ClusterConfig& config,
                                                  const model::ModelSpec& spec,
@@ -84,21 +95,20 @@ base::Result<engine::ExecutorLimits> plan_limits(const ClusterConfig& config,
 
 std::vector<RankMemory> plan_memory(const ClusterConfig& config, const model::ModelSpec& spec,
                                     const backend::Ops& ops, const engine::ExecutorLimits& limits) {
+  const mesh::Mesh mesh = group_mesh(config, spec);
+  const int64_t activation_bytes =
+      model::Decoder::arena_bytes(spec, ops, mesh, config.expert_exchange, config.cpus_per_device,
+                                  limits.max_step_tokens,
+                                  std::min(limits.slots, limits.max_step_tokens)) +
+      model::Decoder::table_bytes(spec, limits.max_positions) + step_input_bytes(limits);
   std::vector<RankMemory> out;
-  for (int stage = 0; stage < config.scheme.pp; ++stage) {
-    for (int shard = 0; shard < config.scheme.tp; ++shard) {
-      const mesh::Coordinates at{.stage = stage, .shard = shard};
-      RankMemory memory;
-      memory.weight_bytes = model::weight_bytes(spec, ops, config.scheme, at);
-      memory.kv_bytes =
-          limits.blocks * model::kv_block_bytes(spec, ops, config.scheme, at, config.block_size);
-      memory.activation_bytes =
-          model::Decoder::arena_bytes(spec, ops, config.scheme.tp, config.cpus_per_device,
-                                      limits.max_step_tokens,
-                                      std::min(limits.slots, limits.max_step_tokens)) +
-          model::Decoder::table_bytes(spec, limits.max_positions) + step_input_bytes(limits);
-      out.push_back(memory);
-    }
+  for (int rank = 0; rank < mesh.world_size(); ++rank) {
+    const model::RankShare share = model::share_of(mesh, rank);
+    RankMemory memory;
+    memory.weight_bytes = model::weight_bytes(spec, ops, share);
+    memory.kv_bytes = limits.blocks * model::kv_block_bytes(spec, ops, share, config.block_size);
+    memory.activation_bytes = activation_bytes;
+    out.push_back(memory);
   }
   return out;
 }
@@ -242,7 +252,9 @@ class LocalCluster final : public Cluster {
   LocalCluster(const mesh::Mesh& mesh, const engine::ExecutorLimits& limits, bool prefix_cache)
       : mesh_(mesh), limits_(limits) {
     const auto groups = static_cast<size_t>(mesh.groups());
-    if (prefix_cache && groups > 1) affinity_.emplace(groups, limits.blocks, limits.block_size);
+    if (prefix_cache && groups > 1) {
+      affinity_.emplace(groups, limits.blocks * mesh.lockstep(), limits.block_size);
+    }
   }
 
   void add_group(std::unique_ptr<GroupExecutor> executor, const engine::SchedulerOptions& options) {
@@ -334,14 +346,14 @@ class LocalCluster final : public Cluster {
       FF_ASSIGN(const std::vector<RankStats> stats, asked[g].get());
       const std::vector<RankMemory>& memory = executor.memory();
       for (size_t r = 0; r < stats.size(); ++r) {
-        // A group's ranks are numbered inside it; its replicas follow those of earlier groups.
-        const int rank = static_cast<int>(r);
-        const int shards = mesh_.config().tp * mesh_.lockstep();
-        out.push_back(
-            {.replica = static_cast<int>(g) * mesh_.lockstep() + rank % shards / mesh_.config().tp,
-             .at = {.stage = rank / shards, .shard = rank % mesh_.config().tp},
-             .memory = memory[r],
-             .stats = stats[r]});
+        const mesh::Coordinates at = group_coordinates(static_cast<int>(g), static_cast<int>(r));
+        mesh::ExpertCoordinates expert_at;
+        if (mesh_.has_experts()) expert_at = mesh_.expert_coordinates(mesh_.rank(at));
+        out.push_back({.replica = at.replica,
+                       .at = {.stage = at.stage, .shard = at.shard},
+                       .expert_at = expert_at,
+                       .memory = memory[r],
+                       .stats = stats[r]});
       }
     }
     return out;
@@ -350,6 +362,13 @@ class LocalCluster final : public Cluster {
   const engine::ExecutorLimits& limits() const override { return limits_; }
 
  private:
+  /// A group's ranks are numbered inside it; its replicas follow those of earlier groups.
+  mesh::Coordinates group_coordinates(int group, int rank) const {
+    mesh::Coordinates at = mesh::coordinates(group_config(mesh_), rank);
+    at.replica += group * mesh_.lockstep();
+    return at;
+  }
+
   void forget_prefixes() {
     const std::lock_guard lock(mutex_);
     if (affinity_) affinity_->clear();
@@ -369,12 +388,15 @@ RankConfig rank_config(const ClusterConfig& config, const mesh::Mesh& mesh,
   RankConfig out{.model = config.model,
                  .dummy_weights = config.dummy_weights,
                  .dummy_seed = config.dummy_seed,
+                 .dummy_routing = config.dummy_routing,
                  .group = group_config(mesh),
                  .backend = config.backend,
                  .isa = config.isa,
                  .threads = config.cpus_per_device,
                  .cpus = {},
                  .limits = limits,
+                 .expert_placement = config.expert_placement,
+                 .expert_exchange = config.expert_exchange,
                  .groups = mesh.groups(),
                  .group_index = group};
   out.limits.replicas = mesh.lockstep();
@@ -393,9 +415,9 @@ RankConfig rank_config(const ClusterConfig& config, const mesh::Mesh& mesh,
 
 base::Result<std::unique_ptr<Cluster>> Cluster::start(const ClusterConfig& config,
                                                       const StartProgress& progress) {
-  FF_ASSIGN(const model::ModelSource source,
-            model::open_model(config.model, config.dummy_weights, config.dummy_seed));
-  FF_ASSIGN(const mesh::Mesh mesh, mesh::create_or_suggest(config.scheme, source.spec.divisors()));
+  FF_ASSIGN(const model::ModelSource source, open_source(config));
+  FF_ASSIGN(const mesh::Mesh mesh, mesh::create_or_suggest(config.scheme, source.spec.divisors(),
+                                                           config.expert_placement));
   FF_ASSIGN(const std::unique_ptr<backend::Ops> ops, backend::make_ops(config.backend, config.isa));
   FF_ASSIGN(const engine::ExecutorLimits limits, plan_limits(config, source.spec, *ops));
   auto cluster = std::make_unique<LocalCluster>(mesh, limits, config.scheduler.prefix_cache);

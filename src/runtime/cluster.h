@@ -23,7 +23,10 @@ struct ClusterConfig {
   std::string model;
   bool dummy_weights = false;
   uint64_t dummy_seed = 0;
+  model::DummyRouting dummy_routing;  ///< of dummy weights with experts
   mesh::ParallelConfig scheme;
+  mesh::ExpertPlacement expert_placement;
+  model::ExchangeKind expert_exchange = model::ExchangeKind::kAuto;
   std::string backend = "cpu";
   std::string isa;          ///< empty: the strongest here
   int cpus_per_device = 1;  ///< threads of one rank
@@ -40,13 +43,17 @@ struct ClusterConfig {
   engine::SchedulerOptions scheduler;
 };
 
+/// The model that it serves: model::open_model.
+base::Result<model::ModelSource> open_source(const ClusterConfig& config);
+
 /// The limits every group of the cluster gets. Errors: a KV pool that cannot hold one sequence, a
 /// context longer than the model's.
 base::Result<engine::ExecutorLimits> plan_limits(const ClusterConfig& config,
                                                  const model::ModelSpec& spec,
                                                  const backend::Ops& ops);
 
-/// Bytes of each rank of one replica, by rank; exact, before anything is loaded.
+/// Bytes of each rank of one group (mesh::Mesh::group_size), by rank; exact, before anything is
+/// loaded. The scheme is legal for the model.
 std::vector<RankMemory> plan_memory(const ClusterConfig& config, const model::ModelSpec& spec,
                                     const backend::Ops& ops, const engine::ExecutorLimits& limits);
 
@@ -54,6 +61,7 @@ std::vector<RankMemory> plan_memory(const ClusterConfig& config, const model::Mo
 struct RankReport {
   int replica = 0;
   mesh::Coordinates at;
+  mesh::ExpertCoordinates expert_at;  ///< all 0 in a dense model
   RankMemory memory;
   RankStats stats;
 };

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <deque>
+#include <numeric>
 #include <span>
 
 #include "base/check.h"
@@ -75,7 +76,10 @@ class StageWorker final : public Worker {
   void sample_rows(const StepBatch& batch, const std::vector<SampledRow>& sampled,
                    const StepInputs& inputs, View residual, engine::StepOutput& output);
   model::Decoder::Tap make_tap(const StepBatch& batch, engine::StepOutput& output);
-  void run_layers(const StepInputs& inputs, View residual, const model::Decoder::Tap& tap);
+  void run_rows(const StepBatch& batch, const std::vector<int64_t>& replica_rows,
+                engine::StepOutput& output);
+  void run_layers(const StepInputs& inputs, View residual, const model::Decoder::Tap& tap,
+                  const std::vector<int64_t>& replica_rows);
   void show_step(StepId step, int64_t rows);
 
   RankConfig config_;
@@ -92,6 +96,7 @@ class StageWorker final : public Worker {
   LayerTimes layer_times_;
   int64_t steps_ = 0;
   int64_t fast_steps_ = 0;
+  int64_t zero_row_steps_ = 0;
   int64_t rows_ = 0;
 
   /// Tokens sampled in the latest steps, for rows named by (step, row). The first stage of several
@@ -117,11 +122,12 @@ std::vector<SampledRow> sampled_rows(const StepBatch& batch) {
 base::Status StageWorker::load(const model::ModelSource& source) {
   const base::SteadyClock clock;
   const int64_t begin = clock.now_ns();
-  FF_ASSIGN(decoder_, model::Decoder::create(source, *ops_, *groups_, *stream_,
-                                             config_.limits.max_positions));
+  FF_ASSIGN(decoder_,
+            model::Decoder::create(source, *ops_, *groups_, *stream_, config_.limits.max_positions,
+                                   config_.expert_exchange));
   FF_TRY(allocate_cache());
   const int64_t arena_bytes =
-      model::Decoder::arena_bytes(decoder_->spec(), *ops_, groups_->mesh().config().tp,
+      model::Decoder::arena_bytes(decoder_->spec(), *ops_, groups_->mesh(), config_.expert_exchange,
                                   config_.threads, config_.limits.max_step_tokens,
                                   std::min(config_.limits.slots, config_.limits.max_step_tokens));
   FF_ASSIGN(tensor::Buffer arena, ops_->allocate(arena_bytes));
@@ -292,7 +298,8 @@ void StageWorker::sample_rows(const StepBatch& batch, const std::vector<SampledR
   }
 }
 
-/// Shows which step this is and what one of its layers will take.
+/// Shows which step this is and what one of its layers will take. `rows`: of all replicas, as their
+/// experts are one rank's work, too.
 void StageWorker::show_step(StepId step, int64_t rows) {
   comm::Progress* progress = groups_->progress();
   if (progress == nullptr) return;
@@ -302,11 +309,13 @@ void StageWorker::show_step(StepId step, int64_t rows) {
 }
 
 void StageWorker::run_layers(const StepInputs& inputs, View residual,
-                             const model::Decoder::Tap& tap) {
+                             const model::Decoder::Tap& tap,
+                             const std::vector<int64_t>& replica_rows) {
   const base::SteadyClock clock;
   const int64_t begin = clock.now_ns();
-  decoder_->run_layers(*stream_, arena_, inputs.rows, cache_, residual, tap);
-  layer_times_.add(residual.rows(), (clock.now_ns() - begin) / std::ssize(cache_));
+  decoder_->run_layers(*stream_, arena_, inputs.rows, cache_, residual, tap, replica_rows);
+  const int64_t rows = std::accumulate(replica_rows.begin(), replica_rows.end(), int64_t{0});
+  layer_times_.add(rows, (clock.now_ns() - begin) / std::ssize(cache_));
 }
 
 StageReport StageWorker::run(const std::vector<StepBatch>& batches) {
@@ -316,44 +325,67 @@ StageReport StageWorker::run(const std::vector<StepBatch>& batches) {
                                       at.stage, at.shard, batch.step.value));
   StageReport report{.step = batch.step, .stage = at.stage, .output = {}};
   apply_tables(batch);
-  stream_->numerics = batch.numerics;
+  std::vector<int64_t> replica_rows;
+  int64_t all_rows = 0;
+  const StepBatch* busy = nullptr;
+  for (const StepBatch& theirs : batches) {
+    replica_rows.push_back(std::ssize(theirs.tokens));
+    all_rows += replica_rows.back();
+    if (!theirs.tokens.empty()) busy = &theirs;
+  }
+  const int64_t m = std::ssize(batch.tokens);
   ++steps_;
-  fast_steps_ += batch.numerics == base::Numerics::kFast ? 1 : 0;
-  const auto m = static_cast<int64_t>(batch.tokens.size());
   rows_ += m;
-  show_step(batch.step, m);
-  if (m == 0) return report;
+  show_step(batch.step, all_rows);
+  if (busy == nullptr) return report;
 
+  // A batch without rows says nothing of its own about the step.
+  stream_->numerics = busy->numerics;
+  fast_steps_ += busy->numerics == base::Numerics::kFast ? 1 : 0;
+  arena_.reset();
+  if (m > 0) {
+    run_rows(batch, replica_rows, report.output);
+  } else {
+    ++zero_row_steps_;
+    const View no_rows = arena_.allocate(DType::kF32, {0, decoder_->spec().hidden});
+    run_layers({}, no_rows, nullptr, replica_rows);
+  }
+  return report;
+}
+
+/// The step of a replica that has rows.
+void StageWorker::run_rows(const StepBatch& batch, const std::vector<int64_t>& replica_rows,
+                           engine::StepOutput& output) {
   // Steps that old are finished everywhere, so taking their tokens does not wait; leaving them
   // would let them pile up in the transport.
   const StepId finished(batch.step.value - config_.limits.depth);
   if (groups_->first_stage()) receive_tokens_until(finished);
   while (!history_.empty() && history_.front().step < finished) history_.pop_front();
 
-  arena_.reset();
+  const int stage = groups_->coordinates().stage;
   const std::vector<SampledRow> sampled = sampled_rows(batch);
   const StepInputs inputs = pack_inputs(batch, sampled);
-  const View residual = arena_.allocate(DType::kF32, {m, decoder_->spec().hidden});
-  const model::Decoder::Tap tap = make_tap(batch, report.output);
+  const View residual =
+      arena_.allocate(DType::kF32, {std::ssize(batch.tokens), decoder_->spec().hidden});
+  const model::Decoder::Tap tap = make_tap(batch, output);
 
   if (groups_->first_stage()) {
     resolve_tokens(batch, inputs.tokens);
     decoder_->embed(*stream_, inputs.tokens, residual);
     if (tap) tap(-1, residual);
   } else {
-    groups_->pipeline().recv(residual.f32_span(), at.stage - 1, comm::wire_of(batch.numerics));
+    groups_->pipeline().recv(residual.f32_span(), stage - 1, comm::wire_of(batch.numerics));
   }
-  run_layers(inputs, residual, tap);
+  run_layers(inputs, residual, tap, replica_rows);
   if (!groups_->last_stage()) {
     stream_->synchronize();
-    groups_->pipeline().send(residual.f32_span(), at.stage + 1, comm::wire_of(batch.numerics));
+    groups_->pipeline().send(residual.f32_span(), stage + 1, comm::wire_of(batch.numerics));
     if (groups_->first_stage() && !sampled.empty()) {
       history_.push_back({batch.step, std::vector<int32_t>(sampled.size()), /*received=*/false});
     }
   } else if (!sampled.empty()) {
-    sample_rows(batch, sampled, inputs, residual, report.output);
+    sample_rows(batch, sampled, inputs, residual, output);
   }
-  return report;
 }
 
 base::Result<RankStats> StageWorker::stats(double peaks_s) {
@@ -365,10 +397,16 @@ base::Result<RankStats> StageWorker::stats(double peaks_s) {
   }
   out.steps = steps_;
   out.fast_steps = fast_steps_;
+  out.zero_row_steps = zero_row_steps_;
   out.rows = rows_;
   out.ops = stream_->counters;
   out.comm = {{mesh::Axis::kTensor, groups_->tensor(mesh::Role::kAttention).stats()},
               {mesh::Axis::kPipeline, groups_->pipeline().stats()}};
+  if (groups_->mesh().has_experts()) {
+    out.comm.emplace_back(mesh::Axis::kExpert, groups_->expert_block().stats());
+    out.comm.emplace_back(mesh::Axis::kExpertTensor, groups_->tensor(mesh::Role::kExpert).stats());
+  }
+  out.experts = decoder_->expert_stats();
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   out.peak_rss_bytes = int64_t{usage.ru_maxrss} * 1024;
@@ -401,8 +439,10 @@ base::Result<std::unique_ptr<Worker>> Worker::create(const RankConfig& config,
   comm::Progress* progress = group->progress();
   if (progress != nullptr) progress->enter(comm::Operation::kStart);
   FF_ASSIGN(const model::ModelSource source,
-            model::open_model(config.model, config.dummy_weights, config.dummy_seed));
-  FF_ASSIGN(const mesh::Mesh mesh, mesh::Mesh::create(config.group, source.spec.divisors()));
+            model::open_model(config.model, config.dummy_weights, config.dummy_seed,
+                              config.dummy_routing));
+  FF_ASSIGN(const mesh::Mesh mesh,
+            mesh::Mesh::create(config.group, source.spec.divisors(), config.expert_placement));
   comm::ask_for_prompt_wakeups();
   const auto rank = static_cast<size_t>(group->rank());
   const auto threads = static_cast<size_t>(config.threads);

@@ -14,6 +14,10 @@
 #include "engine/executor.h"
 #include "engine/step.h"
 #include "mesh/mesh.h"
+#include "mesh/placement.h"
+#include "model/dummy_routing.h"
+#include "model/exchange.h"
+#include "model/experts.h"
 
 namespace fourfold::runtime {
 
@@ -24,12 +28,15 @@ struct RankConfig {
   bool dummy_weights =
       false;  ///< deterministic random weights from dummy_seed instead of the file's
   uint64_t dummy_seed = 0;
+  model::DummyRouting dummy_routing;  ///< of dummy weights with experts
   mesh::ParallelConfig group;  ///< of one group: dp is the lockstep replicas, 1 for dense models
   std::string backend = "cpu";
   std::string isa;        ///< empty: the strongest here
   int threads = 1;        ///< of this rank's device
   std::vector<int> cpus;  ///< per rank of the group, threads entries each; empty: not pinned
   engine::ExecutorLimits limits;
+  mesh::ExpertPlacement expert_placement;
+  model::ExchangeKind expert_exchange = model::ExchangeKind::kAuto;
   int groups = 1;       ///< of the scheme
   int group_index = 0;  ///< of this one among them
 
@@ -57,12 +64,15 @@ struct RankMemory {
 struct RankStats {
   int64_t steps = 0;
   int64_t fast_steps = 0;  ///< of them in fast numerics
+  /// Of them those in which the rank's replica had no row, but another one that shares its experts.
+  int64_t zero_row_steps = 0;
   int64_t rows = 0;
   backend::OpCounters ops;
   /// Of each axis. mesh::Axis::kControl is the talk with the front: `wait_seconds` are those in
   /// which the rank had no step to run, `seconds` adds those of handing over reports; `calls` are
   /// steps taken and reports given, `bytes` all frames both ways (none between threads).
   std::vector<std::pair<mesh::Axis, comm::CommStats>> comm;
+  model::ExpertStats experts;
   int64_t peak_rss_bytes = 0;
   backend::Peaks peaks;  ///< of this rank's threads; 0 where they were not asked for
 };
@@ -92,7 +102,8 @@ class Worker {
                                                       std::unique_ptr<comm::Communicator> group);
 
   /// Executes one step, one batch per replica of the block. All ranks of the group run the same
-  /// steps in the same order. Throws comm::CommAborted if the group is gone.
+  /// steps in the same order. A replica without rows serves the experts of the others; without any
+  /// row nothing runs. Throws comm::CommAborted if the group is gone.
   virtual StageReport run(const std::vector<engine::StepBatch>& batches) = 0;
 
   /// True where run()'s report has to reach the front: shard 0 of each stage.

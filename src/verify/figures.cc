@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <numeric>
 
 #include "base/check.h"
 #include "load/statistics.h"
@@ -54,6 +55,73 @@ Figures figures(const SchemeResult& scheme, const LoadResult& load) {
     out.mfu = flop_s / scheme.peaks->matmul_flop_s;
     out.mbu = bytes_s / scheme.peaks->read_bytes_s;
   }
+  return out;
+}
+
+LayerExperts& LayerExperts::operator+=(const LayerExperts& other) {
+  rows.resize(std::max(rows.size(), other.rows.size()));
+  for (size_t e = 0; e < other.rows.size(); ++e) rows[e] += other.rows[e];
+  rank_rows.insert(rank_rows.end(), other.rank_rows.begin(), other.rank_rows.end());
+  steps += other.steps;
+  distinct += other.distinct;
+  return *this;
+}
+
+namespace {
+
+/// What of the exchange costs a noticeable part of the time.
+std::string binding_part(const ExpertFigures& experts, const AxisCost& exchange) {
+  constexpr double kNoticeable = 0.1;
+  const double move = exchange.share - exchange.wait_share;
+  if (std::max(move, exchange.wait_share) < kNoticeable) {
+    return "not the exchange";
+  }
+  if (move >= exchange.wait_share) {
+    return fmt::format("moving rows ({:.0f} % of the time)", 100 * move);
+  }
+  const std::string waiting =
+      fmt::format("waiting for slower ranks ({:.0f} % of the time)", 100 * exchange.wait_share);
+  if (experts.zero_row_share >= kNoticeable) {
+    return waiting + fmt::format("; {:.0f} % of the steps without rows of their own",
+                                 100 * experts.zero_row_share);
+  }
+  return waiting;
+}
+
+}  // namespace
+
+std::optional<ExpertFigures> expert_figures(const LoadResult& load, const Figures& figures) {
+  ExpertFigures out;
+  double most = 0;
+  double mean = 0;
+  int64_t steps = 0;
+  int64_t zero_row_steps = 0;
+  for (const RunCost& run : load.costs) {
+    steps += run.steps;
+    zero_row_steps += run.zero_row_steps;
+    for (const auto& [layer, work] : run.experts) {
+      most += static_cast<double>(*std::max_element(work.rank_rows.begin(), work.rank_rows.end()));
+      mean += static_cast<double>(
+                  std::accumulate(work.rank_rows.begin(), work.rank_rows.end(), int64_t{0})) /
+              static_cast<double>(work.rank_rows.size());
+      out.layers[layer] += work;
+    }
+  }
+  if (out.layers.empty()) return std::nullopt;
+  int64_t layer_steps = 0;
+  int64_t distinct = 0;
+  for (const auto& [layer, work] : out.layers) {
+    layer_steps += work.steps;
+    distinct += work.distinct;
+  }
+  if (mean > 0) out.imbalance = most / mean;
+  if (layer_steps > 0) {
+    out.distinct_per_step = static_cast<double>(distinct) / static_cast<double>(layer_steps);
+  }
+  if (steps > 0) {
+    out.zero_row_share = static_cast<double>(zero_row_steps) / static_cast<double>(steps);
+  }
+  out.binds = binding_part(out, figures.axis(Axis::kExpert));
   return out;
 }
 
@@ -220,6 +288,13 @@ std::vector<std::pair<std::string, std::string>> definitions() {
       {"bubble_share",
        "Share of a device's time in which it waited for another pipeline stage with a step at "
        "hand."},
+      {"expert_imbalance",
+       "Rows that the rank with the most computed in its experts over the mean rank, of all "
+       "layers."},
+      {"experts",
+       "Distinct experts: those whose weights a rank reads in one layer of a step. Steps without "
+       "rows: of a replica that had none while another one with the same experts had some. Waiting "
+       "of the EP axis holds what replicas that step together wait for each other."},
       {"invariant_cost",
        "Mean time per token of the answers pass in invariant numerics over that in fast numerics, "
        "the best of two runs each."},

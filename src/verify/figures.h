@@ -31,6 +31,19 @@ struct Figures {
 };
 Figures figures(const SchemeResult& scheme, const LoadResult& load);
 
+/// How evenly experts worked at one load point, over all repeats.
+struct ExpertFigures {
+  /// Rows of the rank with the most over the mean rank, of all layers: the maxima's sum over the
+  /// means'. 1: even.
+  double imbalance = 1;
+  double distinct_per_step = 0;  ///< experts whose weights a rank reads in one layer of a step
+  double zero_row_share = 0;     ///< of ranks' steps: their replica had no row, another one had
+  std::string binds;             ///< which of these holds the scheme up, in words
+  std::map<int32_t, LayerExperts> layers;
+};
+/// Nothing for a dense model.
+std::optional<ExpertFigures> expert_figures(const LoadResult& load, const Figures& figures);
+
 /// The axes that reports name, in their order, with their names.
 const std::vector<std::pair<mesh::Axis, std::string>>& named_axes();
 

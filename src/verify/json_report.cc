@@ -134,10 +134,22 @@ ordered_json timeline_json(const std::vector<TimelinePoint>& timeline) {
   return out;
 }
 
+ordered_json experts_json(const ExpertFigures& experts) {
+  ordered_json layers = ordered_json::array();
+  for (const auto& [layer, work] : experts.layers) {
+    layers.push_back({{"layer", layer}, {"rows", work.rows}});
+  }
+  return {{"distinct_per_step", experts.distinct_per_step},
+          {"zero_row_share", experts.zero_row_share},
+          {"binds", experts.binds},
+          {"layers", layers}};
+}
+
 ordered_json load_json(const VerifyReport& report, const SchemeResult& r, const LoadPoint& point) {
   const LoadResult& load = r.loads.at(point);
   const load::LoadSummary& s = load.summary;
   const Figures f = figures(r, load);
+  const std::optional<ExpertFigures> experts = expert_figures(load, f);
   ordered_json comm;
   ordered_json shares = {{"operators", f.busy}};
   for (const auto& [axis, name] : named_axes()) {
@@ -176,6 +188,8 @@ ordered_json load_json(const VerifyReport& report, const SchemeResult& r, const 
           {"comm", comm},
           {"step_share", shares},
           {"bubble_share", f.axis(mesh::Axis::kPipeline).wait_share},
+          {"expert_imbalance", experts ? ordered_json(experts->imbalance) : ordered_json()},
+          {"experts", experts ? experts_json(*experts) : ordered_json()},
           {"distributions",
            {{"ttft_ms", quantiles_json(load, &load::RunMetrics::ttft_ms)},
             {"itl_ms", quantiles_json(load, &load::RunMetrics::itl_ms)}}},

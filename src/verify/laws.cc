@@ -189,6 +189,58 @@ Law data_law(const VerifyReport& report) {
   return law;
 }
 
+/// The scheme that differs from `ep` in having all experts on each rank, if it was timed.
+const SchemeResult* without_ep(const VerifyReport& report, const SchemeResult& ep) {
+  ParallelConfig twin = ep.scheme;
+  twin.ep = 1;
+  twin.etp = 0;
+  const SchemeResult* found = report.find(twin);
+  return found != nullptr && found->failure.empty() && !found->loads.empty() ? found : nullptr;
+}
+
+Law expert_law(const VerifyReport& report, const LoadPoint& smallest) {
+  Law law{
+      .name = "ep",
+      .statement = "Expert parallelism can slow down low concurrency.",
+      .evidence = "needs a scheme with ep and the same one without, each with cores of its own"};
+  const bool has_experts =
+      std::any_of(report.schemes.begin(), report.schemes.end(), [](const SchemeResult& r) {
+        return std::any_of(r.loads.begin(), r.loads.end(), [](const auto& load) {
+          return !load.second.costs.empty() && !load.second.costs.front().experts.empty();
+        });
+      });
+  if (!has_experts) {
+    law.evidence = "the model has no experts";
+    return law;
+  }
+  int pairs = 0;
+  int slower = 0;
+  int faster = 0;
+  std::string evidence;
+  for (const SchemeResult& r : report.schemes) {
+    if (r.scheme.ep == 1 || r.scheme.etp != 0 || !on_its_own_cores(report, r)) continue;
+    const SchemeResult* twin = without_ep(report, r);
+    const auto c = twin != nullptr ? compare_at(r, *twin, smallest, tpot_ms) : std::nullopt;
+    if (!c) continue;
+    ++pairs;
+    slower += c->order > 0 ? 1 : 0;
+    faster += c->order < 0 ? 1 : 0;
+    const AxisCost exchange = figures(r, r.loads.at(smallest)).axis(mesh::Axis::kExpert);
+    evidence += fmt::format(
+        "{}{} TPOT {:.2f} ms against {:.2f} ms of {}{}, {:.1f} % of the time in the exchange",
+        pairs > 1 ? "; " : "", name(r), c->a, c->b, name(*twin),
+        c->order == 0 ? " (not told apart)" : "", 100 * exchange.share);
+  }
+  if (pairs == 0) return law;
+  law.evidence = "at " + smallest.name() + ": " + evidence;
+  if (slower > 0) {
+    law.verdict = Verdict::kHolds;
+  } else if (faster == pairs) {
+    law.verdict = Verdict::kFails;
+  }
+  return law;
+}
+
 }  // namespace
 
 std::string name_of(Verdict verdict) {
@@ -210,10 +262,7 @@ std::vector<Law> laws(const VerifyReport& report) {
   out.push_back(tensor_law(report, smallest));
   out.push_back(pipeline_law(report, smallest));
   out.push_back(data_law(report));
-  out.push_back({.name = "ep",
-                 .statement = "Expert parallelism can slow down low concurrency.",
-                 .verdict = Verdict::kUndecided,
-                 .evidence = "the model has no experts"});
+  out.push_back(expert_law(report, smallest));
   return out;
 }
 

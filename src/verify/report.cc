@@ -215,6 +215,30 @@ std::string communication_section(const VerifyReport& report, const LoadPoint& p
          table.str();
 }
 
+/// How evenly the experts worked at one point.
+std::string experts_section(const VerifyReport& report, const LoadPoint& point) {
+  Table table({"scheme", "max/mean rows", "distinct experts", "steps without rows", "moving",
+               "waiting", "held up by"});
+  for (const SchemeResult* r : timed_at(report, point)) {
+    const LoadResult& load = r->loads.at(point);
+    const Figures f = figures(*r, load);
+    const std::optional<ExpertFigures> experts = expert_figures(load, f);
+    if (!experts) continue;
+    const AxisCost& exchange = f.axis(mesh::Axis::kExpert);
+    table.add({mesh::scheme_name(r->scheme), fmt::format("{:.2f}", experts->imbalance),
+               fmt::format("{:.2f}", experts->distinct_per_step),
+               fmt::format("{:.1f}%", 100 * experts->zero_row_share),
+               fmt::format("{:.1f}%", 100 * (exchange.share - exchange.wait_share)),
+               fmt::format("{:.1f}%", 100 * exchange.wait_share), experts->binds});
+  }
+  if (table.empty()) return "";
+  return fmt::format(
+             "\nExperts at {}: rows of the fullest rank over the mean, experts a rank reads in a "
+             "layer's step\n",
+             point.name()) +
+         table.str();
+}
+
 std::string slo_section(const VerifyReport& report) {
   Table table({"scheme", "within the SLO", "beyond it", "runs"});
   for (const SchemeResult& r : report.schemes) {
@@ -295,7 +319,8 @@ std::string to_text(const VerifyReport& report) {
   }
   out += slo_section(report);
   if (!report.points.empty() && !timed_at(report, report.points.back()).empty()) {
-    out += communication_section(report, report.points.back()) + laws_section(report) +
+    out += communication_section(report, report.points.back()) +
+           experts_section(report, report.points.back()) + laws_section(report) +
            definitions_section() + starts_section(report, report.points.back());
   }
   for (const SchemeResult& r : report.schemes) {

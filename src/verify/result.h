@@ -18,12 +18,24 @@
 
 namespace fourfold::verify {
 
+/// What the experts of one layer did in one run.
+struct LayerExperts {
+  std::vector<int64_t> rows;       ///< that each expert computed
+  std::vector<int64_t> rank_rows;  ///< that each rank that holds the layer computed
+  int64_t steps = 0;               ///< with rows, of all these ranks
+  int64_t distinct = 0;            ///< experts with rows, over these steps
+
+  LayerExperts& operator+=(const LayerExperts& other);
+};
+
 /// What all ranks of a scheme together spent on one run of the load.
 struct RunCost {
   double wall_s = 0;
   int ranks = 0;
   int64_t steps = 0;
-  int64_t fast_steps = 0;  ///< of them in fast numerics
+  int64_t fast_steps = 0;                   ///< of them in fast numerics
+  int64_t zero_row_steps = 0;               ///< of them for other replicas' rows alone
+  std::map<int32_t, LayerExperts> experts;  ///< by layer; none of a dense model
   backend::OpCounters ops;
   std::map<mesh::Axis, comm::CommStats> comm;
 };

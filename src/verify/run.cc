@@ -66,7 +66,8 @@ void add_scheme(const Subject& subject, const mesh::ParallelConfig& scheme, bool
                 VerifyReport& report) {
   if (report.find(scheme) != nullptr) return;
   SchemeResult result{.scheme = scheme, .timed = timed};
-  const base::Result<mesh::Mesh> mesh = mesh::Mesh::create(scheme, subject.source.spec.divisors());
+  const base::Result<mesh::Mesh> mesh = mesh::Mesh::create(
+      scheme, subject.source.spec.divisors(), subject.options.cluster.expert_placement);
   if (!mesh.ok()) {
     result.legal = false;
     result.reason = mesh.error().message;

@@ -114,9 +114,7 @@ class OccupancySampler {
 }  // namespace
 
 base::Result<Subject> open_subject(const VerifyOptions& options) {
-  FF_ASSIGN(model::ModelSource source,
-            model::open_model(options.cluster.model, options.cluster.dummy_weights,
-                              options.cluster.dummy_seed));
+  FF_ASSIGN(model::ModelSource source, runtime::open_source(options.cluster));
   FF_ASSIGN(std::shared_ptr<const backend::Ops> ops,
             backend::make_ops(options.cluster.backend, options.cluster.isa));
   const int64_t limit = options.cluster.max_positions > 0 ? int64_t{options.cluster.max_positions}
@@ -328,6 +326,33 @@ base::Status Session::warm_up(engine::Request request) {
   return {};
 }
 
+namespace {
+
+/// Adds what a rank's experts did between two reports. The etp shards of an expert count the same
+/// rows: one of them speaks for all.
+void add_experts(const model::ExpertStats& before, const model::ExpertStats& after, bool speaks,
+                 std::map<int32_t, LayerExperts>& sum) {
+  for (const model::LayerExpertStats& now : after.layers) {
+    const auto then = std::find_if(before.layers.begin(), before.layers.end(),
+                                   [&](const auto& layer) { return layer.layer == now.layer; });
+    const bool known = then != before.layers.end();
+    LayerExperts work{.rows = now.rows,
+                      .rank_rows = {},
+                      .steps = now.steps - (known ? then->steps : 0),
+                      .distinct = now.distinct - (known ? then->distinct : 0)};
+    int64_t rows = 0;
+    for (size_t e = 0; e < work.rows.size(); ++e) {
+      work.rows[e] -= known ? then->rows[e] : 0;
+      rows += work.rows[e];
+      if (!speaks) work.rows[e] = 0;
+    }
+    work.rank_rows = {rows};
+    sum[now.layer] += work;
+  }
+}
+
+}  // namespace
+
 void Session::add_costs(LoadResult& load, double wall_s,
                         const std::vector<runtime::RankReport>& before,
                         const std::vector<runtime::RankReport>& after) const {
@@ -335,6 +360,9 @@ void Session::add_costs(LoadResult& load, double wall_s,
   for (size_t i = 0; i < after.size(); ++i) {
     cost.steps += after[i].stats.steps - before[i].stats.steps;
     cost.fast_steps += after[i].stats.fast_steps - before[i].stats.fast_steps;
+    cost.zero_row_steps += after[i].stats.zero_row_steps - before[i].stats.zero_row_steps;
+    add_experts(before[i].stats.experts, after[i].stats.experts, after[i].expert_at.etp == 0,
+                cost.experts);
     const backend::OpCounters& then = before[i].stats.ops;
     const backend::OpCounters& now = after[i].stats.ops;
     cost.ops.matmul_flops += now.matmul_flops - then.matmul_flops;
@@ -344,10 +372,13 @@ void Session::add_costs(LoadResult& load, double wall_s,
     for (size_t a = 0; a < after[i].stats.comm.size(); ++a) {
       const auto& [axis, comm_now] = after[i].stats.comm[a];
       const comm::CommStats& comm_then = before[i].stats.comm[a].second;
-      cost.comm[axis] += {.seconds = comm_now.seconds - comm_then.seconds,
-                          .wait_seconds = comm_now.wait_seconds - comm_then.wait_seconds,
-                          .bytes = comm_now.bytes - comm_then.bytes,
-                          .calls = comm_now.calls - comm_then.calls};
+      // What the shards of one expert add is part of what experts cost.
+      const bool of_experts = axis == mesh::Axis::kExpertTensor;
+      cost.comm[of_experts ? mesh::Axis::kExpert : axis] +=
+          {.seconds = comm_now.seconds - comm_then.seconds,
+           .wait_seconds = comm_now.wait_seconds - comm_then.wait_seconds,
+           .bytes = comm_now.bytes - comm_then.bytes,
+           .calls = comm_now.calls - comm_then.calls};
     }
   }
   load.costs.push_back(std::move(cost));

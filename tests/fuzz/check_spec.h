@@ -1,7 +1,8 @@
 #pragma once
 
 #include <cmath>
-#include <set>
+#include <string_view>
+#include <unordered_map>
 
 #include "base/check.h"
 #include "model/spec.h"
@@ -19,17 +20,27 @@ inline void check_spec(const model::ModelSpec& spec) {
     CHECK(a.rope >= 0 && a.rope < std::ssize(spec.ropes), "rope {}", a.rope);
     CHECK(std::isfinite(a.scale) && a.scale > 0, "the scores' scale {}", a.scale);
     CHECK(a.window >= 0 && a.heads % a.kv_heads == 0, "window {}", a.window);
+    const model::ExpertsSpec& e = layer.experts;
+    CHECK(
+        e.count == 0 || (e.intermediate > 0 && e.routing.top_k >= 1 && e.routing.top_k <= e.count),
+        "{} of {} experts of {}", e.routing.top_k, e.count, e.intermediate);
+    CHECK(e.count > 0 || layer.mlp.intermediate > 0, "a layer without MLP and experts");
+    CHECK(std::isfinite(e.routing.scale), "the scale of the experts {}", e.routing.scale);
   }
   for (const model::RopeSpec& rope : spec.ropes) {
     for (const float f : model::rope_frequencies(rope, spec.layers[0].attention.head_dim)) {
       CHECK(std::isfinite(f) && f >= 0, "a rotary frequency of {}", f);
     }
   }
-  std::set<std::string_view> names;
+  std::unordered_map<std::string_view, int64_t> next_row;  // of each tensor
   for (const model::Param& param : spec.params) {
     CHECK(param.rows > 0 && param.columns > 0, "{} is {} x {}", param.name, param.rows,
           param.columns);
-    CHECK(names.insert(param.name).second, "{} stands twice", param.name);
+    // Parameters that share a tensor lie in it one after another.
+    int64_t& row = next_row[param.name];
+    CHECK(param.first_row == row, "{} begins at row {}, not {}", param.name, param.first_row, row);
+    row += param.rows;
+    CHECK(row <= param.stacked * param.rows, "{} stands twice", param.name);
   }
   CHECK(spec.parameter_count() > 0, "{} parameters", spec.parameter_count());
   for (const int32_t token : spec.eos_tokens) {

@@ -19,18 +19,20 @@
 
 namespace fourfold::tests {
 
-/// Every legal scheme of `tiny` with at most `devices` ranks.
-inline std::vector<mesh::ParallelConfig> legal_schemes(int devices) {
-  const mesh::ModelDivisors tiny{
-      .layers = 8, .heads = 8, .kv_heads = 4, .intermediate_granules = 11};
+/// Every legal scheme of a model with at most `devices` ranks.
+inline std::vector<mesh::ParallelConfig> legal_schemes(int devices,
+                                                       const mesh::ModelDivisors& model) {
   std::vector<mesh::ParallelConfig> out;
   for (int n = 1; n <= devices; ++n) {
-    for (const mesh::ParallelConfig& scheme : mesh::schemes(n, tiny)) {
-      if (mesh::Mesh::create(scheme, tiny).ok()) out.push_back(scheme);
+    for (const mesh::ParallelConfig& scheme : mesh::schemes(n, model)) {
+      if (mesh::Mesh::create(scheme, model).ok()) out.push_back(scheme);
     }
   }
   return out;
 }
+
+inline constexpr mesh::ModelDivisors kTinyDivisors{
+    .layers = 8, .heads = 8, .kv_heads = 4, .intermediate_granules = 11};
 
 /// Eight requests of 24 tokens, greedy or with a seed, whose prompts of 14 to 20 tokens share their
 /// first 12. Between them they use every sampling parameter; the last is a further choice of the

@@ -42,7 +42,8 @@ CpuOps::CpuOps(Isa isa)
 int64_t CpuOps::scratch_bytes(int threads, const Limits& limits) const {
   const int64_t attention =
       attention_scratch_bytes(limits.rows, limits.heads, limits.head_dim, threads);
-  return std::max(attention, matmul_scratch_bytes(limits.rows, limits.columns, threads));
+  return std::max(attention,
+                  matmul_scratch_bytes(limits.rows, limits.columns, limits.groups, threads));
 }
 
 int64_t CpuOps::matrix_bytes(const MatrixShape& shape) const {
@@ -96,13 +97,37 @@ void CpuOps::matmul(Stream& stream, Arena& arena, View x,
                     std::initializer_list<MatmulTarget> targets) const {
   OpTimer timer(stream);
   CHECK(targets.size() <= kMaxMatmulTargets, "a matmul of {} targets", targets.size());
-  std::array<PackedTarget, kMaxMatmulTargets> packed;
+  std::array<PackedProduct, kMaxMatmulTargets> products;
   size_t count = 0;
   for (const MatmulTarget& target : targets) {
     check_matmul(stream, x, activation_dtype(), target.weight, target.out);
-    packed[count++] = {&matrix_of(target.weight), target.out};
+    products[count++] = {&matrix_of(target.weight), target.out, {0, x.rows()}};
   }
-  multiply(matmul_, pool_of(stream), arena, stream.numerics, x, std::span(packed).first(count));
+  multiply(matmul_, pool_of(stream), arena, stream.numerics, x, std::span(products).first(count));
+}
+
+void CpuOps::grouped_matmul(Stream& stream, Arena& arena, View x, View ends,
+                            std::initializer_list<GroupedTarget> targets) const {
+  OpTimer timer(stream);
+  const std::vector<RowRange> groups =
+      check_grouped_matmul(stream, x, activation_dtype(), ends, targets);
+  std::vector<PackedProduct> products;
+  for (size_t g = 0; g < groups.size(); ++g) {
+    if (groups[g].size() == 0) continue;
+    for (const GroupedTarget& target : targets) {
+      products.push_back({&matrix_of(*target.weights[g]), target.out, groups[g]});
+    }
+  }
+  if (!products.empty()) multiply(matmul_, pool_of(stream), arena, stream.numerics, x, products);
+}
+
+void CpuOps::to_activation(Stream& stream, View x, View out) const {
+  OpTimer timer(stream);
+  check_to_activation(x, out, activation_dtype());
+  pool_of(stream).parallel_for(x.shape.elements(), row_grain(1),
+                               [&](int64_t begin, int64_t end, int) {
+                                 rows_.to_bf16(x.f32() + begin, end - begin, bits_of(out) + begin);
+                               });
 }
 
 void CpuOps::norm_rope(Stream& stream, View x, const Weight* gain, float eps, View positions,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "backend/host_ops.h"
 #include "backend/slices.h"
@@ -46,13 +47,21 @@ void pad_row(const uint16_t* x, const PackedMatrix& w, int64_t block_stride, T* 
   }
 }
 
-/// The rows of x as the kernel reads them.
+/// The rows of x as the kernel reads them: range after range, each padded to whole groups.
 struct PaddedRows {
   const MatmulKernel& kernel;
-  int64_t rows;  ///< a multiple of the kernel's row_group
+  int64_t rows = 0;  ///< a multiple of the kernel's row_group
   int64_t columns;
-  View data;
+  View data = {};
+  std::vector<RowRange> ranges = {};
+  std::vector<int64_t> begins = {};  ///< of each range among the padded rows
 
+  /// The range is among those of `ranges` from now on.
+  void add(RowRange range) {
+    ranges.push_back(range);
+    begins.push_back(rows);
+    rows += base::round_up(range.size(), kernel.row_group);
+  }
   int64_t group_stride() const { return columns * kernel.row_group + kGroupGap; }
   int64_t element(int64_t row, int64_t block) const {
     return row / kernel.row_group * group_stride() +
@@ -69,9 +78,13 @@ void pad_rows(ThreadPool& pool, View x, const PackedMatrix& w, const PaddedRows&
   const int64_t block_stride = padded.kernel.row_group * kBlock;
   pool.parallel_for(padded.rows, row_grain(padded.columns), [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; ++row) {
+      const auto range =
+          static_cast<size_t>(std::upper_bound(padded.begins.begin(), padded.begins.end(), row) -
+                              padded.begins.begin() - 1);
+      const int64_t from = padded.ranges[range].begin + row - padded.begins[range];
       T* to = out + padded.element(row, 0);
-      if (row < x.rows()) {
-        pad_row(&x.bf16()->bits + row * w.columns(), w, block_stride, to);
+      if (from < padded.ranges[range].end) {
+        pad_row(&x.bf16()->bits + from * w.columns(), w, block_stride, to);
       } else {
         for (int64_t i = 0; i < padded.columns / kBlock; ++i) {
           std::fill_n(to + i * block_stride, kBlock, T{0});
@@ -84,23 +97,24 @@ void pad_rows(ThreadPool& pool, View x, const PackedMatrix& w, const PaddedRows&
 /// One product of a matmul: what is the same for all its tasks.
 struct Product {
   const PaddedRows& x;
-  int64_t rows;
-  PackedTarget target;
+  int64_t first_row;  ///< among the padded rows
+  PackedProduct of;
   int64_t task_tiles;
   base::Numerics numerics;
 
-  int64_t row_chunks() const { return base::ceil_div(rows, kMaxTaskRows); }
-  int64_t tasks() const { return row_chunks() * base::ceil_div(target.w->tiles(), task_tiles); }
+  int64_t rows() const { return of.rows.size(); }
+  int64_t row_chunks() const { return base::ceil_div(rows(), kMaxTaskRows); }
+  int64_t tasks() const { return row_chunks() * base::ceil_div(of.w->tiles(), task_tiles); }
 };
 
-/// Tiles of a task. Few rows stream the weights, and small tasks share them out evenly. Many rows
-/// are read again from L3 by every task, so tasks are wide, as long as every thread gets some.
-int64_t choose_task_tiles(const MatmulKernel& kernel, int64_t tiles, int64_t rows, int threads) {
+/// Tiles of a task of a product of `rows` rows, when `work` counts the tiles of all products times
+/// their chunks of rows. Few rows stream the weights, and small tasks share them out evenly. Many
+/// rows are read again from L3 by every task, so tasks are wide, as long as every thread gets some.
+int64_t choose_task_tiles(const MatmulKernel& kernel, int64_t work, int64_t rows, int threads) {
   constexpr int64_t kFewRows = 32;
   constexpr int64_t kTasksPerThread = 4;
   if (rows <= kFewRows) return kernel.tiles;
-  const int64_t row_chunks = base::ceil_div(rows, kMaxTaskRows);
-  const int64_t share = tiles * row_chunks / (threads * kTasksPerThread);
+  const int64_t share = work / (threads * kTasksPerThread);
   return std::clamp(share / kernel.tiles * kernel.tiles, kernel.tiles, kMaxTaskTiles);
 }
 
@@ -121,8 +135,8 @@ void sum_blocks(const Product& p, const Region& region, int64_t begin, int64_t e
   p.x.kernel.run({.x = p.x.at(region.first_row, begin),
                   .x_stride = p.x.group_stride(),
                   .rows = region.rows,
-                  .w = p.target.w->tile(region.first_tile) + begin * PackedMatrix::kBlockElements,
-                  .tile_stride = p.target.w->tile_elements(),
+                  .w = p.of.w->tile(region.first_tile) + begin * PackedMatrix::kBlockElements,
+                  .tile_stride = p.of.w->tile_elements(),
                   .tiles = region.tiles,
                   .blocks = end - begin,
                   .out = sums,
@@ -132,7 +146,7 @@ void sum_blocks(const Product& p, const Region& region, int64_t begin, int64_t e
 
 /// The sums of every slice, joined by the tree as soon as both sides are there.
 void sum_slices(const Product& p, const Region& region, float* parts) {
-  const std::vector<int64_t>& ends = p.target.w->slice_end_blocks();
+  const std::vector<int64_t>& ends = p.of.w->slice_end_blocks();
   const int64_t part_elements = region.rows * kPartStride;
   int64_t begin = 0;
   int64_t waiting = 0;
@@ -154,11 +168,12 @@ void sum_slices(const Product& p, const Region& region, float* parts) {
 }
 
 void run_task(const Product& p, int64_t index, float* parts) {
-  const PackedMatrix& w = *p.target.w;
+  const PackedMatrix& w = *p.of.w;
   const int64_t first_row = index % p.row_chunks() * kMaxTaskRows;
   const int64_t first_tile = index / p.row_chunks() * p.task_tiles;
-  const Region region{.first_row = first_row,
-                      .rows = std::min(kMaxTaskRows, p.x.rows - first_row),
+  const int64_t rows = std::min(kMaxTaskRows, p.rows() - first_row);
+  const Region region{.first_row = p.first_row + first_row,
+                      .rows = base::round_up(rows, p.x.kernel.row_group),
                       .first_tile = first_tile,
                       .tiles = std::min(p.task_tiles, w.tiles() - first_tile)};
   if (p.numerics == base::Numerics::kFast) {
@@ -166,33 +181,39 @@ void run_task(const Product& p, int64_t index, float* parts) {
   } else {
     sum_slices(p, region, parts);
   }
-  const int64_t rows = std::min(kMaxTaskRows, p.rows - first_row);
   const int64_t first_column = first_tile * kTile;
   const int64_t columns = std::min(region.tiles * kTile, w.rows() - first_column);
+  float* out = p.of.out.f32() + (p.of.rows.begin + first_row) * w.rows() + first_column;
   for (int64_t row = 0; row < rows; ++row) {
-    std::copy_n(parts + row * kPartStride, columns,
-                p.target.out.f32() + (first_row + row) * w.rows() + first_column);
+    std::copy_n(parts + row * kPartStride, columns, out + row * w.rows());
   }
 }
 
 }  // namespace
 
-int64_t matmul_scratch_bytes(int64_t rows, int64_t columns, int threads) {
+int64_t matmul_scratch_bytes(int64_t rows, int64_t columns, int64_t ranges, int threads) {
   const int64_t padded = base::round_up(columns + kMaxSlices * (kBlock - 1), kBlock) + kGroupGap;
-  return (base::round_up(rows, kMaxRowGroup) * padded + threads * kMaxParts * kPartElements) *
+  // Only ranges with rows count, and each is padded by less than a group.
+  const int64_t padded_rows =
+      base::round_up(rows + std::min(rows, ranges) * (kMaxRowGroup - 1), kMaxRowGroup);
+  return (padded_rows * padded + threads * kMaxParts * kPartElements) *
          tensor::size_of(DType::kF32);
 }
 
 void multiply(const MatmulKernel& kernel, ThreadPool& pool, Arena& arena, base::Numerics numerics,
-              View x, std::span<const PackedTarget> targets) {
-  CHECK(!targets.empty(), "a matmul without targets");
-  const PackedMatrix& first = *targets.front().w;
-  if (x.rows() == 0) return;
+              View x, std::span<const PackedProduct> products) {
+  CHECK(!products.empty(), "a matmul without products");
+  const PackedMatrix& first = *products.front().w;
   const int64_t mark = arena.mark();
-  PaddedRows padded{.kernel = kernel,
-                    .rows = base::round_up(x.rows(), kernel.row_group),
-                    .columns = first.padded_columns(),
-                    .data = {}};
+  PaddedRows padded{.kernel = kernel, .columns = first.padded_columns()};
+  int64_t work = 0;
+  for (const PackedProduct& product : products) {
+    CHECK(product.w->slice_ends() == first.slice_ends(), "matrices of different slices");
+    const bool same = !padded.ranges.empty() && padded.ranges.back().begin == product.rows.begin;
+    if (!same) padded.add(product.rows);
+    work += product.w->tiles() * base::ceil_div(product.rows.size(), kMaxTaskRows);
+  }
+  if (padded.rows == 0) return;
   padded.data = arena.allocate(kernel.f32_rows ? DType::kF32 : DType::kBF16,
                                {padded.rows / kernel.row_group, padded.group_stride()});
   if (kernel.f32_rows) {
@@ -202,24 +223,26 @@ void multiply(const MatmulKernel& kernel, ThreadPool& pool, Arena& arena, base::
   }
   const View parts = arena.allocate(DType::kF32, {pool.threads(), kMaxParts * kPartElements});
 
-  int64_t tiles = 0;
-  for (const PackedTarget& target : targets) {
-    CHECK(target.w->slice_ends() == first.slice_ends(), "targets of different slices");
-    tiles += target.w->tiles();
-  }
-  const int64_t task_tiles = choose_task_tiles(kernel, tiles, x.rows(), pool.threads());
-  const auto product_of = [&](const PackedTarget& target) {
-    return Product{padded, x.rows(), target, task_tiles, numerics};
-  };
+  std::vector<Product> all;
+  std::vector<int64_t> task_ends;
   int64_t tasks = 0;
-  for (const PackedTarget& target : targets) tasks += product_of(target).tasks();
-  const int64_t task_work = task_tiles * kTile * std::min(x.rows(), kMaxTaskRows) * padded.columns;
+  int64_t multiplied = 0;
+  size_t range = 0;
+  for (const PackedProduct& product : products) {
+    if (padded.ranges[range].begin != product.rows.begin) ++range;
+    const int64_t rows = product.rows.size();
+    const int64_t task_tiles = choose_task_tiles(kernel, work, rows, pool.threads());
+    all.push_back({padded, padded.begins[range], product, task_tiles, numerics});
+    task_ends.push_back(tasks += all.back().tasks());
+    multiplied += product.w->tiles() * kTile * rows * padded.columns;
+  }
+  const int64_t task_work = multiplied / tasks;
   pool.parallel_for(tasks, row_grain(task_work / 16), [&](int64_t begin, int64_t end, int thread) {
     for (int64_t task = begin; task < end; ++task) {
-      int64_t index = task;
-      size_t i = 0;
-      while (index >= product_of(targets[i]).tasks()) index -= product_of(targets[i++]).tasks();
-      run_task(product_of(targets[i]), index, parts.f32() + thread * parts.shape[1]);
+      const auto i = static_cast<size_t>(
+          std::upper_bound(task_ends.begin(), task_ends.end(), task) - task_ends.begin());
+      run_task(all[i], task - (i == 0 ? 0 : task_ends[i - 1]),
+               parts.f32() + thread * parts.shape[1]);
     }
   });
   arena.release_to(mark);

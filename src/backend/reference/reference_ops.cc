@@ -61,6 +61,24 @@ void multiply_tile(const float* x, const float* tile, const std::vector<int64_t>
   std::copy_n(parts.data(), kTile, out);
 }
 
+/// out = x w^T.
+void multiply(ThreadPool& pool, View x, const ReferenceMatrix& w, View out) {
+  const int64_t rows = x.rows();
+  const int64_t n = w.rows();
+  pool.parallel_for(
+      base::ceil_div(n, kTile), row_grain(rows * w.columns()),
+      [&](int64_t begin, int64_t end, int) {
+        for (int64_t tile = begin; tile < end; ++tile) {
+          const int64_t first = tile * kTile;
+          for (int64_t m = 0; m < rows; ++m) {
+            std::array<float, kTile> sums;
+            multiply_tile(x.f32() + m * w.columns(), w.tile(tile), w.slice_ends(), sums.data());
+            std::copy_n(sums.data(), std::min(kTile, n - first), out.f32() + m * n + first);
+          }
+        }
+      });
+}
+
 void normalize(const float* x, const float* gain, float eps, int64_t n, float* out) {
   float squares = 0;
   for (int64_t i = 0; i < n; ++i) squares += x[i] * x[i];
@@ -188,26 +206,31 @@ void ReferenceOps::rms_norm(Stream& stream, View x, const Weight& gain, float ep
 void ReferenceOps::matmul(Stream& stream, Arena&, View x,
                           std::initializer_list<MatmulTarget> targets) const {
   OpTimer timer(stream);
-  const int64_t rows = x.rows();
   for (const MatmulTarget& target : targets) {
     check_matmul(stream, x, activation_dtype(), target.weight, target.out);
-    const ReferenceMatrix& matrix = matrix_of(target.weight);
-    const int64_t n = matrix.rows();
-    pool_of(stream).parallel_for(base::ceil_div(n, kTile), row_grain(rows * matrix.columns()),
-                                 [&](int64_t begin, int64_t end, int) {
-                                   for (int64_t tile = begin; tile < end; ++tile) {
-                                     const int64_t first = tile * kTile;
-                                     for (int64_t m = 0; m < rows; ++m) {
-                                       std::array<float, kTile> sums;
-                                       multiply_tile(x.f32() + m * matrix.columns(),
-                                                     matrix.tile(tile), matrix.slice_ends(),
-                                                     sums.data());
-                                       std::copy_n(sums.data(), std::min(kTile, n - first),
-                                                   target.out.f32() + m * n + first);
-                                     }
-                                   }
-                                 });
+    multiply(pool_of(stream), x, matrix_of(target.weight), target.out);
   }
+}
+
+void ReferenceOps::grouped_matmul(Stream& stream, Arena&, View x, View ends,
+                                  std::initializer_list<GroupedTarget> targets) const {
+  OpTimer timer(stream);
+  const std::vector<RowRange> groups =
+      check_grouped_matmul(stream, x, activation_dtype(), ends, targets);
+  for (const GroupedTarget& target : targets) {
+    for (size_t g = 0; g < groups.size(); ++g) {
+      if (groups[g].size() == 0) continue;
+      multiply(pool_of(stream), x.slice_rows(groups[g].begin, groups[g].end),
+               matrix_of(*target.weights[g]),
+               target.out.slice_rows(groups[g].begin, groups[g].end));
+    }
+  }
+}
+
+void ReferenceOps::to_activation(Stream& stream, View x, View out) const {
+  OpTimer timer(stream);
+  check_to_activation(x, out, activation_dtype());
+  std::copy_n(x.f32(), x.shape.elements(), out.f32());
 }
 
 void ReferenceOps::norm_rope(Stream& stream, View x, const Weight* gain, float eps, View positions,

@@ -11,17 +11,8 @@ namespace {
 
 constexpr std::string_view kConfig = "config.json";
 
-/// Nothing in a model's description may be absurd before anything is sized by it. Within these
-/// limits no product of sizes (of a matrix, a KV block, the activations of a step) overflows.
-constexpr int64_t kMaxDimension = int64_t{1} << 20;
 constexpr int64_t kMaxLayers = 1024;
 constexpr int64_t kMaxPositions = int64_t{1} << 24;
-constexpr int64_t kMaxParameters = int64_t{1} << 46;
-
-base::Status check_range(std::string_view name, int64_t value, int64_t max) {
-  if (value >= 1 && value <= max) return {};
-  return base::fail("the model's {} is {}, expected 1 to {}", name, value, max);
-}
 
 base::Status check_dimensions(const ModelSpec& spec, const AttentionSpec& a, int64_t layers,
                               int64_t intermediate) {
@@ -46,10 +37,6 @@ base::Status check_dimensions(const ModelSpec& spec, const AttentionSpec& a, int
   const int64_t layer_columns = 2 * (a.heads + a.kv_heads) * a.head_dim + 3 * intermediate;
   return check_range("number of parameters",
                      spec.hidden * (2 * spec.vocab + layers * layer_columns), kMaxParameters);
-}
-
-std::string layer_name(std::string_view pattern, int32_t layer) {
-  return fmt::format(fmt::runtime(pattern), layer);
 }
 
 base::Result<int32_t> checked_token(int64_t id, std::string_view key, int64_t vocab,
@@ -89,102 +76,17 @@ base::Status read_tokens(const files::GgufMetadata& metadata, ModelSpec& spec) {
 base::Status refuse_unsupported(const files::GgufFile& file, std::string_view arch,
                                 int64_t head_dim) {
   FF_TRY(require(file, fmt::format("{}.rope.dimension_count", arch), head_dim));
-  FF_TRY(require(file, fmt::format("{}.attention.value_length", arch), head_dim));
-  for (const files::TensorEntry& entry : file.tensors.entries()) {
-    if (entry.name.ends_with(".bias")) {
-      return base::fail("the GGUF file has a tensor \"{}\": biases are not supported", entry.name);
-    }
-  }
-  return {};
+  return require(file, fmt::format("{}.attention.value_length", arch), head_dim);
 }
 
 }  // namespace
 
 std::span<const Family* const> families() {
-  static const std::array<const Family*, 2> kAll = {&llama_family(), &gemma3_family()};
+  static const std::array kAll = {
+      &llama_family(),     &gemma3_family(),   &mixtral_family(), &qwen2_moe_family(),
+      &qwen3_moe_family(), &deepseek_family(), &olmoe_family(),
+  };
   return kAll;
-}
-
-ParamNames hf_llama_names() {
-  return {.embedding = "model.embed_tokens.weight",
-          .final_norm = "model.norm.weight",
-          .head = "lm_head.weight",
-          .attention_norm = "model.layers.{}.input_layernorm.weight",
-          .query = "model.layers.{}.self_attn.q_proj.weight",
-          .key = "model.layers.{}.self_attn.k_proj.weight",
-          .value = "model.layers.{}.self_attn.v_proj.weight",
-          .query_norm = "",
-          .key_norm = "",
-          .output = "model.layers.{}.self_attn.o_proj.weight",
-          .post_attention_norm = "",
-          .mlp_norm = "model.layers.{}.post_attention_layernorm.weight",
-          .gate = "model.layers.{}.mlp.gate_proj.weight",
-          .up = "model.layers.{}.mlp.up_proj.weight",
-          .down = "model.layers.{}.mlp.down_proj.weight",
-          .post_mlp_norm = ""};
-}
-
-ParamNames gguf_names() {
-  return {.embedding = "token_embd.weight",
-          .final_norm = "output_norm.weight",
-          .head = "output.weight",
-          .attention_norm = "blk.{}.attn_norm.weight",
-          .query = "blk.{}.attn_q.weight",
-          .key = "blk.{}.attn_k.weight",
-          .value = "blk.{}.attn_v.weight",
-          .query_norm = "",
-          .key_norm = "",
-          .output = "blk.{}.attn_output.weight",
-          .post_attention_norm = "",
-          .mlp_norm = "blk.{}.ffn_norm.weight",
-          .gate = "blk.{}.ffn_gate.weight",
-          .up = "blk.{}.ffn_up.weight",
-          .down = "blk.{}.ffn_down.weight",
-          .post_mlp_norm = ""};
-}
-
-void add_params(ModelSpec& spec, const ParamNames& names, float norm_offset, bool interleaved) {
-  const auto add = [&spec](ParamKind kind, int32_t layer, std::string_view name, int64_t rows,
-                           int64_t columns, Cut cut) -> Param& {
-    return spec.params.emplace_back(Param{.kind = kind,
-                                          .layer = layer,
-                                          .name = layer_name(name, layer),
-                                          .rows = rows,
-                                          .columns = columns,
-                                          .cut = cut});
-  };
-  const auto add_norm = [&](ParamKind kind, int32_t layer, std::string_view name, int64_t size) {
-    if (name.empty()) return;
-    Param& param = add(kind, layer, name, 1, size, Cut::kReplicated);
-    param.is_vector = true;
-    param.offset = norm_offset;
-  };
-
-  const int64_t h = spec.hidden;
-  add(ParamKind::kEmbedding, -1, names.embedding, spec.vocab, h, Cut::kRowsByVocab);
-  add_norm(ParamKind::kFinalNorm, -1, names.final_norm, h);
-  if (!spec.tied_embeddings)
-    add(ParamKind::kHead, -1, names.head, spec.vocab, h, Cut::kRowsByVocab);
-  for (int32_t i = 0; i < static_cast<int32_t>(spec.layers.size()); ++i) {
-    const AttentionSpec& a = spec.layers[static_cast<size_t>(i)].attention;
-    const int64_t width = spec.layers[static_cast<size_t>(i)].mlp.intermediate;
-    const int64_t q = a.heads * a.head_dim;
-    const int64_t kv = a.kv_heads * a.head_dim;
-    const int64_t stored = interleaved ? a.head_dim : 0;
-    add_norm(ParamKind::kAttentionNorm, i, names.attention_norm, h);
-    add(ParamKind::kQuery, i, names.query, q, h, Cut::kRowsByHead).interleaved_head_dim = stored;
-    add(ParamKind::kKey, i, names.key, kv, h, Cut::kRowsByKvHead).interleaved_head_dim = stored;
-    add(ParamKind::kValue, i, names.value, kv, h, Cut::kRowsByKvHead);
-    add_norm(ParamKind::kQueryNorm, i, names.query_norm, a.head_dim);
-    add_norm(ParamKind::kKeyNorm, i, names.key_norm, a.head_dim);
-    add(ParamKind::kOutput, i, names.output, h, q, Cut::kColumnsByHead);
-    add_norm(ParamKind::kPostAttentionNorm, i, names.post_attention_norm, h);
-    add_norm(ParamKind::kMlpNorm, i, names.mlp_norm, h);
-    add(ParamKind::kGate, i, names.gate, width, h, Cut::kRowsByGranule);
-    add(ParamKind::kUp, i, names.up, width, h, Cut::kRowsByGranule);
-    add(ParamKind::kDown, i, names.down, h, width, Cut::kColumnsByGranule);
-    add_norm(ParamKind::kPostMlpNorm, i, names.post_mlp_norm, h);
-  }
 }
 
 base::Result<ModelSpec> read_dimensions(const nlohmann::json& config) {
@@ -209,8 +111,7 @@ base::Result<ModelSpec> read_dimensions(const nlohmann::json& config) {
   FF_TRY(check_dimensions(spec, a, layers, width));
   FF_TRY(read_tokens(config, spec));
   a.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(a.head_dim)));
-  spec.layers.assign(static_cast<size_t>(layers),
-                     {.attention = a, .mlp = {.intermediate = width}, .post_norms = false});
+  spec.layers.assign(static_cast<size_t>(layers), {.attention = a, .mlp = {.intermediate = width}});
   return spec;
 }
 
@@ -241,9 +142,61 @@ base::Result<ModelSpec> read_dimensions(const files::GgufFile& file, std::string
   FF_TRY(refuse_unsupported(file, arch, a.head_dim));
   FF_TRY(read_tokens(file.metadata, spec));
   a.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(a.head_dim)));
-  spec.layers.assign(static_cast<size_t>(layers),
-                     {.attention = a, .mlp = {.intermediate = width}, .post_norms = false});
+  spec.layers.assign(static_cast<size_t>(layers), {.attention = a, .mlp = {.intermediate = width}});
   return spec;
+}
+
+base::Result<ModelSpec> read_llama_like(const nlohmann::json& config, std::string_view family,
+                                        double default_theta) {
+  FF_TRY(require(config, "hidden_act", "silu"));
+  FF_TRY(require(config, "attention_bias", false));
+  FF_TRY(require(config, "mlp_bias", false));
+  FF_ASSIGN(ModelSpec spec, read_dimensions(config));
+  spec.family = family;
+  FF_ASSIGN(spec.tied_embeddings,
+            files::json_get_or<bool>(config, "tie_word_embeddings", false, kConfig));
+  nlohmann::json parameters = config.value("rope_parameters", nlohmann::json());
+  if (parameters.is_null()) parameters = config.value("rope_scaling", nlohmann::json());
+  FF_ASSIGN(const RopeSpec rope, read_rope(config, parameters, default_theta));
+  spec.ropes = {rope};
+  return spec;
+}
+
+base::Result<ModelSpec> read_llama_like(const files::GgufFile& file, std::string_view arch,
+                                        std::string_view family) {
+  const auto key = [arch](std::string_view name) { return fmt::format("{}.{}", arch, name); };
+  FF_TRY(require<std::string_view>(file, key("rope.scaling.type"), "none"));
+  FF_TRY(require(file, key("rope.scaling.factor"), 1.0));
+  FF_TRY(require(file, key("rope.scale_linear"), 1.0));
+  FF_TRY(require<int64_t>(file, key("attention.sliding_window"), 0));
+  if (file.tensors.find("rope_freqs.weight") != nullptr) {
+    return base::fail(
+        "the GGUF file scales its rotary frequencies (rope_freqs.weight), which is not "
+        "supported: use the model's Hugging Face folder");
+  }
+  FF_ASSIGN(ModelSpec spec, read_dimensions(file, arch));
+  spec.family = family;
+  RopeSpec rope;
+  FF_ASSIGN(rope.theta, file.metadata.get_or<double>(key("rope.freq_base"), 10000.0));
+  FF_TRY(check_positive(key("rope.freq_base"), rope.theta));
+  spec.ropes = {rope};
+  return spec;
+}
+
+base::Status read_window(const nlohmann::json& config, ModelSpec& spec) {
+  FF_ASSIGN(const int64_t window,
+            files::json_get_or<int64_t>(config, "sliding_window", 0, kConfig));
+  if (window < 0) return base::fail("\"sliding_window\" in {} is {}", kConfig, window);
+  for (LayerSpec& layer : spec.layers) layer.attention.window = window;
+  return {};
+}
+
+base::Status require_full_attention(const nlohmann::json& config) {
+  FF_TRY(require(config, "use_sliding_window", false));
+  for (const nlohmann::json& type : config.value("layer_types", nlohmann::json())) {
+    FF_TRY(require(nlohmann::json{{"layer_types", type}}, "layer_types", "full_attention"));
+  }
+  return {};
 }
 
 base::Result<RopeSpec> read_rope(const nlohmann::json& config, const nlohmann::json& parameters,
@@ -289,6 +242,11 @@ base::Result<RopeSpec> read_rope(const nlohmann::json& config, const nlohmann::j
               files::json_get_positive(parameters, "original_max_position_embeddings", kConfig));
   }
   return rope;
+}
+
+base::Status check_range(std::string_view name, int64_t value, int64_t max) {
+  if (value >= 1 && value <= max) return {};
+  return base::fail("the model's {} is {}, expected 1 to {}", name, value, max);
 }
 
 base::Status check_positive(std::string_view name, double value) {

@@ -216,9 +216,15 @@ void fields_of(auto& io, Is<comm::Position> auto& p) {
   enumerator_of(io, p.operation, comm::kOperations);
   io(p.call);
 }
+void fields_of(auto& io, Is<model::LayerExpertStats> auto& l) {
+  io(l.layer, l.steps, l.distinct, l.rows);
+}
+void fields_of(auto& io, Is<model::ExpertStats> auto& e) {
+  io(e.layers, e.dispatched_bytes, e.combined_bytes);
+}
 void fields_of(auto& io, Is<RankStats> auto& s) {
-  io(s.steps, s.fast_steps, s.rows, s.ops, s.comm, s.peak_rss_bytes, s.peaks.matmul_flop_s,
-     s.peaks.read_bytes_s);
+  io(s.steps, s.fast_steps, s.zero_row_steps, s.rows, s.ops, s.comm, s.experts, s.peak_rss_bytes,
+     s.peaks.matmul_flop_s, s.peaks.read_bytes_s);
 }
 
 void fields_of(auto& io, Is<Hello> auto& m) { io(m.rank, m.secret); }

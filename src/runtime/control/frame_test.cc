@@ -120,19 +120,36 @@ RankConfig random_config(Random& random) {
                    .block_size = 1 + random.below(256),
                    .blocks = random.size(),
                    .max_positions = random.below(200'000)};
+  config.dummy_routing = {.natural = false, .exponent = 0.5 * random.below(4)};
+  config.expert_exchange = static_cast<model::ExchangeKind>(random.below(3));
+  if (random.below(2) == 1) config.expert_placement = mesh::ExpertPlacement::round_robin();
+  if (random.below(2) == 1) {
+    config.expert_placement =
+        mesh::ExpertPlacement::listed({{random.below(9), 20}, {10 + random.below(9)}});
+  }
   return config;
 }
 
 RankStats random_stats(Random& random) {
   RankStats stats{.steps = random.size(),
                   .fast_steps = random.size(),
+                  .zero_row_steps = random.size(),
                   .rows = random.size(),
                   .ops = {random.size(), random.size(), random.size(), random.unit()},
                   .comm = {},
+                  .experts = {},
                   .peak_rss_bytes = random.size(),
                   .peaks = {random.unit(), random.unit()}};
   for (const mesh::Axis axis : {mesh::Axis::kTensor, mesh::Axis::kPipeline, mesh::Axis::kControl}) {
     stats.comm.push_back({axis, {random.unit(), random.unit(), random.size(), random.size()}});
+  }
+  stats.experts.dispatched_bytes = random.size();
+  stats.experts.combined_bytes = random.size();
+  for (int32_t i = random.below(3); i > 0; --i) {
+    stats.experts.layers.push_back({.layer = random.below(80),
+                                    .steps = random.size(),
+                                    .distinct = random.size(),
+                                    .rows = {random.size(), random.size()}});
   }
   return stats;
 }
@@ -237,6 +254,8 @@ TEST(Frame, KeepsEveryFieldOfARanksStatistics) {
   const RankStats& got = std::get<Stats>(*back).stats;
   EXPECT_EQ(got.steps, sent.steps);
   EXPECT_EQ(got.fast_steps, sent.fast_steps);
+  EXPECT_EQ(got.zero_row_steps, sent.zero_row_steps);
+  EXPECT_EQ(got.experts, sent.experts);
   EXPECT_EQ(got.rows, sent.rows);
   EXPECT_EQ(got.ops.matmul_flops, sent.ops.matmul_flops);
   EXPECT_EQ(got.ops.attention_flops, sent.ops.attention_flops);
@@ -420,6 +439,9 @@ TEST(RankConfigJson, KeepsEveryField) {
     EXPECT_EQ(back->limits.block_size, config.limits.block_size);
     EXPECT_EQ(back->limits.blocks, config.limits.blocks);
     EXPECT_EQ(back->limits.max_positions, config.limits.max_positions);
+    EXPECT_EQ(back->dummy_routing, config.dummy_routing);
+    EXPECT_EQ(back->expert_placement, config.expert_placement);
+    EXPECT_EQ(back->expert_exchange, config.expert_exchange);
     EXPECT_EQ(to_json(*back), to_json(config));
   }
 }
@@ -440,6 +462,9 @@ TEST(RankConfigJson, NamesTheKeyThatIsWrong) {
   EXPECT_THAT(error_of("\"cpus\":[]", "\"cpus\":{}"), HasSubstr("\"cpus\""));
   EXPECT_THAT(error_of("\"tp\":1", "\"tp\":\"1\""), HasSubstr("\"tp\""));
   EXPECT_THAT(error_of("{", "["), HasSubstr("rank configuration"));
+  EXPECT_THAT(error_of("\"linear\"", "\"spiral\""), HasSubstr("\"spiral\""));
+  EXPECT_THAT(error_of("\"expert_placement\"", "\"other\""), HasSubstr("\"expert_placement\""));
+  EXPECT_THAT(error_of("\"auto\"", "\"pigeon\""), HasSubstr("\"pigeon\""));
 }
 
 }  // namespace

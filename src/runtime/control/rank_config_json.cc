@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "files/json.h"
+#include "runtime/expert_placement.h"
 
 namespace fourfold::runtime {
 namespace {
@@ -56,6 +57,17 @@ base::Result<std::vector<int>> read_cpus(const json& root) {
   return cpus;
 }
 
+base::Status read_experts(const json& root, RankConfig& c) {
+  FF_ASSIGN(const auto routing, files::json_get<std::string>(root, "dummy_routing", kWhat));
+  FF_ASSIGN(c.dummy_routing, model::parse_dummy_routing(routing));
+  FF_ASSIGN(const auto exchange, files::json_get<std::string>(root, "expert_exchange", kWhat));
+  FF_ASSIGN(c.expert_exchange, model::parse_exchange(exchange));
+  const auto placement = root.find("expert_placement");
+  if (placement == root.end()) return fail("there is no \"expert_placement\" in {}", kWhat);
+  FF_ASSIGN(c.expert_placement, placement_from_json(*placement, kWhat));
+  return {};
+}
+
 }  // namespace
 
 std::string to_json(const RankConfig& c) {
@@ -82,6 +94,9 @@ std::string to_json(const RankConfig& c) {
       {"max_positions", c.limits.max_positions},
       {"groups", c.groups},
       {"group_index", c.group_index},
+      {"dummy_routing", model::to_string(c.dummy_routing)},
+      {"expert_placement", placement_to_json(c.expert_placement)},
+      {"expert_exchange", model::name_of(c.expert_exchange)},
   };
   return root.dump(-1, ' ', /*ensure_ascii=*/false, json::error_handler_t::replace);
 }
@@ -115,6 +130,7 @@ base::Result<RankConfig> rank_config_from_json(std::string_view text) {
   ints.read("groups", 1, c.groups);
   ints.read("group_index", 0, c.group_index);
   FF_TRY(ints.status());
+  FF_TRY(read_experts(root, c));
   return c;
 }
 

@@ -1,6 +1,7 @@
 #include "runtime/launch/hang_watch.h"
 
 #include <algorithm>
+#include <array>
 
 namespace fourfold::runtime {
 namespace {
@@ -143,16 +144,26 @@ std::optional<int> HangWatch::awaited_by(int rank) const {
 
 /// The ranks of the group's own numbering that share `axis` with `rank`, in order.
 std::vector<int> HangWatch::members(int rank, mesh::Axis axis) const {
-  const mesh::Coordinates mine = mesh::coordinates(config_.group, rank);
+  // What the ranks of a group have in common.
+  const auto key = [&](int r) -> std::array<int, 3> {
+    const mesh::Coordinates at = mesh::coordinates(config_.group, r);
+    const mesh::ExpertCoordinates expert = mesh::expert_coordinates(config_.group, r);
+    switch (axis) {
+      case mesh::Axis::kTensor:
+        return {at.stage, at.replica};
+      case mesh::Axis::kPipeline:
+        return {at.replica, at.shard};
+      case mesh::Axis::kExpert:  // the whole block
+        return {at.stage, expert.edp};
+      case mesh::Axis::kExpertTensor:
+        return {at.stage, expert.edp, expert.ep};
+      default:
+        return {};
+    }
+  };
   std::vector<int> out;
   for (int other = 0; other < config_.group.devices(); ++other) {
-    const mesh::Coordinates theirs = mesh::coordinates(config_.group, other);
-    bool together = theirs.stage == mine.stage;  // the expert axes lie within a stage
-    if (axis == mesh::Axis::kTensor) together = together && theirs.replica == mine.replica;
-    if (axis == mesh::Axis::kPipeline) {
-      together = theirs.replica == mine.replica && theirs.shard == mine.shard;
-    }
-    if (axis == mesh::Axis::kControl || together) out.push_back(other);
+    if (key(other) == key(rank)) out.push_back(other);
   }
   return out;
 }

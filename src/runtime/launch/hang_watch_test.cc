@@ -131,6 +131,31 @@ TEST(HangWatch, NamesOneOfRanksThatWaitForEachOther) {
   EXPECT_THAT(hang->what, testing::HasSubstr("waits for it in"));
 }
 
+TEST(HangWatch, NamesTheRankThatIsMissingFromAnExchangeOfTheWholeBlock) {
+  // Two replicas of two shards share the experts; one shard of the other replica is late.
+  Front front({.dp = 2, .tp = 2, .ep = 4, .etp = 1});
+  const Position there =
+      waiting(computing(7, 3, Operation::kRoute),
+              {.kind = CallKind::kAllToAll, .axis = Axis::kExpert, .sequence = 8});
+  const Position late = computing(7, 2, Operation::kExperts);
+  const auto hang = front.stand({there, there, late, there}, seconds(60));
+  ASSERT_TRUE(hang);
+  EXPECT_EQ(hang->rank, 2);
+  EXPECT_THAT(hang->what, StartsWith("hangs in step 7, layer 2, experts for "));
+  EXPECT_THAT(hang->what, testing::HasSubstr("layer 3, route, in all-to-all 8 of the ep group"));
+}
+
+TEST(HangWatch, LooksForTheMissingShardOfAnExpertAmongItsOwn) {
+  Front front({.dp = 2, .tp = 2, .ep = 2, .etp = 2});
+  const Position there =
+      waiting(computing(7, 3, Operation::kExperts),
+              {.kind = CallKind::kAllReduce, .axis = Axis::kExpertTensor, .sequence = 8});
+  // Rank 0 stands still for as long as rank 3, but shares no expert with rank 2.
+  const auto hang = front.stand({kAtWork, kIdle, there, kAtWork}, seconds(60));
+  ASSERT_TRUE(hang);
+  EXPECT_EQ(hang->rank, 3);
+}
+
 TEST(HangWatch, NumbersRanksAsTheSchemeDoes) {
   RankConfig config = config_of({.tp = 2});
   config.groups = 2;
