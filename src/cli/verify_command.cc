@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <limits>
 #include <memory>
@@ -38,6 +39,9 @@ them, where each device's time went, the winner of each objective with what bind
 cannot be told from it, four common laws with the evidence of this run, and the definitions. --report has
 all of it with plots, --json and --csv for programs (docs/verify-json.md).
 
+Without a model and a load it measures tiny, and then tiny-moe with and without EP; that one's files
+have "-tiny-moe" in their names.
+
 Exit code: 0 all equal and measured, 1 something failed or differed, 2 a flag that makes no sense.
 
 Examples:
@@ -47,7 +51,8 @@ Examples:
   fourfold verify MODEL --concurrency auto --json out.json
   fourfold verify MODEL --trace mooncake_conversation.jsonl --trace-scale 0.01 --requests 200
   fourfold verify MODEL --schemes tp2,dp2,pp2 --shared-prefix 256 --turns 3
-  fourfold verify llama-3.1-70b --devices 8 --dry-run)";
+  fourfold verify tiny-moe --devices 4 --expert-exchange alltoall
+  fourfold verify mixtral-8x7b --devices 8 --dry-run)";
 
 constexpr std::string_view kAutoConcurrency = "auto";
 
@@ -192,12 +197,20 @@ base::Status set_schemes(const VerifyFlags& flags, verify::VerifyOptions& option
   }
   if (flags.dry_run) return {};
   options.schemes.insert(options.schemes.begin(), one_device);
-  if (flags.bare) {
+  if (flags.bare) {  // only the answers: more ranks than most machines have cores
     for (const char* named : {"A", "B", "C", "D"}) {
       options.answer_only_schemes.push_back(mesh::parse_scheme(named).value());
     }
   }
   return {};
+}
+
+/// Without a word from the user it should be over in a minute, on a large machine, too.
+int devices_of(const VerifyFlags& flags) {
+  constexpr int kMostDevices = 8;
+  if (flags.devices > 0) return flags.devices;
+  const int cores = std::max(1, static_cast<int>(base::usable_cpus().size()));
+  return std::clamp(cores / flags.model.cpus_per_device, 1, kMostDevices);
 }
 
 base::Result<verify::VerifyOptions> make_options(const VerifyFlags& flags,
@@ -207,12 +220,7 @@ base::Result<verify::VerifyOptions> make_options(const VerifyFlags& flags,
   if (flags.dry_run) options.cluster.dummy_weights = true;
   options.numerics = flags.model.numerics_of_steps();
   options.command = command_line;
-  // Without a word from the user it should be over in a minute, on a large machine, too.
-  constexpr int kMostDevices = 8;
-  const int cores = std::max(1, static_cast<int>(base::usable_cpus().size()));
-  options.devices = flags.devices > 0
-                        ? flags.devices
-                        : std::clamp(cores / flags.model.cpus_per_device, 1, kMostDevices);
+  options.devices = devices_of(flags);
   FF_TRY(set_load(flags, options));
   FF_TRY(set_schemes(flags, options));
   return options;
@@ -270,31 +278,61 @@ base::Status write_outputs(const VerifyFlags& flags, const verify::VerifyReport&
   return {};
 }
 
+/// Measures, prints and writes everything. Gives whether all is equal and was measured.
+base::Result<bool> measure(const VerifyFlags& flags, const std::string& command_line) {
+  FF_ASSIGN(const verify::VerifyOptions options, make_options(flags, command_line));
+  FF_TRY(check_outputs(flags));
+  base::Result<verify::VerifyReport> report = [&] {
+    ProgressLine line;
+    return verify::run(options, [&line](const std::string& text) { line.show(text); });
+  }();
+  if (!report.ok()) return report.error();
+  fmt::print("{}", verify::to_text(*report));
+  FF_TRY(write_outputs(flags, *report));
+  return report->ok();
+}
+
+/// What a run without a model measures besides: the built-in model with experts, split between
+/// ranks and between replicas, each with and without EP.
+VerifyFlags with_experts(VerifyFlags flags, int devices) {
+  constexpr std::string_view kName = "tiny-moe";
+  flags.model.model = kName;
+  flags.bare = false;
+  if (devices == 2 || devices == 4 || devices == 8) {
+    flags.schemes = fmt::format("tp{0},tp{0}ep{0},dp{0},dp{0}ep{0}", devices);
+  }
+  for (std::string* path : {&flags.json, &flags.csv, &flags.report}) {
+    if (path->empty()) continue;
+    std::filesystem::path other(*path);
+    other.replace_filename(
+        fmt::format("{}-{}{}", other.stem().string(), kName, other.extension().string()));
+    *path = other.string();
+  }
+  return flags;
+}
+
 int run_verify(const VerifyFlags& flags, const std::string& command_line) {
-  auto options = make_options(flags, command_line);
-  if (!options.ok()) return fail(options.error());
   if (flags.dry_run) {
+    const auto options = make_options(flags, command_line);
+    if (!options.ok()) return fail(options.error());
     const auto report = verify::plan(*options);
     return report.ok() ? print_plan(*report) : fail(report.error());
   }
-  if (const base::Status status = check_outputs(flags); !status.ok()) return fail(status.error());
-  base::Result<verify::VerifyReport> report = [&] {
-    ProgressLine line;
-    return verify::run(*options, [&line](const std::string& text) { line.show(text); });
-  }();
-  if (!report.ok()) return fail(report.error());
-  fmt::print("{}", verify::to_text(*report));
-  if (const base::Status status = write_outputs(flags, *report); !status.ok()) {
-    return fail(status.error());
-  }
+  base::Result<bool> ok = measure(flags, command_line);
+  if (!ok.ok()) return fail(ok.error());
   if (flags.bare) {
-    fmt::print(
-        "\nNow with your own model: fourfold verify HF_FOLDER_OR_GGUF --devices {} "
-        "--report out.html\n",
-        options->devices);
+    fmt::print("\n");
+    const VerifyFlags experts = with_experts(flags, devices_of(flags));
+    const base::Result<bool> second = measure(experts, command_line);
+    if (!second.ok()) return fail(second.error());
+    ok = *ok && *second;
+    fmt::print("\nNow with your own model: fourfold verify HF_FOLDER_OR_GGUF --report out.html\n");
+    if (!experts.report.empty()) {
+      fmt::print("\nThe report of the model with experts: {} (HTML)\n", experts.report);
+    }
   }
   if (!flags.report.empty()) fmt::print("\nThe report with plots: {} (HTML)\n", flags.report);
-  return report->ok() ? 0 : 1;
+  return *ok ? 0 : 1;
 }
 
 void add_load_flags(CLI::App& command, VerifyFlags& flags) {
