@@ -57,7 +57,10 @@ bool HangWatch::tick(const Work& work, TimePoint now) {
       if (seen.moved != TimePoint()) seen.moved = now;
     }
   }
-  if (!work.any) idle_until_ = now;
+  // A measurement is over when all ranks have given its figures, which may be news before their
+  // next position is.
+  const bool measured = work_.measure_s > 0 && work.measure_s == 0;
+  if (!work.any || measured) idle_until_ = now;
   work_ = work;
   ticked_ = now;
   return late;

@@ -209,6 +209,16 @@ TEST(HangWatch, WaitsForAMeasurementOfPeaks) {
   EXPECT_TRUE(front.stand({measuring}, seconds(30)));
 }
 
+TEST(HangWatch, WorkAfterALongMeasurementHasItsWholeTime) {
+  Front front({.tp = 1});
+  front.work.measure_s = 1;
+  const Position measuring{.step = 3, .layer_ns = 1, .operation = Operation::kMeasure};
+  EXPECT_FALSE(front.stand({measuring}, seconds(60)));
+  front.work.measure_s = 0;
+  EXPECT_FALSE(front.stand({measuring}, seconds(4)));
+  EXPECT_TRUE(front.stand({measuring}, seconds(3)));
+}
+
 TEST(HangWatch, NamesARankWhoseLoadStandsStillThoughOthersHaveWork) {
   Front front({.tp = 4});
   front.work.any = false;
