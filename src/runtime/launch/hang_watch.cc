@@ -84,7 +84,7 @@ nanoseconds HangWatch::limit() const {
   }
   if (work_.measure_s > 0) {
     limit += kMeasuring + std::chrono::duration_cast<nanoseconds>(
-                            std::chrono::duration<double>(kMeasureTimes * work_.measure_s));
+                              std::chrono::duration<double>(kMeasureTimes * work_.measure_s));
   }
   return limit;
 }
