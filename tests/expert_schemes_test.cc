@@ -12,7 +12,6 @@
 #include <vector>
 
 #include "tests/support/answers.h"
-#include "tests/support/moe_model.h"
 #include "tests/support/perturbations.h"
 
 namespace fourfold::tests {
@@ -30,10 +29,8 @@ constexpr int kTopK = 2;
 constexpr int kLayers = 4;  // the first one has no experts
 
 runtime::ClusterConfig moe_config(const mesh::ParallelConfig& scheme) {
-  static const MoeModel kModel;
   runtime::ClusterConfig config = thread_config(scheme);
-  config.model = kModel.path();
-  config.dummy_weights = true;
+  config.model = "tiny-moe";
   return config;
 }
 

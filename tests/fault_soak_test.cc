@@ -30,7 +30,6 @@
 #include "runtime/cluster.h"
 #include "runtime/fault.h"
 #include "runtime/launch/child_process.h"
-#include "tests/support/moe_model.h"
 #include "tests/support/processes.h"
 
 namespace fourfold::tests {
@@ -237,8 +236,7 @@ class FaultSoak : public testing::Test {
 
   base::Result<std::unique_ptr<Cluster>> start(const mesh::ParallelConfig& scheme) const {
     runtime::ClusterConfig config;
-    config.dummy_weights = scheme.ep > 1;
-    config.model = scheme.ep > 1 ? moe_model_.path() : "tiny";
+    config.model = scheme.ep > 1 ? "tiny-moe" : "tiny";
     config.scheme = scheme;
     config.program = FOURFOLD_BINARY;
     config.max_positions = 128;
@@ -305,7 +303,6 @@ class FaultSoak : public testing::Test {
   std::string random_phase(const mesh::ParallelConfig& scheme, int rank);
 
   std::mt19937 random_{static_cast<uint32_t>(from_environment("FOURFOLD_SOAK_SEED", 0))};
-  MoeModel moe_model_;
   files::ScratchFolder folder_;
   std::filesystem::path temporary_ = folder_.path() / "tmp";
   std::set<std::string> shared_before_;

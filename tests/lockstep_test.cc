@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "tests/support/answers.h"
-#include "tests/support/moe_model.h"
 
 namespace fourfold::tests {
 namespace {
@@ -21,8 +20,7 @@ class Lockstep : public testing::Test {
  protected:
   std::unique_ptr<runtime::Cluster> start(const std::string& scheme) {
     runtime::ClusterConfig config = thread_config(mesh::parse_scheme(scheme).value());
-    config.model = model_.path();
-    config.dummy_weights = true;
+    config.model = "tiny-moe";
     config.block_size = 64;
     config.max_positions = 1024;
     config.max_running = 4;
@@ -63,8 +61,6 @@ class Lockstep : public testing::Test {
     out.ignore_eos = true;
     return out;
   }
-
-  MoeModel model_;
 };
 
 TEST_F(Lockstep, AReplicaWithoutRowsServesABusyOneFor10000Steps) {

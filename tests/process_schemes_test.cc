@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "tests/support/answers.h"
-#include "tests/support/moe_model.h"
 
 namespace fourfold::tests {
 namespace {
@@ -48,15 +47,9 @@ INSTANTIATE_TEST_SUITE_P(Tiny, ProcessScheme,
                                          "tp2dp2", "tp8", "tp4pp2", "tp2pp2dp2", "pp8", "dp8"),
                          [](const auto& test) { return test.param; });
 
-const MoeModel& moe_model() {
-  static const MoeModel kModel;
-  return kModel;
-}
-
 runtime::ClusterConfig moe_config(const mesh::ParallelConfig& scheme) {
   runtime::ClusterConfig config = thread_config(scheme);
-  config.model = moe_model().path();
-  config.dummy_weights = true;
+  config.model = "tiny-moe";
   return config;
 }
 
