@@ -36,9 +36,12 @@ void load(benchmark::State& state) {
   const model::ModelSource source = open_source();
   const std::unique_ptr<backend::Ops> ops = cpu_ops();
   const auto stream = ops->make_stream(static_cast<int>(state.range(0)), {});
+  const auto mesh = mesh::Mesh::create({}, source.spec.divisors());
+  CHECK(mesh.ok(), "{}", mesh.error().message);
+  const model::RankShare share = model::share_of(*mesh, 0);
   int64_t bytes = 0;
   for (auto _ : state) {
-    const auto weights = model::Weights::load(source, *ops, *stream, {.etp = 1}, {});
+    const auto weights = model::Weights::load(source, *ops, *stream, share);
     CHECK(weights.ok(), "{}", weights.error().message);
     bytes += weights.value().file_bytes_read();
   }

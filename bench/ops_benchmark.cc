@@ -56,7 +56,7 @@ struct Bench {
     bench->ops = std::move(ops.value());
     bench->stream = bench->ops->make_stream(threads, {});
     bench->stream->numerics = fast ? base::Numerics::kFast : base::Numerics::kInvariant;
-    bench->peaks = bench->ops->measure_peaks(*bench->stream, kPeaksSeconds).value();
+    bench->peaks = bench->ops->measure_peaks(*bench->stream, kPeaksSeconds, /*sharers=*/1).value();
     return bench;
   }
 
