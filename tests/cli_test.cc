@@ -275,6 +275,12 @@ TEST(Verify, WritesJsonCsvAndAPageOfTheSameRun) {
   EXPECT_EQ(report.at("schema"), 2);
   EXPECT_EQ(report.begin().key(), "schema") << "first, so that readers can check it early";
   EXPECT_EQ(report.at("schemes").size(), 3U);  // and the one device they are compared with
+  bool all_valid = true;
+  for (const nlohmann::ordered_json& scheme : report.at("schemes")) {
+    for (const nlohmann::ordered_json& load : scheme.at("loads")) {
+      all_valid = all_valid && load.at("valid").get<bool>();
+    }
+  }
   for (const nlohmann::ordered_json& scheme : report.at("schemes")) {
     EXPECT_TRUE(scheme.at("answers").at("equal")) << scheme;
     EXPECT_GT(scheme.at("answers").at("compared"), 0);
@@ -283,7 +289,9 @@ TEST(Verify, WritesJsonCsvAndAPageOfTheSameRun) {
     EXPECT_GT(scheme.at("metrics").at("output_tok_s").at("mean"), 0);
     EXPECT_GT(scheme.at("mfu"), 0);
     EXPECT_GT(scheme.at("mbu"), 0);
-    EXPECT_GT(scheme.at("efficiency").at("same_load"), 0);
+    // A busy machine may make a load of so short requests invalid, and then there is none.
+    const nlohmann::ordered_json& efficiency = scheme.at("efficiency").at("same_load");
+    EXPECT_TRUE(efficiency.is_null() ? !all_valid : efficiency > 0) << efficiency;
     EXPECT_GE(scheme.at("timeline").size(), 1U);
     EXPECT_GT(scheme.at("memory_bytes").at("weights"), 0);
     EXPECT_THAT(scheme.at("start_command").get<std::string>(), HasSubstr("fourfold generate"));
