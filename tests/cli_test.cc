@@ -98,6 +98,20 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{1, "generate tiny x -pp 9", "8 layers", "nearest legal schemes"},
         Refusal{2, "verify tiny --schemes tp2,tp0", "tp0", "a scheme looks like"},
         Refusal{1, "verify tiny --devices 4 --schemes tp2", "tp2 uses 2 devices", "4"},
+        Refusal{1, "generate tiny x -ep 2", "needs a model with experts", "dense"},
+        Refusal{1, "generate tiny x --enable-expert-parallel", "tiny is dense", "experts"},
+        Refusal{1, "generate tiny-moe x -tp 2 -dp 3 -ep 4", "4 ranks neither divide tp2",
+                "nearest legal schemes"},
+        Refusal{1, "verify tiny-moe --schemes tp3ep3", "tp must be 1, 2, 4 or 8", "nearest"},
+        Refusal{1, "verify tiny-moe --schemes dp3ep3", "8 experts", "3"},
+        Refusal{2, "generate tiny-moe x -ep 2 --enable-expert-parallel", "excludes", "--help"},
+        Refusal{2, "generate tiny-moe x --expert-exchange mail", "no exchange \"mail\"",
+                "gather or alltoall"},
+        Refusal{1, "generate tiny-moe x --expert-placement /no/such.json", "/no/such.json",
+                "No such file"},
+        Refusal{2, "generate tiny-moe x --dummy-routing zipf", "zipf:S", "\"zipf\""},
+        Refusal{1, "generate tiny-moe x --dummy-routing uniform", "made-up weights",
+                "--load-format dummy"},
         Refusal{1, "generate nosuch x", "\"nosuch\" was not found", "Hugging Face folder"},
         Refusal{1, "generate llama-3.1-8b x", "weights of llama-3.1-8b are not here",
                 "--load-format dummy"},
@@ -121,6 +135,18 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{1, "bench ops tiny --context 5000", "context of 5001", "lower --context"},
         Refusal{2, "verify tiny --config /no/such.yaml", "/no/such.yaml", "no such file"},
         Refusal{2, "veryfy", "no command \"veryfy\"", "generate or verify or bench"}));
+
+TEST(Generate, SplitsExpertsAsFarAsTheyGo) {
+  const Outcome one =
+      run("generate tiny-moe 'In the beginning' -n 8 --temperature 0 --numerics invariant");
+  EXPECT_EQ(one.code, 0) << one.text;
+  const Outcome four =
+      run("generate tiny-moe 'In the beginning' -n 8 --temperature 0 --numerics invariant --ranks "
+          "threads -tp 2 -dp 2 "
+          "--enable-expert-parallel --expert-placement round_robin --expert-exchange alltoall");
+  EXPECT_EQ(four.code, 0) << four.text;
+  EXPECT_EQ(four.text, one.text);
+}
 
 TEST(Settings, ReachACommandFromTheEnvironmentAndAFile) {
   const ScratchFolder folder;

@@ -30,6 +30,49 @@ TEST(Figures, MfuAndMbuAreSharesOfWhatAllDevicesReachTogether) {
   EXPECT_FALSE(figures(tp2, tp2.loads.at(kOne)).mfu.has_value());
 }
 
+/// A run of two ranks over one layer with two experts; the exchange takes a fifth of the time, most
+/// of it waiting.
+LoadResult expert_run() {
+  RunCost run{.wall_s = 1, .ranks = 2, .steps = 10, .zero_row_steps = 2};
+  run.comm[mesh::Axis::kExpert] = {.seconds = 0.4, .wait_seconds = 0.3, .bytes = 100, .calls = 20};
+  run.experts[1] += {.rows = {30, 0}, .rank_rows = {30}, .steps = 8, .distinct = 8};
+  run.experts[1] += {.rows = {0, 10}, .rank_rows = {10}, .steps = 4, .distinct = 4};
+  LoadResult load;
+  load.costs = {run, run};
+  return load;
+}
+
+TEST(ExpertFigures, SayHowEvenlyRanksWorkedAndWhatHoldsThemUp) {
+  const LoadResult load = expert_run();
+  const Figures f = figures(scheme_of({.tp = 2, .ep = 2}), load);
+  EXPECT_DOUBLE_EQ(f.axis(mesh::Axis::kExpert).share, 0.2);
+  const std::optional<ExpertFigures> experts = expert_figures(load, f);
+  ASSERT_TRUE(experts);
+  EXPECT_DOUBLE_EQ(experts->imbalance, 1.5);
+  EXPECT_DOUBLE_EQ(experts->distinct_per_step, 1.0);
+  EXPECT_DOUBLE_EQ(experts->zero_row_share, 0.2);
+  EXPECT_THAT(experts->layers.at(1).rows, ElementsAre(60, 20));
+  EXPECT_EQ(experts->binds,
+            "waiting for slower ranks (15 % of the time); 20 % of the steps without rows of their "
+            "own");
+}
+
+TEST(ExpertFigures, NameTheMovingOfRowsWhereItTakesMoreThanWaiting) {
+  LoadResult load = expert_run();
+  for (RunCost& run : load.costs) run.comm[mesh::Axis::kExpert].wait_seconds = 0.1;
+  EXPECT_EQ(expert_figures(load, figures(scheme_of({.tp = 2, .ep = 2}), load))->binds,
+            "moving rows (15 % of the time)");
+  for (RunCost& run : load.costs) run.comm[mesh::Axis::kExpert].seconds = 0.15;
+  EXPECT_EQ(expert_figures(load, figures(scheme_of({.tp = 2, .ep = 2}), load))->binds,
+            "not the exchange");
+}
+
+TEST(ExpertFigures, ADenseModelHasNone) {
+  SchemeResult one = scheme_of({});
+  add_runs(one, kOne, {run_of(1, 1, 100)});
+  EXPECT_FALSE(expert_figures(one.loads.at(kOne), figures(one, one.loads.at(kOne))));
+}
+
 VerifyReport two_schemes() {
   SchemeResult one = scheme_of({});
   add_runs(one, kEight, {run_of(10, 2, 100), run_of(12, 2, 110)});

@@ -76,7 +76,39 @@ TEST(PipelineLaw, HoldsWhereMemoryFallsAndTimePerTokenDoesNot) {
 }
 
 TEST(Laws, OfExpertsAreUndecidedWithoutExperts) {
-  EXPECT_EQ(law(with_tp2(6, 0.1), "ep").verdict, Verdict::kUndecided);
+  const Law found = law(with_tp2(6, 0.1), "ep");
+  EXPECT_EQ(found.verdict, Verdict::kUndecided);
+  EXPECT_EQ(found.evidence, "the model has no experts");
+}
+
+/// A model with experts, tp2 and tp2ep2, the latter with these times per token.
+VerifyReport with_ep2(double first_ms, double second_ms) {
+  SchemeResult tp2 = scheme_of({.tp = 2});
+  add_runs(tp2, kOne, {run_of(10, 2, 100), run_of(10, 2.1, 100)});
+  SchemeResult ep2 = scheme_of({.tp = 2, .ep = 2});
+  add_runs(ep2, kOne, {run_of(10, first_ms, 100), run_of(10, second_ms, 100)});
+  for (SchemeResult* r : {&tp2, &ep2}) {
+    for (RunCost& run : r->loads.at(kOne).costs) {
+      run.experts[0] += {.rows = {4}, .rank_rows = {4}, .steps = 1, .distinct = 1};
+    }
+  }
+  return report_of({tp2, ep2}, 2);
+}
+
+TEST(ExpertLaw, ComparesASchemeWithItsTwinWithoutEp) {
+  EXPECT_EQ(law(with_ep2(3, 3.1), "ep").verdict, Verdict::kHolds);
+  EXPECT_EQ(law(with_ep2(1, 1.1), "ep").verdict, Verdict::kFails);
+  EXPECT_EQ(law(with_ep2(1, 3), "ep").verdict, Verdict::kUndecided);
+  EXPECT_NE(law(with_ep2(3, 3.1), "ep").evidence.find("tp2ep2 TPOT 3.05 ms against 2.05 ms of tp2"),
+            std::string::npos);
+}
+
+TEST(ExpertLaw, NeedsTheTwin) {
+  VerifyReport report = with_ep2(3, 3.1);
+  report.schemes.front().failure = "killed";
+  const Law found = law(report, "ep");
+  EXPECT_EQ(found.verdict, Verdict::kUndecided);
+  EXPECT_NE(found.evidence.find("needs a scheme with ep"), std::string::npos);
 }
 
 }  // namespace
