@@ -98,7 +98,7 @@ ordered_json scheme_json(const VerifyReport& report, const SchemeResult& r) {
           {"invariant_cost", optional(r.invariant_cost)},
           {"slo_rate", r.slo_rate ? slo_rate_json(*r.slo_rate) : ordered_json()},
           {"start_command", start_command(report.options, c)},
-          {"vllm_command", vllm_command(report.options, c)}};
+          {"vllm_command", vllm_command(report.options, c, report.has_experts)}};
 }
 
 ordered_json metrics_json(const SchemeResult& r, const load::LoadSummary& s) {
@@ -199,13 +199,14 @@ ordered_json load_json(const VerifyReport& report, const SchemeResult& r, const 
 ordered_json winners_json(const VerifyReport& report, const LoadPoint& point) {
   ordered_json out = ordered_json::object();
   for (const auto& [objective, winner] : winners(report, point)) {
-    out[objective] = {{"scheme", mesh::scheme_name(winner.scheme->scheme)},
-                      {"tie", winner.tie},
-                      {"value", winner.value},
-                      {"unit", winner.unit},
-                      {"limit", winner.limit},
-                      {"start_command", start_command(report.options, winner.scheme->scheme)},
-                      {"vllm_command", vllm_command(report.options, winner.scheme->scheme)}};
+    out[objective] = {
+        {"scheme", mesh::scheme_name(winner.scheme->scheme)},
+        {"tie", winner.tie},
+        {"value", winner.value},
+        {"unit", winner.unit},
+        {"limit", winner.limit},
+        {"start_command", start_command(report.options, winner.scheme->scheme)},
+        {"vllm_command", vllm_command(report.options, winner.scheme->scheme, report.has_experts)}};
   }
   return out;
 }

@@ -203,13 +203,7 @@ Law expert_law(const VerifyReport& report, const LoadPoint& smallest) {
       .name = "ep",
       .statement = "Expert parallelism can slow down low concurrency.",
       .evidence = "needs a scheme with ep and the same one without, each with cores of its own"};
-  const bool has_experts =
-      std::any_of(report.schemes.begin(), report.schemes.end(), [](const SchemeResult& r) {
-        return std::any_of(r.loads.begin(), r.loads.end(), [](const auto& load) {
-          return !load.second.costs.empty() && !load.second.costs.front().experts.empty();
-        });
-      });
-  if (!has_experts) {
+  if (!report.has_experts) {
     law.evidence = "the model has no experts";
     return law;
   }

@@ -269,7 +269,7 @@ std::string starts_section(const VerifyReport& report, const LoadPoint& point) {
   for (const SchemeResult* r : timed_at(report, point)) {
     out += fmt::format("  {:<10} {}\n  {:<10} {}\n", mesh::scheme_name(r->scheme),
                        start_command(report.options, r->scheme), "",
-                       vllm_command(report.options, r->scheme));
+                       vllm_command(report.options, r->scheme, report.has_experts));
   }
   return out;
 }

@@ -106,6 +106,7 @@ struct VerifyReport {
   std::string date;  ///< UTC, ISO 8601
   std::string model_family;
   int64_t parameters = 0;
+  bool has_experts = false;
   std::string backend;
   MachineFacts machine;
   int64_t device_memory_bytes = 0;  ///< one device's share of the memory that is free here

@@ -90,6 +90,7 @@ base::Result<VerifyReport> plan_subject(const Subject& subject) {
   report.date = base::utc_date();
   report.model_family = subject.source.spec.family;
   report.parameters = subject.source.spec.parameter_count();
+  report.has_experts = subject.source.spec.experts() > 0;
   report.backend = subject.ops->name();
   report.machine = {.cpu = base::cpu_name(),
                     .isa = std::string(subject.ops->name()),

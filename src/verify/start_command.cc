@@ -10,6 +10,21 @@ std::string quoted(const std::string& text) {
   return out + "'";
 }
 
+/// Flags of what only a model with experts has.
+std::string expert_flags(const runtime::ClusterConfig& c) {
+  std::string out;
+  if (c.expert_placement.kind() == mesh::ExpertPlacement::Kind::kRoundRobin) {
+    out += " --expert-placement round_robin";
+  } else if (c.expert_placement.kind() == mesh::ExpertPlacement::Kind::kListed) {
+    out += " --expert-placement FILE";
+  }
+  if (c.expert_exchange != model::ExchangeKind::kAuto) {
+    out += fmt::format(" --expert-exchange {}", model::name_of(c.expert_exchange));
+  }
+  if (!c.dummy_routing.natural) out += " --dummy-routing " + model::to_string(c.dummy_routing);
+  return out;
+}
+
 }  // namespace
 
 std::string start_command(const VerifyOptions& options, const mesh::ParallelConfig& scheme) {
@@ -23,9 +38,12 @@ std::string start_command(const VerifyOptions& options, const mesh::ParallelConf
     if (scheme.tp > 1) out += fmt::format(" -tp {}", scheme.tp);
     if (scheme.pp > 1) out += fmt::format(" -pp {}", scheme.pp);
     if (scheme.dp > 1) out += fmt::format(" -dp {}", scheme.dp);
+    if (scheme.ep > 1) out += fmt::format(" -ep {}", scheme.ep);
+    if (scheme.etp > 0) out += fmt::format(" -etp {}", scheme.etp);
   } else {
     out += fmt::format(" --load-format dummy --schemes {}", mesh::scheme_name(scheme));
   }
+  out += expert_flags(c);
   if (options.numerics == base::Numerics::kInvariant) out += " --numerics invariant";
   if (c.backend != "cpu") out += " --backend " + c.backend;
   if (!c.isa.empty()) out += " --isa " + c.isa;
@@ -34,7 +52,14 @@ std::string start_command(const VerifyOptions& options, const mesh::ParallelConf
   return out;
 }
 
-std::string vllm_command(const VerifyOptions& options, const mesh::ParallelConfig& scheme) {
+std::string vllm_command(const VerifyOptions& options, const mesh::ParallelConfig& scheme,
+                         bool has_experts) {
+  // There experts are split over all dp x tp ranks, between ranks or each of them.
+  const int ranks = scheme.dp * scheme.tp;
+  const int etp = scheme.etp > 0 ? scheme.etp : scheme.ep == 1 ? scheme.tp : 1;
+  if (has_experts && scheme.ep != ranks && (scheme.ep > 1 || etp != ranks)) {
+    return "(vLLM has no flags for these expert shards)";
+  }
   std::string out = "vllm serve " + quoted(options.cluster.model);
   if (options.cluster.dummy_weights) out += " --load-format dummy";
   if (scheme.tp > 1) out += fmt::format(" --tensor-parallel-size {}", scheme.tp);
