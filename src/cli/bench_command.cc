@@ -140,7 +140,9 @@ Command add_offline(CLI::App& bench, const std::string& command_line) {
                    "Requests sent at once, one run for each number")
       ->check(checked_by(parse_int_list))
       ->capture_default_str();
-  command->add_option("--seed", flags->options.seed, "Seed of the prompts")->capture_default_str();
+  command->add_option("--seed", flags->options.seed, "Seed of the prompts")
+      ->check(checked_by(parse_seed))
+      ->capture_default_str();
   flags->output.add_to(*command);
   command->footer(std::string(kOfflineFooter));
   return [flags, command_line] {
@@ -273,7 +275,7 @@ Command add_compare(CLI::App& bench) {
       ->add_option("--fail-over", flags->fail_over,
                    "Exit with 1 where a figure is worse by more than so many per cent, beyond the "
                    "noise")
-      ->check(CLI::Range(0.0, 100.0))
+      ->check(number_in(0.0, 100.0))
       ->type_name("PERCENT");
   command->footer(std::string(kCompareFooter));
   return [flags] {

@@ -137,6 +137,7 @@ void ModelFlags::add_to(CLI::App& app) {
       ->capture_default_str()
       ->group(kModel);
   app.add_option("--dummy-seed", dummy_seed, "Seed of made-up weights")
+      ->check(checked_by(parse_seed))
       ->capture_default_str()
       ->group(kModel);
   app.add_option("--dummy-routing", dummy_routing,
@@ -279,6 +280,25 @@ base::Status ParallelFlags::set_scheme(runtime::ClusterConfig& cluster) const {
   }
   cluster.scheme.ep = 1;
   return {};
+}
+
+std::function<std::string(const std::string&)> number_in(double least, double most) {
+  return [least, most](const std::string& text) {
+    double value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (error == std::errc() && end == text.data() + text.size() && value >= least &&
+        value <= most) {
+      return std::string();
+    }
+    return fmt::format("\"{}\": expected a number from {} to {}", text, least, most);
+  };
+}
+
+base::Result<uint64_t> parse_seed(const std::string& text) {
+  uint64_t seed = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seed);
+  if (error == std::errc() && end == text.data() + text.size()) return seed;
+  return base::fail("\"{}\": expected a number from 0 to 2^64 - 1", text);
 }
 
 namespace {

@@ -76,6 +76,11 @@ std::function<std::string(const std::string&)> checked_by(Parse parse) {
   };
 }
 
+/// A CLI11 check for a number in [least, most]; CLI11's own lets what is not a number pass.
+std::function<std::string(const std::string&)> number_in(double least, double most);
+/// The same for a seed, which CLI11 would take modulo 2^64.
+base::Result<uint64_t> parse_seed(const std::string& text);
+
 /// Minutes of measuring should not end in a file that cannot be written: to be asked before. An
 /// empty path is a flag that was not given.
 base::Status check_writable(std::string_view flag, const std::string& path);

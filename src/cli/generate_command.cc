@@ -75,13 +75,6 @@ class Mailbox {
   std::deque<std::pair<size_t, engine::SequenceEvent>> events_;
 };
 
-base::Result<uint64_t> parse_seed(const std::string& text) {
-  uint64_t seed = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seed);
-  if (error == std::errc() && end == text.data() + text.size()) return seed;
-  return base::fail("\"{}\": expected a number from 0 to 2^64 - 1", text);
-}
-
 /// "11:-100,42:2.5".
 base::Result<std::vector<engine::LogitBias>> parse_logit_bias(const std::string& text) {
   std::map<engine::TokenId, float> biases;
@@ -298,22 +291,22 @@ void add_penalties(CLI::App& command, GenerateFlags& flags) {
   command
       .add_option("--min-p", flags.min_p,
                   "Only tokens with this share of the most likely one's probability")
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(number_in(0.0, 1.0))
       ->capture_default_str();
   command
       .add_option("--repetition-penalty", flags.repetition_penalty,
                   "Divides (negative: multiplies) the logits of tokens in prompt or output")
-      ->check(CLI::Range(0.01, 100.0))
+      ->check(number_in(0.01, 100.0))
       ->capture_default_str();
   command
       .add_option("--presence-penalty", flags.presence_penalty,
                   "Subtracted from the logits of tokens in the output")
-      ->check(CLI::Range(-2.0, 2.0))
+      ->check(number_in(-2.0, 2.0))
       ->capture_default_str();
   command
       .add_option("--frequency-penalty", flags.frequency_penalty,
                   "The same for each time that the token is in the output")
-      ->check(CLI::Range(-2.0, 2.0))
+      ->check(number_in(-2.0, 2.0))
       ->capture_default_str();
   command
       .add_option("--logit-bias", flags.logit_bias,
@@ -339,7 +332,7 @@ Command add_generate(CLI::App& app) {
       ->check(CLI::Range(1, std::numeric_limits<int>::max() / 2))
       ->capture_default_str();
   command->add_option("--temperature", flags->temperature, "0: always the most likely token")
-      ->check(CLI::Range(0.0, 100.0))
+      ->check(number_in(0.0, 100.0))
       ->capture_default_str();
   command->add_option("--top-k", flags->top_k, "Only the k most likely tokens; 0: all")
       ->check(CLI::Range(0, std::numeric_limits<int>::max()))
@@ -357,7 +350,7 @@ Command add_generate(CLI::App& app) {
       ->capture_default_str();
   command
       ->add_option("--seed", flags->seed,
-                   "Of sampling: the same seed gives the same text whatever the scheme (default: "
+                   "Of sampling: in invariant numerics the same text whatever the scheme (default: "
                    "random)")
       ->check(checked_by(parse_seed));
   command->add_option("--stop", flags->stop, "End the text before this string; may be repeated")
@@ -376,7 +369,7 @@ Command add_generate(CLI::App& app) {
       "-pp 2\n"
       "  fourfold generate HF_FOLDER \"One\" \"Two\" --seed 7 -dp 2     two prompts on two "
       "replicas\n"
-      "\nThe same --seed gives the same text whatever the scheme.");
+      "\nWith --numerics invariant the same --seed gives the same text whatever the scheme.");
   return [flags] {
     const base::Status status = generate(*flags);
     return status.ok() ? 0 : fail(status.error());

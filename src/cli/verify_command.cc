@@ -39,8 +39,8 @@ them, where each device's time went, the winner of each objective with what bind
 cannot be told from it, four common laws with the evidence of this run, and the definitions. --report has
 all of it with plots, --json and --csv for programs (docs/verify-json.md).
 
-Without a model and a load it measures tiny, and then tiny-moe with and without EP; that one's files
-have "-tiny-moe" in their names.
+Without any flag but --report it measures tiny, proves the schemes A to D of it, and then measures tiny-moe
+with and without EP; that one's report has "-tiny-moe" in its name.
 
 Exit code: 0 all equal and measured, 1 something failed or differed, 2 a flag that makes no sense.
 
@@ -253,6 +253,17 @@ int print_plan(const verify::VerifyReport& report) {
 }
 
 base::Status check_outputs(const VerifyFlags& flags) {
+  std::vector<std::string> paths = {flags.json, flags.csv, flags.report};
+  std::erase(paths, "");
+  std::sort(paths.begin(), paths.end());
+  const auto twice = std::adjacent_find(paths.begin(), paths.end());
+  if (twice != paths.end()) {
+    return base::fail("{} would be written twice: give --json, --csv and --report a file each",
+                      *twice);
+  }
+  if (flags.dry_run && !paths.empty()) {
+    return base::fail("a dry run measures nothing that {} could hold: leave it out", paths.front());
+  }
   FF_TRY(check_writable("--json", flags.json));
   FF_TRY(check_writable("--csv", flags.csv));
   return check_writable("--report", flags.report);
@@ -301,18 +312,20 @@ VerifyFlags with_experts(VerifyFlags flags, int devices) {
   if (devices == 2 || devices == 4 || devices == 8) {
     flags.schemes = fmt::format("tp{0},tp{0}ep{0},dp{0},dp{0}ep{0}", devices);
   }
-  for (std::string* path : {&flags.json, &flags.csv, &flags.report}) {
-    if (path->empty()) continue;
-    std::filesystem::path other(*path);
+  if (!flags.report.empty()) {
+    std::filesystem::path other(flags.report);
     other.replace_filename(
         fmt::format("{}-{}{}", other.stem().string(), kName, other.extension().string()));
-    *path = other.string();
+    flags.report = other.string();
   }
   return flags;
 }
 
 int run_verify(const VerifyFlags& flags, const std::string& command_line) {
   if (flags.dry_run) {
+    if (const base::Status status = check_outputs(flags); !status.ok()) {
+      return fail(status.error());
+    }
     const auto options = make_options(flags, command_line);
     if (!options.ok()) return fail(options.error());
     const auto report = verify::plan(*options);
@@ -366,7 +379,7 @@ void add_load_flags(CLI::App& command, VerifyFlags& flags) {
           "--burstiness", flags.burstiness,
           "Shape of the gamma distribution of the gaps between arrivals; 1: Poisson, below: "
           "bursts, above: more even")
-      ->check(CLI::Range(0.01, 1000.0))
+      ->check(number_in(0.01, 1000.0))
       ->capture_default_str();
   CLI::Option* trace = command.add_option("--trace", flags.trace,
                                           "Replay the requests of this file: Mooncake JSONL or "
@@ -375,7 +388,7 @@ void add_load_flags(CLI::App& command, VerifyFlags& flags) {
   trace->check(CLI::ExistingFile);
   for (CLI::Option* fixed : {input, output, prefix, turns}) trace->excludes(fixed);
   command.add_option("--trace-scale", flags.trace_scale, "Multiplies all lengths of the trace")
-      ->check(CLI::Range(1e-6, 1e6))
+      ->check(number_in(1e-6, 1e6))
       ->capture_default_str()
       ->needs(trace);
   command
@@ -399,6 +412,7 @@ void add_load_flags(CLI::App& command, VerifyFlags& flags) {
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   command.add_option("--seed", flags.seed, "Seed of prompts, arrivals and sampling")
+      ->check(checked_by(parse_seed))
       ->capture_default_str();
 }
 

@@ -193,7 +193,8 @@ std::string binding_limit(const SchemeResult& scheme, const LoadPoint& point) {
 
 using Value = std::function<double(const load::RunMetrics&)>;
 
-/// The winner by a figure of each repeat; nothing where a scheme lacks it.
+/// The winner by a figure of each repeat, which is 0 only where a scheme lacks it or, of a rate,
+/// where it did not manage any; nothing where one lacks it, or all are 0.
 std::optional<Winner> winner_of(const std::vector<const SchemeResult*>& timed,
                                 const LoadPoint& point, bool lower_is_better,
                                 const std::string& unit, const Value& value) {
@@ -202,8 +203,14 @@ std::optional<Winner> winner_of(const std::vector<const SchemeResult*>& timed,
     std::vector<double>& repeats = values.emplace_back();
     for (const load::RunMetrics& run : r->loads.at(point).repeats) {
       repeats.push_back(value(run));
-      if (!(repeats.back() > 0)) return std::nullopt;
+      if (lower_is_better && !(repeats.back() > 0)) return std::nullopt;
     }
+  }
+  const auto is_zero = [](double x) { return x == 0; };
+  if (std::all_of(values.begin(), values.end(), [&](const std::vector<double>& repeats) {
+        return std::all_of(repeats.begin(), repeats.end(), is_zero);
+      })) {
+    return std::nullopt;
   }
   const load::Ranking ranking = load::rank(values, lower_is_better);
   const SchemeResult* best = timed[ranking.best];
@@ -239,7 +246,9 @@ Winner exact_winner(const std::vector<const SchemeResult*>& timed, bool lower_is
 
 std::map<std::string, Winner> winners(const VerifyReport& report, const LoadPoint& point) {
   std::map<std::string, Winner> out;
-  const std::vector<const SchemeResult*> timed = timed_at(report, point);
+  // Who answers differently wins nothing.
+  std::vector<const SchemeResult*> timed = timed_at(report, point);
+  std::erase_if(timed, [](const SchemeResult* r) { return !r->ok(); });
   if (timed.empty()) return out;
   std::vector<const SchemeResult*> usable;
   std::copy_if(timed.begin(), timed.end(), std::back_inserter(usable),

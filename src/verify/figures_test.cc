@@ -139,5 +139,24 @@ TEST(Definitions, EveryFigureThatIsPrintedHasOne) {
                                             "mbu", "efficiency", "comm", "tie"}));
 }
 
+TEST(Winners, DoNotIncludeASchemeWithOtherAnswers) {
+  VerifyReport report = two_schemes();
+  ASSERT_EQ(winners(report, kSixteen).at("throughput").scheme->scheme.dp, 2);
+  report.schemes[1].answers->equal = false;
+  for (const auto& [objective, winner] : winners(report, kSixteen)) {
+    EXPECT_EQ(winner.scheme->scheme.dp, 1) << objective;
+    EXPECT_TRUE(winner.tie.empty()) << objective;
+  }
+}
+
+TEST(Winners, OfGoodputStandEvenWhereASchemeMetNothing) {
+  VerifyReport report = two_schemes();
+  report.options.slo.ttft_ms = 10;
+  for (load::RunMetrics& run : report.schemes[1].loads.at(kEight).repeats) run.goodput_rps = 0;
+  EXPECT_EQ(winners(report, kEight).at("goodput").scheme->scheme.dp, 1);
+  for (load::RunMetrics& run : report.schemes[0].loads.at(kEight).repeats) run.goodput_rps = 0;
+  EXPECT_FALSE(winners(report, kEight).contains("goodput"));
+}
+
 }  // namespace
 }  // namespace fourfold::verify

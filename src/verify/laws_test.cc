@@ -75,6 +75,19 @@ TEST(PipelineLaw, HoldsWhereMemoryFallsAndTimePerTokenDoesNot) {
   EXPECT_EQ(law(report_of({one, faster}, 2), "pp").verdict, Verdict::kFails);
 }
 
+TEST(PipelineLaw, IsUndecidedWhereAGainCannotBeRuledOut) {
+  SchemeResult one = scheme_of({});
+  add_runs(one, kOne, {run_of(10, 2, 100), run_of(10, 3, 100)});
+  SchemeResult pp2 = scheme_of({.pp = 2});
+  add_runs(pp2, kOne, {run_of(10, 3, 100), run_of(10, 2, 100)});
+  EXPECT_EQ(law(report_of({one, pp2}, 2), "pp").verdict, Verdict::kUndecided);
+  SchemeResult once = scheme_of({});
+  add_runs(once, kOne, {run_of(10, 2, 100)});
+  SchemeResult pp2_once = scheme_of({.pp = 2});
+  add_runs(pp2_once, kOne, {run_of(10, 3, 100)});
+  EXPECT_EQ(law(report_of({once, pp2_once}, 2), "pp").verdict, Verdict::kUndecided);
+}
+
 TEST(Laws, OfExpertsAreUndecidedWithoutExperts) {
   const Law found = law(with_tp2(6, 0.1), "ep");
   EXPECT_EQ(found.verdict, Verdict::kUndecided);
