@@ -119,6 +119,10 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{1, "verify tiny --dry-run --json /tmp/x.json", "a dry run measures nothing",
                 "x.json"},
         Refusal{1, "verify tiny --json /tmp/x --csv /tmp/x", "written twice", "a file each"},
+        Refusal{1, "generate tiny x --expert-placement round_robin",
+                "--expert-placement needs a model with experts", "tiny is dense"},
+        Refusal{1, "verify tiny --devices 2 --expert-exchange alltoall",
+                "--expert-exchange needs a model with experts", "tiny is dense"},
         Refusal{1, "generate nosuch x", "\"nosuch\" was not found", "Hugging Face folder"},
         Refusal{1, "generate llama-3.1-8b x", "weights of llama-3.1-8b are not here",
                 "--load-format dummy"},
@@ -211,6 +215,12 @@ TEST(Bench, WritesEveryFigureBesideItsCeilingAndComparesTwoFiles) {
   ASSERT_EQ(ops.code, 0) << ops.text;
   check_results(folder / "out.json", "matmul gate+up m1");
   check_results(folder / "out.json", "attention m80");
+
+  const Outcome moe = run("bench ops tiny-moe --rows 1 --context 16" + json);
+  ASSERT_EQ(moe.code, 0) << moe.text;
+  EXPECT_THAT(moe.text, Not(HasSubstr("unnamed")));
+  check_results(folder / "out.json", "grouped gate+up m1");
+  check_results(folder / "out.json", "matmul router m1");
 
   const Outcome comm = run("bench comm --sizes 4KiB" + json);
   ASSERT_EQ(comm.code, 0) << comm.text;

@@ -29,11 +29,20 @@ constexpr int kMostDecodeRows = 64;     // of one step of the benchmark; more ar
 constexpr std::byte kCacheByte{0x3c};   // bf16 0.0115: a cache of zeros would be quicker
 constexpr int64_t kBlockSize = 16;
 
-const std::map<ParamKind, const char*> kLabels = {
-    {ParamKind::kEmbedding, "head"},  // a tied one
-    {ParamKind::kHead, "head"},      {ParamKind::kQuery, "query"},   {ParamKind::kKey, "key"},
-    {ParamKind::kValue, "value"},    {ParamKind::kOutput, "output"}, {ParamKind::kGate, "gate"},
-    {ParamKind::kUp, "up"},          {ParamKind::kDown, "down"}};
+const std::map<ParamKind, const char*> kLabels = {{ParamKind::kEmbedding, "head"},  // a tied one
+                                                  {ParamKind::kHead, "head"},
+                                                  {ParamKind::kQuery, "query"},
+                                                  {ParamKind::kKey, "key"},
+                                                  {ParamKind::kValue, "value"},
+                                                  {ParamKind::kOutput, "output"},
+                                                  {ParamKind::kGate, "gate"},
+                                                  {ParamKind::kUp, "up"},
+                                                  {ParamKind::kDown, "down"},
+                                                  {ParamKind::kSharedGate, "shared gate"},
+                                                  {ParamKind::kRouter, "router"},
+                                                  {ParamKind::kExpertGate, "gate"},
+                                                  {ParamKind::kExpertUp, "up"},
+                                                  {ParamKind::kExpertDown, "down"}};
 
 /// The inputs of one pass.
 struct Inputs {
@@ -107,8 +116,13 @@ class Operators {
   void label_weights() {
     for (const model::Param& param : decoder_->spec().params) {
       const auto label = kLabels.find(param.kind);
-      const backend::Weight* weight = decoder_->weights().find(param.kind, param.layer);
-      if (label != kLabels.end() && weight != nullptr) timed_->label(*weight, label->second);
+      if (label == kLabels.end()) continue;
+      const model::Weights& weights = decoder_->weights();
+      const backend::Weight* weight = weights.find(param.kind, param.layer);
+      if (weight != nullptr) timed_->label(*weight, label->second);
+      // A grouped matmul has the name of its first matrix.
+      const auto experts = weights.experts(param.kind, param.layer);
+      if (!experts.empty()) timed_->label(*experts.front(), label->second);
     }
   }
 

@@ -52,8 +52,16 @@ int64_t largest_block_bytes(const ClusterConfig& config, const model::ModelSpec&
 }  // namespace
 
 base::Result<model::ModelSource> open_source(const ClusterConfig& config) {
-  return model::open_model(config.model, config.dummy_weights, config.dummy_seed,
-                           config.dummy_routing);
+  FF_ASSIGN(model::ModelSource source, model::open_model(config.model, config.dummy_weights,
+                                                         config.dummy_seed, config.dummy_routing));
+  if (source.spec.experts() == 0) {
+    const bool placed = config.expert_placement != mesh::ExpertPlacement::linear();
+    if (placed || config.expert_exchange != model::ExchangeKind::kAuto) {
+      return base::fail("{} needs a model with experts; {} is dense: leave it out",
+                        placed ? "--expert-placement" : "--expert-exchange", config.model);
+    }
+  }
+  return source;
 }
 
 base::Result<engine::ExecutorLimits> plan_limits(const ClusterConfig& config,

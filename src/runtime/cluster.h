@@ -43,7 +43,8 @@ struct ClusterConfig {
   engine::SchedulerOptions scheduler;
 };
 
-/// The model that it serves: model::open_model.
+/// The model that it serves. Errors: those of model::open_model, and a placement or an exchange of
+/// experts for a dense one.
 base::Result<model::ModelSource> open_source(const ClusterConfig& config);
 
 /// The limits every group of the cluster gets. Errors: a KV pool that cannot hold one sequence, a
