@@ -100,6 +100,8 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{1, "verify tiny --devices 4 --schemes tp2", "tp2 uses 2 devices", "4"},
         Refusal{1, "generate tiny x -ep 2", "needs a model with experts", "dense"},
         Refusal{1, "generate tiny x --enable-expert-parallel", "tiny is dense", "experts"},
+        Refusal{1, "generate tiny-moe x -dp 3 --enable-expert-parallel", "no size above 1 is legal",
+                "tp1 x dp3"},
         Refusal{1, "generate tiny-moe x -tp 2 -dp 3 -ep 4", "4 ranks neither divide tp2",
                 "nearest legal schemes"},
         Refusal{1, "verify tiny-moe --schemes tp3ep3", "tp must be 1, 2, 4 or 8", "nearest"},

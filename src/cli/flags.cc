@@ -278,8 +278,10 @@ base::Status ParallelFlags::set_scheme(runtime::ClusterConfig& cluster) const {
     cluster.scheme.ep = ep;
     if (mesh::Mesh::create(cluster.scheme, divisors, cluster.expert_placement).ok()) return {};
   }
-  cluster.scheme.ep = 1;
-  return {};
+  return base::fail(
+      "--enable-expert-parallel: no size above 1 is legal for {} experts on {} ranks of a stage "
+      "(tp{} x dp{}); leave it out or change these",
+      divisors.experts, config.dp * config.tp, config.tp, config.dp);
 }
 
 std::function<std::string(const std::string&)> number_in(double least, double most) {

@@ -231,18 +231,22 @@ int print_plan(const verify::VerifyReport& report) {
   fmt::print("{} ({}, {:.1f} M parameters) on backend {}; memory of the fullest device in MiB\n\n",
              report.options.cluster.model, report.model_family,
              static_cast<double>(report.parameters) * 1e-6, report.backend);
-  fmt::print("  {:<12}{:>8}{:>12}{:>12}{:>14}{:>12}\n", "scheme", "devices", "weights", "KV cache",
-             "activations", "total");
+  size_t width = 12;
+  for (const verify::SchemeResult& r : report.schemes) {
+    width = std::max(width, mesh::scheme_name(r.scheme).size() + 2);
+  }
+  fmt::print("  {:<{}}{:>8}{:>12}{:>12}{:>14}{:>12}\n", "scheme", width, "devices", "weights",
+             "KV cache", "activations", "total");
   for (const verify::SchemeResult& r : report.schemes) {
     if (!r.legal) continue;
-    fmt::print("  {:<12}{:>8}{:>12.1f}{:>12.1f}{:>14.1f}{:>12.1f}\n", mesh::scheme_name(r.scheme),
-               r.scheme.devices(), static_cast<double>(r.weight_bytes) / kMiB,
+    fmt::print("  {:<{}}{:>8}{:>12.1f}{:>12.1f}{:>14.1f}{:>12.1f}\n", mesh::scheme_name(r.scheme),
+               width, r.scheme.devices(), static_cast<double>(r.weight_bytes) / kMiB,
                static_cast<double>(r.kv_bytes) / kMiB,
                static_cast<double>(r.activation_bytes) / kMiB,
                static_cast<double>(r.weight_bytes + r.kv_bytes + r.activation_bytes) / kMiB);
   }
   for (const verify::SchemeResult& r : report.schemes) {
-    if (!r.legal) fmt::print("\n  {:<12}{}", mesh::scheme_name(r.scheme), r.reason);
+    if (!r.legal) fmt::print("\n  {:<{}}{}", mesh::scheme_name(r.scheme), width, r.reason);
   }
   int most_devices = 0;
   for (const verify::SchemeResult& r : report.schemes) {
