@@ -250,7 +250,7 @@ class Group {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::vector<std::function<void()>> inbox_;
-  engine::Occupancy occupancy_;  // after the latest step
+  engine::Occupancy occupancy_ = engine_.occupancy();  // after the latest step
   bool stopping_ = false;
   std::thread thread_;
 };
