@@ -100,10 +100,12 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{1, "verify tiny --devices 4 --schemes tp2", "tp2 uses 2 devices", "4"},
         Refusal{1, "generate tiny x -ep 2", "needs a model with experts", "dense"},
         Refusal{1, "generate tiny x --enable-expert-parallel", "tiny is dense", "experts"},
-        Refusal{1, "generate tiny-moe x -dp 3 --enable-expert-parallel", "no size above 1 is legal",
-                "tp1 x dp3"},
         Refusal{1, "generate tiny-moe x -tp 2 -dp 3 -ep 4", "4 ranks neither divide tp2",
                 "nearest legal schemes"},
+        Refusal{1, "generate tiny-moe x -tp 2 -ep 4", "ep4 x etp1 = 4 ranks",
+                "nearest legal schemes for 2 devices: tp2, tp2etp1, tp2ep2"},
+        Refusal{1, "generate tiny-moe x -dp 3 --enable-expert-parallel",
+                "no --expert-parallel-size from 2 to 3 is legal", "8 is not divisible by 3"},
         Refusal{1, "verify tiny-moe --schemes tp3ep3", "tp must be 1, 2, 4 or 8", "nearest"},
         Refusal{1, "verify tiny-moe --schemes dp3ep3", "8 experts", "3"},
         Refusal{2, "generate tiny-moe x -ep 2 --enable-expert-parallel", "excludes", "--help"},
@@ -290,6 +292,16 @@ TEST(Verify, DryRunSaysWhySchemesAreNotLegal) {
   EXPECT_THAT(outcome.text, HasSubstr("4 heads"));
 }
 
+TEST(Verify, DryRunListsEverySchemeOfAModelWithExperts) {
+  const Outcome legal = run("verify mixtral-8x7b --devices 8 --dry-run");
+  EXPECT_EQ(legal.code, 0);
+  EXPECT_THAT(legal.text, AllOf(HasSubstr("65 of 65 schemes legal"), HasSubstr("  tp8ep8 "),
+                                HasSubstr("  tp2pp2dp2ep2etp2 "), Not(HasSubstr("Not legal"))));
+  const Outcome some = run("verify mixtral-8x7b --devices 6 --dry-run");
+  EXPECT_THAT(some.text, AllOf(HasSubstr("14 of 49 schemes legal"), HasSubstr("Not legal:"),
+                               HasSubstr("8 is not divisible by 6")));
+}
+
 TEST(Verify, SaysWhereDevicesOutnumberCores) {
   EXPECT_THAT(run("verify tiny --devices 1024 --schemes pp8dp128 --dry-run").text,
               HasSubstr("1024 devices of 1 core each share"));
@@ -354,6 +366,33 @@ TEST(Verify, WritesJsonCsvAndAPageOfTheSameRun) {
   const std::string csv = read_text(folder / "out.csv");
   EXPECT_EQ(std::count(csv.begin(), csv.end(), '\n'), 1 + 3 * 2);
   EXPECT_THAT(read_text(folder / "out.html"), HasSubstr("<!DOCTYPE html>"));
+}
+
+TEST(Verify, MeasuresTheExchangeOfExperts) {
+  const ScratchFolder folder;
+  const Outcome outcome =
+      run("verify tiny-moe --schemes tp2ep2,tp2ep2etp1,dp2ep2 --concurrency 1 --requests 2 "
+          "--input-len 16 --output-len 8 --repeats 1 --json " +
+          (folder / "out.json") + " --report " + (folder / "out.html"));
+  EXPECT_EQ(outcome.code, 0) << outcome.text;
+  EXPECT_THAT(outcome.text, AllOf(HasSubstr("ep comm"), HasSubstr("held up by"),
+                                  HasSubstr("whose 8 experts took"), HasSubstr("-dp 2 -ep 2")));
+  const nlohmann::json report = nlohmann::json::parse(std::ifstream(folder / "out.json"));
+  ASSERT_EQ(report.at("schemes").size(), 3U) << "tp2ep2etp1 is another name of tp2ep2";
+  for (const nlohmann::json& scheme : report.at("schemes")) {
+    EXPECT_TRUE(scheme.at("answers").at("equal")) << scheme.at("scheme");
+    EXPECT_GE(scheme.at("expert_imbalance"), 1);
+    const nlohmann::json& experts = scheme.at("experts");
+    EXPECT_EQ(experts.at("layers").size(), 3U);
+    EXPECT_EQ(experts.at("layers").at(0).at("rows").size(), 8U);
+    EXPECT_GE(experts.at("layers").at(0).at("imbalance"), 1);
+    EXPECT_GT(experts.at("distinct_per_step"), 0);
+    EXPECT_EQ(experts.at("zero_row_share"), scheme.at("dp") == 2 ? 0.5 : 0.0);
+    if (scheme.at("ep") == 1) continue;
+    EXPECT_GT(scheme.at("comm").at("ep").at("calls"), 0);
+    EXPECT_GT(scheme.at("step_share").at("ep_move"), 0);
+  }
+  EXPECT_THAT(read_text(folder / "out.html"), HasSubstr("id=\"experts\""));
 }
 
 TEST(Verify, RunsRatesTurnsAndASearchWithinAnSlo) {

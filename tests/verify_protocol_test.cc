@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <numeric>
 
 #include "load/trace.h"
 #include "verify/run.h"
@@ -108,6 +109,35 @@ TEST(Protocol, PeaksAndCostsAreOfAllRanks) {
         report.find(scheme)->loads.at({.concurrency = 4}).costs[0].ops.attention_flops);
   };
   EXPECT_NEAR(flops({.tp = 2}) / flops({}), 1, 0.05);
+}
+
+TEST(Protocol, CountsTheRowsOfEveryExpertAndTheStepsForOtherReplicas) {
+  VerifyOptions options = tiny();
+  options.cluster.model = "tiny-moe";
+  options.schemes = {
+      {}, {.tp = 2, .ep = 2}, {.dp = 2, .ep = 2}, {.dp = 2, .tp = 2, .ep = 2, .etp = 2}};
+  options.concurrencies = {1};
+  options.requests = 2;
+  // A row takes two experts, and the last token of a request is sampled and not computed.
+  const int64_t rows = 2LL * options.requests * (options.input_len + options.output_len - 1);
+  for (const SchemeResult& r : report_of(options).schemes) {
+    SCOPED_TRACE(mesh::scheme_name(r.scheme));
+    for (const RunCost& cost : r.loads.at({.concurrency = 1}).costs) {
+      ASSERT_EQ(cost.experts.size(), 3U) << "the first of four layers is dense";
+      for (const auto& [layer, work] : cost.experts) {
+        EXPECT_EQ(std::accumulate(work.rows.begin(), work.rows.end(), int64_t{0}), rows);
+        EXPECT_EQ(work.rank_rows.size(), static_cast<size_t>(r.scheme.devices()));
+        EXPECT_GE(work.distinct, work.steps);
+      }
+      if (r.scheme.dp > 1) {
+        // One request at a time: the replica that does not have it steps for the other's rows.
+        EXPECT_EQ(2 * cost.zero_row_steps, cost.steps);
+        EXPECT_GT(cost.comm.at(mesh::Axis::kExpert).bytes, 0);
+      } else {
+        EXPECT_EQ(cost.zero_row_steps, 0);
+      }
+    }
+  }
 }
 
 TEST(Protocol, ASweepDoublesUntilNothingIsGainedAndRepeatsTheSamePoints) {

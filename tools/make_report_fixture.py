@@ -2,7 +2,8 @@
 """Writes tests/report/eight_schemes.json: a made-up run of `fourfold verify` in the words of
 docs/verify-json.md, for tests of the report. Eight schemes are timed at four loads; one more
 failed, two are not legal; one point is saturated, one is invalid; every figure that may be null is
-null somewhere. The figures come from a simple model with a fixed seed, not from a measurement."""
+null somewhere. Rows of each expert are there where the page shows them, at the last load of the first
+scheme. The figures come from a simple model with a fixed seed, not from a measurement."""
 
 import json
 import math
@@ -14,12 +15,14 @@ OUT = pathlib.Path(__file__).resolve().parent.parent / "tests/report/eight_schem
 NORMAL = statistics.NormalDist()
 POINTS = (1, 8, 64, 256)
 INPUT, OUTPUT, REPEATS = 512, 128, 5
+LAYERS, EXPERTS, TOP_K = 48, 128, 8
 #         scheme         tp pp dp ep
 TIMED = (("tp1",         1, 1, 1, 1), ("tp8",         8, 1, 1, 1), ("tp4pp2",      4, 2, 1, 1),
          ("tp2pp2dp2",   2, 2, 2, 1), ("tp4dp2",      4, 1, 2, 1), ("dp8",         1, 1, 8, 1),
          ("tp8ep8",      8, 1, 1, 8), ("pp8",         1, 8, 1, 1))
 GIB = 1 << 30
 rng = random.Random(4)
+shape = random.Random(5)  # of the experts' rows
 
 
 def short(value, digits=17):
@@ -73,6 +76,25 @@ def step_share(tp, pp, dp, ep, concurrency, busy):
     shares = {k: round(v * scale, 5) for k, v in shares.items()}
     shares["other"] = round(1 - sum(shares.values()), 5)
     return shares
+
+
+def layers_of_experts(tokens):
+    """Rows of each expert with a spread like that of a trained router."""
+    layers = []
+    for layer in range(LAYERS):
+        weights = [math.exp(shape.gauss(0, 0.6)) for _ in range(EXPERTS)]
+        layers.append({"layer": layer, "rows": [round(tokens * TOP_K * w / sum(weights)) for w in weights],
+                       "imbalance": 1.0, "distinct_per_step": short(shape.uniform(118, 126), 5)})
+    return layers
+
+
+def experts(ep, per_replica, shares, layers):
+    rows = per_replica * TOP_K
+    wait = shares["ep_wait"]
+    return {"distinct_per_step": short(EXPERTS / ep * (1 - (1 - 1 / EXPERTS) ** rows), 4),
+            "zero_row_share": 0.0,
+            "binds": "nothing: no rows travel" if ep == 1 else
+            f"not the exchange ({100 * (wait + shares['ep_move']):.0f} % of the time)", "layers": layers}
 
 
 def load_point(name, tp, pp, dp, ep, concurrency):
@@ -137,6 +159,10 @@ def load_point(name, tp, pp, dp, ep, concurrency):
                              "bytes": 220 * steps, "calls": steps}},
         "step_share": shares,
         "bubble_share": None if pp == 1 else round(shares["pp_wait"] * 0.9, 5),
+        "expert_imbalance": 1.0 if ep == 1 else short(1.34 - 0.02 * math.log2(concurrency), 4),
+        "experts": experts(ep, per_replica, shares,
+                           layers_of_experts(int(requests_s * duration) * (INPUT + OUTPUT))
+                           if (name, concurrency) == ("tp1", POINTS[-1]) else []),
         "distributions": {
             "ttft_ms": None if saturated else quantiles(ttft * 0.97, 0.22),
             "itl_ms": None if saturated else quantiles(tpot * 0.98, 0.2)},
@@ -154,6 +180,8 @@ def start_command(name, tp, pp, dp, ep):
 
 
 def vllm_command(name, tp, pp, dp, ep):
+    if ep != dp * tp and dp > 1:
+        return "(vLLM has no flags for these expert shards)"
     words = ["vllm serve Qwen/Qwen3-30B-A3B"]
     for flag, size in (("--tensor-parallel-size", tp), ("--pipeline-parallel-size", pp),
                        ("--data-parallel-size", dp)):
@@ -192,7 +220,7 @@ def scheme_entry(name, tp, pp, dp, ep, legal=True, reason="", failure=""):
         if timed and pp == 1 else None,
         "invariant_cost": None if not timed else short(1.11 + 0.01 * tp, 4),
         "start_command": start_command(name, tp, pp, dp, ep),
-        "vllm_command": None if name == "pp8" else vllm_command(name, tp, pp, dp, ep),
+        "vllm_command": vllm_command(name, tp, pp, dp, ep),
         "loads": []}
 
 

@@ -57,6 +57,9 @@ struct RowReader {
   /// Fills rows [begin, end), one after another, where they are bf16. Empty: they aren't; then
   /// `read` is used.
   std::function<base::Status(int64_t begin, int64_t end, std::span<uint16_t> out)> bf16 = nullptr;
+  /// Bytes by which the rows of `bf16` miss the multiples of 64 in their file. Into memory that
+  /// misses them as much they are copied fastest.
+  int64_t bf16_offset = 0;
   /// Is told, if not empty, that rows [begin, end) were loaded.
   std::function<void(int64_t begin, int64_t end)> loaded = nullptr;
 };

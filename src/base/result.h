@@ -40,13 +40,14 @@ class [[nodiscard]] Result {
     CHECK(ok(), "{}", error().message);
     return std::get<0>(state_);
   }
-  T&& value() && {
+  /// A value and not a reference, so that `for (x : f().value())` walks over something alive.
+  T value() && {
     CHECK(ok(), "{}", error().message);
     return std::get<0>(std::move(state_));
   }
   T& operator*() & { return value(); }
   const T& operator*() const& { return value(); }
-  T&& operator*() && { return std::move(*this).value(); }
+  T operator*() && { return std::move(*this).value(); }
   T* operator->() { return &value(); }
   const T* operator->() const { return &value(); }
 

@@ -274,14 +274,15 @@ base::Status ParallelFlags::set_scheme(runtime::ClusterConfig& cluster) const {
     return base::fail("--enable-expert-parallel needs a model with experts; {} is dense",
                       cluster.model);
   }
-  for (int ep = config.dp * config.tp; ep > 1; --ep) {
-    cluster.scheme.ep = ep;
+  const int ranks = config.dp * config.tp;
+  for (cluster.scheme.ep = ranks; cluster.scheme.ep > 1; --cluster.scheme.ep) {
     if (mesh::Mesh::create(cluster.scheme, divisors, cluster.expert_placement).ok()) return {};
   }
+  if (ranks == 1) return {};  // there is nobody to share with
+  cluster.scheme.ep = ranks;
   return base::fail(
-      "--enable-expert-parallel: no size above 1 is legal for {} experts on {} ranks of a stage "
-      "(tp{} x dp{}); leave it out or change these",
-      divisors.experts, config.dp * config.tp, config.tp, config.dp);
+      "--enable-expert-parallel: no --expert-parallel-size from 2 to {} is legal; {}", ranks,
+      mesh::create_or_suggest(cluster.scheme, divisors, cluster.expert_placement).error().message);
 }
 
 std::function<std::string(const std::string&)> number_in(double least, double most) {

@@ -56,8 +56,8 @@ struct ParallelFlags {
   bool enable_expert_parallel = false;
 
   void add_to(CLI::App& app);
-  /// Sets config.scheme. Errors: a model that cannot be opened, --enable-expert-parallel for a
-  /// dense one.
+  /// Sets config.scheme. Errors: --enable-expert-parallel with a model that cannot be opened, a
+  /// dense one, or sizes that leave no ep above 1.
   base::Status set_scheme(runtime::ClusterConfig& config) const;
 };
 

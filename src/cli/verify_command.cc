@@ -87,8 +87,10 @@ base::Result<std::vector<mesh::ParallelConfig>> parse_schemes(const std::string&
   size_t begin = 0;
   while (begin <= text.size()) {
     const size_t end = std::min(text.find(',', begin), text.size());
-    FF_ASSIGN(const mesh::ParallelConfig scheme,
+    FF_ASSIGN(const mesh::ParallelConfig typed,
               mesh::parse_scheme(text.substr(begin, end - begin)));
+    // The name leaves out an etp that is the default: tp2ep2etp1 is tp2ep2.
+    FF_ASSIGN(const mesh::ParallelConfig scheme, mesh::parse_scheme(mesh::scheme_name(typed)));
     out.push_back(scheme);
     begin = end + 1;
   }
@@ -228,29 +230,32 @@ base::Result<verify::VerifyOptions> make_options(const VerifyFlags& flags,
 
 int print_plan(const verify::VerifyReport& report) {
   constexpr double kMiB = 1024.0 * 1024.0;
-  fmt::print("{} ({}, {:.1f} M parameters) on backend {}; memory of the fullest device in MiB\n\n",
-             report.options.cluster.model, report.model_family,
-             static_cast<double>(report.parameters) * 1e-6, report.backend);
-  size_t width = 12;
+  size_t width = 0;  // of the longest name
+  int most_devices = 0;
+  size_t legal = 0;
   for (const verify::SchemeResult& r : report.schemes) {
-    width = std::max(width, mesh::scheme_name(r.scheme).size() + 2);
+    width = std::max(width, mesh::scheme_name(r.scheme).size());
+    most_devices = std::max(most_devices, r.scheme.devices());
+    legal += r.legal ? 1 : 0;
   }
-  fmt::print("  {:<{}}{:>8}{:>12}{:>12}{:>14}{:>12}\n", "scheme", width, "devices", "weights",
+  fmt::print(
+      "{} ({}, {:.1f} M parameters) on backend {}: {} of {} schemes legal; memory of the "
+      "fullest device in MiB\n\n",
+      report.options.cluster.model, report.model_family,
+      static_cast<double>(report.parameters) * 1e-6, report.backend, legal, report.schemes.size());
+  fmt::print("  {:<{}}{:>9}{:>12}{:>12}{:>14}{:>12}\n", "scheme", width, "devices", "weights",
              "KV cache", "activations", "total");
   for (const verify::SchemeResult& r : report.schemes) {
     if (!r.legal) continue;
-    fmt::print("  {:<{}}{:>8}{:>12.1f}{:>12.1f}{:>14.1f}{:>12.1f}\n", mesh::scheme_name(r.scheme),
+    fmt::print("  {:<{}}{:>9}{:>12.1f}{:>12.1f}{:>14.1f}{:>12.1f}\n", mesh::scheme_name(r.scheme),
                width, r.scheme.devices(), static_cast<double>(r.weight_bytes) / kMiB,
                static_cast<double>(r.kv_bytes) / kMiB,
                static_cast<double>(r.activation_bytes) / kMiB,
-               static_cast<double>(r.weight_bytes + r.kv_bytes + r.activation_bytes) / kMiB);
+               static_cast<double>(r.planned_bytes()) / kMiB);
   }
+  if (legal < report.schemes.size()) fmt::print("\nNot legal:\n");
   for (const verify::SchemeResult& r : report.schemes) {
-    if (!r.legal) fmt::print("\n  {:<{}}{}", mesh::scheme_name(r.scheme), width, r.reason);
-  }
-  int most_devices = 0;
-  for (const verify::SchemeResult& r : report.schemes) {
-    most_devices = std::max(most_devices, r.scheme.devices());
+    if (!r.legal) fmt::print("  {:<{}}  {}\n", mesh::scheme_name(r.scheme), width, r.reason);
   }
   fmt::print("\n{}", verify::devices_note(report, most_devices));
   return 0;

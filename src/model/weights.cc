@@ -116,6 +116,9 @@ backend::RowReader file_reader(const files::TensorStore& tensors, const Param& p
                                                    std::span<uint16_t> out) {
       return read_bf16_rows(tensors, *entry, param, shard, begin, end, out);
     };
+    constexpr int64_t kBytes = sizeof(uint16_t);
+    reader.bf16_offset =
+        (entry->offset + (first * entry->columns() + shard.columns.begin) * kBytes) % 64;
     return reader;
   }
   // Interleaved rows stay inside their head, so these are about the rows of the file, too. What was

@@ -58,66 +58,78 @@ Figures figures(const SchemeResult& scheme, const LoadResult& load) {
   return out;
 }
 
-LayerExperts& LayerExperts::operator+=(const LayerExperts& other) {
-  rows.resize(std::max(rows.size(), other.rows.size()));
-  for (size_t e = 0; e < other.rows.size(); ++e) rows[e] += other.rows[e];
-  rank_rows.insert(rank_rows.end(), other.rank_rows.begin(), other.rank_rows.end());
-  steps += other.steps;
-  distinct += other.distinct;
-  return *this;
-}
-
 namespace {
 
-/// What of the exchange costs a noticeable part of the time.
+/// What of the exchange costs a noticeable part of the time, and why.
 std::string binding_part(const ExpertFigures& experts, const AxisCost& exchange) {
   constexpr double kNoticeable = 0.1;
+  if (exchange.calls == 0) return "nothing: no rows travel";
   const double move = exchange.share - exchange.wait_share;
   if (std::max(move, exchange.wait_share) < kNoticeable) {
-    return "not the exchange";
+    return fmt::format("not the exchange ({:.0f} % of the time)", 100 * exchange.share);
   }
   if (move >= exchange.wait_share) {
     return fmt::format("moving rows ({:.0f} % of the time)", 100 * move);
   }
-  const std::string waiting =
+  std::string out =
       fmt::format("waiting for slower ranks ({:.0f} % of the time)", 100 * exchange.wait_share);
   if (experts.zero_row_share >= kNoticeable) {
-    return waiting + fmt::format("; {:.0f} % of the steps without rows of their own",
-                                 100 * experts.zero_row_share);
+    out += fmt::format("; {:.0f} % of the steps only for other replicas' rows",
+                       100 * experts.zero_row_share);
   }
-  return waiting;
+  if (experts.imbalance >= 1 + kNoticeable) {
+    out += fmt::format("; the fullest rank computes {:.2f} times the mean", experts.imbalance);
+  }
+  return out;
 }
+
+/// Sums that one or more layers' figures are made of.
+struct ExpertSums {
+  double most = 0;  ///< rows of each run's fullest rank
+  double mean = 0;  ///< rows of its mean rank
+  int64_t steps = 0;
+  int64_t distinct = 0;
+
+  void add(const LayerExperts& run) {
+    most += static_cast<double>(*std::max_element(run.rank_rows.begin(), run.rank_rows.end()));
+    mean += static_cast<double>(
+                std::accumulate(run.rank_rows.begin(), run.rank_rows.end(), int64_t{0})) /
+            static_cast<double>(run.rank_rows.size());
+    steps += run.steps;
+    distinct += run.distinct;
+  }
+  double imbalance() const { return mean > 0 ? most / mean : 1; }
+  double distinct_per_step() const {
+    return steps > 0 ? static_cast<double>(distinct) / static_cast<double>(steps) : 0;
+  }
+};
 
 }  // namespace
 
 std::optional<ExpertFigures> expert_figures(const LoadResult& load, const Figures& figures) {
   ExpertFigures out;
-  double most = 0;
-  double mean = 0;
+  ExpertSums all;
+  std::map<int32_t, ExpertSums> sums;
   int64_t steps = 0;
   int64_t zero_row_steps = 0;
   for (const RunCost& run : load.costs) {
     steps += run.steps;
     zero_row_steps += run.zero_row_steps;
     for (const auto& [layer, work] : run.experts) {
-      most += static_cast<double>(*std::max_element(work.rank_rows.begin(), work.rank_rows.end()));
-      mean += static_cast<double>(
-                  std::accumulate(work.rank_rows.begin(), work.rank_rows.end(), int64_t{0})) /
-              static_cast<double>(work.rank_rows.size());
-      out.layers[layer] += work;
+      all.add(work);
+      sums[layer].add(work);
+      std::vector<int64_t>& rows = out.layers[layer].rows;
+      rows.resize(work.rows.size());
+      for (size_t e = 0; e < rows.size(); ++e) rows[e] += work.rows[e];
     }
   }
-  if (out.layers.empty()) return std::nullopt;
-  int64_t layer_steps = 0;
-  int64_t distinct = 0;
-  for (const auto& [layer, work] : out.layers) {
-    layer_steps += work.steps;
-    distinct += work.distinct;
+  if (sums.empty()) return std::nullopt;
+  for (const auto& [layer, sum] : sums) {
+    out.layers[layer].imbalance = sum.imbalance();
+    out.layers[layer].distinct_per_step = sum.distinct_per_step();
   }
-  if (mean > 0) out.imbalance = most / mean;
-  if (layer_steps > 0) {
-    out.distinct_per_step = static_cast<double>(distinct) / static_cast<double>(layer_steps);
-  }
+  out.imbalance = all.imbalance();
+  out.distinct_per_step = all.distinct_per_step();
   if (steps > 0) {
     out.zero_row_share = static_cast<double>(zero_row_steps) / static_cast<double>(steps);
   }

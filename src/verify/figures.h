@@ -31,15 +31,20 @@ struct Figures {
 };
 Figures figures(const SchemeResult& scheme, const LoadResult& load);
 
+/// How evenly the experts of one layer worked, over all repeats.
+struct LayerExpertFigures {
+  std::vector<int64_t> rows;     ///< that each expert computed
+  double imbalance = 1;          ///< rows of the rank with the most over the mean rank; 1: even
+  double distinct_per_step = 0;  ///< experts whose weights a rank reads in a step
+};
+
 /// How evenly experts worked at one load point, over all repeats.
 struct ExpertFigures {
-  /// Rows of the rank with the most over the mean rank, of all layers: the maxima's sum over the
-  /// means'. 1: even.
-  double imbalance = 1;
+  double imbalance = 1;  ///< of all layers: the sum of each one's maximum over that of its means
   double distinct_per_step = 0;  ///< experts whose weights a rank reads in one layer of a step
   double zero_row_share = 0;     ///< of ranks' steps: their replica had no row, another one had
-  std::string binds;             ///< which of these holds the scheme up, in words
-  std::map<int32_t, LayerExperts> layers;
+  std::string binds;             ///< what of the exchange holds the scheme up, in words
+  std::map<int32_t, LayerExpertFigures> layers;
 };
 /// Nothing for a dense model.
 std::optional<ExpertFigures> expert_figures(const LoadResult& load, const Figures& figures);

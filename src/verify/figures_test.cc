@@ -53,8 +53,8 @@ TEST(ExpertFigures, SayHowEvenlyRanksWorkedAndWhatHoldsThemUp) {
   EXPECT_DOUBLE_EQ(experts->zero_row_share, 0.2);
   EXPECT_THAT(experts->layers.at(1).rows, ElementsAre(60, 20));
   EXPECT_EQ(experts->binds,
-            "waiting for slower ranks (15 % of the time); 20 % of the steps without rows of their "
-            "own");
+            "waiting for slower ranks (15 % of the time); 20 % of the steps only for other "
+            "replicas' rows; the fullest rank computes 1.50 times the mean");
 }
 
 TEST(ExpertFigures, NameTheMovingOfRowsWhereItTakesMoreThanWaiting) {
@@ -64,7 +64,27 @@ TEST(ExpertFigures, NameTheMovingOfRowsWhereItTakesMoreThanWaiting) {
             "moving rows (15 % of the time)");
   for (RunCost& run : load.costs) run.comm[mesh::Axis::kExpert].seconds = 0.15;
   EXPECT_EQ(expert_figures(load, figures(scheme_of({.tp = 2, .ep = 2}), load))->binds,
-            "not the exchange");
+            "not the exchange (8 % of the time)");
+  for (RunCost& run : load.costs) run.comm.clear();
+  EXPECT_EQ(expert_figures(load, figures(scheme_of({.dp = 2}), load))->binds,
+            "nothing: no rows travel");
+}
+
+TEST(ExpertFigures, OfEachLayerAreItsOwnAndOfAllWeighThemByRows) {
+  LoadResult load = expert_run();
+  for (RunCost& run : load.costs) {
+    run.experts[2] += {.rows = {20, 0}, .rank_rows = {20}, .steps = 4, .distinct = 8};
+    run.experts[2] += {.rows = {0, 20}, .rank_rows = {20}, .steps = 4, .distinct = 8};
+  }
+  const Figures f = figures(scheme_of({.tp = 2, .ep = 2}), load);
+  const std::optional<ExpertFigures> experts = expert_figures(load, f);
+  ASSERT_TRUE(experts);
+  EXPECT_DOUBLE_EQ(experts->imbalance, (30.0 + 20.0) / (20.0 + 20.0));
+  EXPECT_DOUBLE_EQ(experts->distinct_per_step, 28.0 / 20.0);
+  EXPECT_DOUBLE_EQ(experts->layers.at(1).imbalance, 1.5);
+  EXPECT_DOUBLE_EQ(experts->layers.at(1).distinct_per_step, 1);
+  EXPECT_DOUBLE_EQ(experts->layers.at(2).imbalance, 1);
+  EXPECT_DOUBLE_EQ(experts->layers.at(2).distinct_per_step, 2);
 }
 
 TEST(ExpertFigures, ADenseModelHasNone) {

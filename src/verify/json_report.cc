@@ -137,7 +137,10 @@ ordered_json timeline_json(const std::vector<TimelinePoint>& timeline) {
 ordered_json experts_json(const ExpertFigures& experts) {
   ordered_json layers = ordered_json::array();
   for (const auto& [layer, work] : experts.layers) {
-    layers.push_back({{"layer", layer}, {"rows", work.rows}});
+    layers.push_back({{"layer", layer},
+                      {"rows", work.rows},
+                      {"imbalance", work.imbalance},
+                      {"distinct_per_step", work.distinct_per_step}});
   }
   return {{"distinct_per_step", experts.distinct_per_step},
           {"zero_row_share", experts.zero_row_share},

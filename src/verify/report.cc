@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <numeric>
 
 #include "base/version.h"
 #include "verify/figures.h"
@@ -27,10 +28,13 @@ std::string padded(const std::string& text, size_t width, bool left) {
   return left ? text + fill : fill + text;
 }
 
-/// Columns as wide as their widest cell; the first is left-aligned.
+/// Columns as wide as their widest cell; the first is left-aligned, and the last if it holds words.
 class Table {
  public:
-  explicit Table(std::vector<std::string> header) { rows_.push_back(std::move(header)); }
+  explicit Table(std::vector<std::string> header, bool ends_with_words = false)
+      : ends_with_words_(ends_with_words) {
+    rows_.push_back(std::move(header));
+  }
   void add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
   bool empty() const { return rows_.size() == 1; }
 
@@ -42,7 +46,10 @@ class Table {
     std::string out;
     for (const auto& row : rows_) {
       std::string line;
-      for (size_t i = 0; i < row.size(); ++i) line += "  " + padded(row[i], widths[i], i == 0);
+      for (size_t i = 0; i < row.size(); ++i) {
+        const bool left = i == 0 || (ends_with_words_ && i + 1 == row.size());
+        line += "  " + padded(row[i], widths[i], left);
+      }
       line.erase(line.find_last_not_of(' ') + 1);
       out += line + "\n";
     }
@@ -51,6 +58,7 @@ class Table {
 
  private:
   std::vector<std::vector<std::string>> rows_;
+  bool ends_with_words_;
 };
 
 std::string with_interval(const load::Summary& s, int digits) {
@@ -144,8 +152,12 @@ std::string comm_cell(const Figures& f, mesh::Axis axis) {
 }
 
 std::string load_section(const VerifyReport& report, const LoadPoint& point) {
-  Table table({"scheme", "TTFT ms", "TPOT ms", "ITL p99", "output tok/s", "busy", "MFU", "MBU",
-               "eff. same", "eff. grown", "tp comm", "pp comm", "KV hits", "preempted"});
+  std::vector<std::string> header = {"scheme",       "TTFT ms",    "TPOT ms", "ITL p99",
+                                     "output tok/s", "busy",       "MFU",     "MBU",
+                                     "eff. same",    "eff. grown", "tp comm", "pp comm"};
+  if (report.has_experts) header.emplace_back("ep comm");
+  header.insert(header.end(), {"KV hits", "preempted"});
+  Table table(std::move(header));
   const std::vector<const SchemeResult*> timed = timed_at(report, point);
   std::string notes;
   for (const SchemeResult* r : timed) {
@@ -153,13 +165,22 @@ std::string load_section(const VerifyReport& report, const LoadPoint& point) {
     const load::LoadSummary& s = load.summary;
     const Figures f = figures(*r, load);
     const std::string name = mesh::scheme_name(r->scheme);
-    table.add({name, with_interval(s.ttft_ms, 2), with_interval(s.tpot_ms, 2),
-               s.itl_ms.p99 ? fmt::format("{:.2f}", *s.itl_ms.p99) : "-",
-               with_interval(s.output_tok_s, 0), percent(f.busy), percent(f.mfu), percent(f.mbu),
-               percent(efficiency_same_load(report, *r, point)),
-               percent(efficiency_growing_load(report, *r, point)),
-               comm_cell(f, mesh::Axis::kTensor), comm_cell(f, mesh::Axis::kPipeline),
-               percent(load.kv_hit_rate()), std::to_string(load.preemptions)});
+    std::vector<std::string> row = {name,
+                                    with_interval(s.ttft_ms, 2),
+                                    with_interval(s.tpot_ms, 2),
+                                    s.itl_ms.p99 ? fmt::format("{:.2f}", *s.itl_ms.p99) : "-",
+                                    with_interval(s.output_tok_s, 0),
+                                    percent(f.busy),
+                                    percent(f.mfu),
+                                    percent(f.mbu),
+                                    percent(efficiency_same_load(report, *r, point)),
+                                    percent(efficiency_growing_load(report, *r, point)),
+                                    comm_cell(f, mesh::Axis::kTensor),
+                                    comm_cell(f, mesh::Axis::kPipeline)};
+    if (report.has_experts) row.push_back(comm_cell(f, mesh::Axis::kExpert));
+    row.push_back(percent(load.kv_hit_rate()));
+    row.push_back(std::to_string(load.preemptions));
+    table.add(std::move(row));
     if (s.saturated) {
       notes += fmt::format("  {}: capacity exceeded, the queue grew to the end\n", name);
     }
@@ -215,15 +236,39 @@ std::string communication_section(const VerifyReport& report, const LoadPoint& p
          table.str();
 }
 
+/// The layer whose experts got the least even part of the rows; for each layer there is no room.
+std::string least_even_layer(const ExpertFigures& experts) {
+  std::string out;
+  double widest = -1;
+  for (const auto& [layer, figures] : experts.layers) {
+    const auto [least, most] = std::minmax_element(figures.rows.begin(), figures.rows.end());
+    const int64_t all = std::accumulate(figures.rows.begin(), figures.rows.end(), int64_t{0});
+    const auto share = [&](int64_t rows) {
+      return 100 * static_cast<double>(rows) / static_cast<double>(all);
+    };
+    if (all == 0 || share(*most - *least) <= widest) continue;
+    widest = share(*most - *least);
+    out = fmt::format(
+        "  least even is layer {}, whose {} experts took {:.1f} to {:.1f} % of its rows each; "
+        "--json has all layers and experts\n",
+        layer, figures.rows.size(), share(*least), share(*most));
+  }
+  return out;
+}
+
 /// How evenly the experts worked at one point.
 std::string experts_section(const VerifyReport& report, const LoadPoint& point) {
   Table table({"scheme", "max/mean rows", "distinct experts", "steps without rows", "moving",
-               "waiting", "held up by"});
+               "waiting", "held up by"},
+              /*ends_with_words=*/true);
+  std::string note;
   for (const SchemeResult* r : timed_at(report, point)) {
     const LoadResult& load = r->loads.at(point);
     const Figures f = figures(*r, load);
     const std::optional<ExpertFigures> experts = expert_figures(load, f);
     if (!experts) continue;
+    // Which rows there are is the load's doing: the first scheme speaks for all.
+    if (note.empty()) note = least_even_layer(*experts);
     const AxisCost& exchange = f.axis(mesh::Axis::kExpert);
     table.add({mesh::scheme_name(r->scheme), fmt::format("{:.2f}", experts->imbalance),
                fmt::format("{:.2f}", experts->distinct_per_step),
@@ -236,7 +281,7 @@ std::string experts_section(const VerifyReport& report, const LoadPoint& point) 
              "\nExperts at {}: rows of the fullest rank over the mean, experts a rank reads in a "
              "layer's step\n",
              point.name()) +
-         table.str();
+         table.str() + note;
 }
 
 std::string slo_section(const VerifyReport& report) {
@@ -274,19 +319,22 @@ std::string starts_section(const VerifyReport& report, const LoadPoint& point) {
   return out;
 }
 
-std::string definitions_section() {
+std::string definitions_section(const VerifyReport& report) {
   // The names that the tables above show; the JSON has all of them.
-  static const std::vector<std::pair<std::string, std::string>> kShown = {
+  std::vector<std::pair<std::string, std::string>> names = {
       {"ttft_ms", "TTFT"},      {"tpot_ms", "TPOT"}, {"itl_ms", "ITL"},
       {"device_busy", "busy"},  {"mfu", "MFU"},      {"mbu", "MBU"},
       {"efficiency", "eff."},   {"comm", "comm"},    {"invariant_cost", "cost"},
       {"tie", "not told apart"}};
+  if (report.has_experts) {
+    names.insert(names.end(), {{"expert_imbalance", "max/mean rows"}, {"experts", "experts"}});
+  }
   std::string out = "\nDefinitions\n";
   for (const auto& [name, sentence] : definitions()) {
-    const auto it = std::find_if(kShown.begin(), kShown.end(), [&, &key = name](const auto& shown) {
+    const auto it = std::find_if(names.begin(), names.end(), [&, &key = name](const auto& shown) {
       return shown.first == key;
     });
-    if (it != kShown.end()) out += fmt::format("  {}: {}\n", it->second, sentence);
+    if (it != names.end()) out += fmt::format("  {}: {}\n", it->second, sentence);
   }
   return out;
 }
@@ -321,7 +369,7 @@ std::string to_text(const VerifyReport& report) {
   if (!report.points.empty() && !timed_at(report, report.points.back()).empty()) {
     out += communication_section(report, report.points.back()) +
            experts_section(report, report.points.back()) + laws_section(report) +
-           definitions_section() + starts_section(report, report.points.back());
+           definitions_section(report) + starts_section(report, report.points.back());
   }
   for (const SchemeResult& r : report.schemes) {
     if (!r.legal)

@@ -57,7 +57,10 @@ std::string vllm_command(const VerifyOptions& options, const mesh::ParallelConfi
   // There experts are split over all dp x tp ranks, between ranks or each of them.
   const int ranks = scheme.dp * scheme.tp;
   const int etp = scheme.etp > 0 ? scheme.etp : scheme.ep == 1 ? scheme.tp : 1;
-  if (has_experts && scheme.ep != ranks && (scheme.ep > 1 || etp != ranks)) {
+  using Kind = mesh::ExpertPlacement::Kind;
+  const Kind placement = options.cluster.expert_placement.kind();
+  if (has_experts && ((scheme.ep != ranks && (scheme.ep > 1 || etp != ranks)) ||
+                      (scheme.ep > 1 && placement == Kind::kListed))) {
     return "(vLLM has no flags for these expert shards)";
   }
   std::string out = "vllm serve " + quoted(options.cluster.model);
@@ -66,6 +69,9 @@ std::string vllm_command(const VerifyOptions& options, const mesh::ParallelConfi
   if (scheme.pp > 1) out += fmt::format(" --pipeline-parallel-size {}", scheme.pp);
   if (scheme.dp > 1) out += fmt::format(" --data-parallel-size {}", scheme.dp);
   if (scheme.ep > 1) out += " --enable-expert-parallel";
+  if (scheme.ep > 1 && placement == Kind::kRoundRobin) {
+    out += " --expert-placement-strategy round_robin";
+  }
   return out;
 }
 

@@ -37,6 +37,14 @@ TEST(VllmCommand, SaysWhatVllmCannot) {
        {mesh::ParallelConfig{.dp = 2}, {.tp = 4, .ep = 2}, {.tp = 2, .etp = 1}}) {
     EXPECT_EQ(words(scheme), "(vLLM has no flags for these expert shards)");
   }
+  VerifyOptions placed = options();
+  placed.cluster.expert_placement = mesh::ExpertPlacement::round_robin();
+  EXPECT_EQ(vllm_command(placed, {.tp = 2, .ep = 2}, /*has_experts=*/true),
+            "vllm serve 'm' --tensor-parallel-size 2 --enable-expert-parallel "
+            "--expert-placement-strategy round_robin");
+  placed.cluster.expert_placement = mesh::ExpertPlacement::listed({{0, 1, 2}, {3}});
+  EXPECT_EQ(vllm_command(placed, {.tp = 2, .ep = 2}, /*has_experts=*/true),
+            "(vLLM has no flags for these expert shards)");
   EXPECT_EQ(vllm_command(options(), {.dp = 2}, /*has_experts=*/false),
             "vllm serve 'm' --data-parallel-size 2");
 }

@@ -14,6 +14,26 @@ namespace {
 /// Loaded by a thread at a time, so that the pages of a file are given back in large pieces.
 constexpr int64_t kLoadGrainElements = int64_t{1} << 20;
 
+/// Read in one go: small enough to be packed out of the cache.
+constexpr int64_t kReadElements = int64_t{1} << 17;
+
+/// Elements whose first one lies `offset` bytes (even) past a multiple of 64.
+class RowBuffer {
+ public:
+  RowBuffer(int64_t elements, int64_t offset)
+      : values_(static_cast<size_t>(elements + 64)), begin_(values_.data()) {
+    constexpr uintptr_t kLine = 64;
+    const uintptr_t missing =
+        (static_cast<uintptr_t>(offset) - reinterpret_cast<uintptr_t>(begin_)) % kLine;
+    begin_ += missing / sizeof(uint16_t);
+  }
+  std::span<uint16_t> first(int64_t elements) { return {begin_, static_cast<size_t>(elements)}; }
+
+ private:
+  std::vector<uint16_t> values_;
+  uint16_t* begin_;
+};
+
 std::vector<int64_t> end_blocks_of(const MatrixShape& shape) {
   std::vector<int64_t> blocks;
   int64_t begin = 0;
@@ -64,27 +84,31 @@ base::Result<WeightPtr> PackedMatrix::load(const RowKernels& kernels, ThreadPool
   const int64_t grain =
       std::max<int64_t>(1, kLoadGrainElements / (kTileRows * (shape.columns + 1)));
   const std::vector<uint16_t> zeros(columns);
+  const int64_t tiles_at_once =
+      std::clamp<int64_t>(kReadElements / (kTileRows * (shape.columns + 1)), 1, grain);
   const auto load_tiles = [&](int64_t begin, int64_t end) -> base::Status {
     std::vector<float> wide(reader.bf16 ? 0 : columns);
-    std::vector<uint16_t> values(columns * kTileRows);
-    for (int64_t tile = begin; tile < end; ++tile) {
+    RowBuffer values(tiles_at_once * kTileRows * shape.columns, reader.bf16_offset);
+    for (int64_t tile = begin; tile < end; tile += tiles_at_once) {
       const int64_t first = tile * kTileRows;
-      const auto count = static_cast<size_t>(std::min(kTileRows, shape.rows - first));
+      const int64_t last =
+          std::min({(tile + tiles_at_once) * kTileRows, end * kTileRows, shape.rows});
+      const std::span<uint16_t> read = values.first((last - first) * shape.columns);
       if (reader.bf16) {
-        FF_TRY(reader.bf16(first, first + static_cast<int64_t>(count),
-                           std::span(values).first(count * columns)));
-      }
-      std::array<const uint16_t*, kTileRows> rows;
-      rows.fill(zeros.data());
-      for (size_t i = 0; i < count; ++i) {
-        uint16_t* row = values.data() + i * columns;
-        if (!reader.bf16) {
-          FF_TRY(reader.read(first + static_cast<int64_t>(i), wide));
-          kernels.to_bf16(wide.data(), shape.columns, row);
+        FF_TRY(reader.bf16(first, last, read));
+      } else {
+        for (int64_t row = first; row < last; ++row) {
+          FF_TRY(reader.read(row, wide));
+          kernels.to_bf16(wide.data(), shape.columns, &read[(row - first) * shape.columns]);
         }
-        rows[i] = row;
       }
-      matrix->pack_tile(kernels, rows, tile);
+      for (int64_t row = first; row < last; row += kTileRows) {
+        std::array<const uint16_t*, kTileRows> rows;
+        for (int64_t i = 0; i < kTileRows; ++i) {
+          rows[i] = row + i < last ? &read[(row + i - first) * shape.columns] : zeros.data();
+        }
+        matrix->pack_tile(kernels, rows, row / kTileRows);
+      }
     }
     if (reader.loaded) reader.loaded(begin * kTileRows, std::min(end * kTileRows, shape.rows));
     return {};

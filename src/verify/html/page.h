@@ -72,6 +72,8 @@ std::string efficiency_section(const Page& page);
 std::string timeline_section(const Page& page);
 std::string memory_section(const Page& page);
 std::string communication_section(const Page& page);
+/// With its <section>; "" for a dense model.
+std::string experts_section(const Page& page);
 std::string answers_section(const Page& page);
 std::string laws_section(const Page& page);
 std::string commands_section(const Page& page);

@@ -57,7 +57,7 @@ std::vector<std::string> load_columns() {
   append(out, product({"step_share"}, {"operators", "tp_move", "tp_wait", "pp_move", "pp_wait",
                                        "ep_move", "ep_wait", "other"}));
   append(out, {"bubble_share", "expert_imbalance", "experts.distinct_per_step",
-               "experts.zero_row_share"});
+               "experts.zero_row_share", "experts.binds"});
   return out;
 }
 

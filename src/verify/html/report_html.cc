@@ -47,6 +47,7 @@ base::Result<std::string> to_html(const nlohmann::ordered_json& report) {
                             {"timeline", timeline_section(page)},
                             {"memory", memory_section(page)},
                             {"communication", communication_section(page)},
+                            {"experts", experts_section(page)},
                             {"answers", answers_section(page)},
                             {"laws", laws_section(page)},
                             {"commands", commands_section(page)},

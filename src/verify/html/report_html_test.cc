@@ -117,6 +117,18 @@ TEST(ToHtml, TellsASaturatedPointFromAMissingFigure) {
               Not(HasSubstr("capacity exceeded")));
 }
 
+TEST(ToHtml, HasASectionOfExpertsOnlyWhereTheModelHasSome) {
+  Json load = {{"point", "c8"}, {"experts", nullptr}};
+  EXPECT_THAT(*to_html(report_with({{"scheme", "dp2"}, {"loads", {load}}})),
+              Not(HasSubstr("id=\"experts\"")));
+  load["experts"] = {{"binds", "moving rows"},
+                     {"layers", {{{"layer", 1}, {"rows", {4, 8}}}, {{"layer", 2}}}}};
+  const auto html = to_html(report_with({{"scheme", "dp2ep2"}, {"loads", {load}}}));
+  EXPECT_THAT(*html, HasSubstr("id=\"experts\""));
+  EXPECT_THAT(*html, HasSubstr("moving rows"));
+  EXPECT_THAT(*html, HasSubstr("M0 50V25h1V0h1V50z"));
+}
+
 TEST(ToHtml, MarksSchemesWhoseDevicesShareCores) {
   const Json load = {{"point", "c8"}};
   for (const bool shares : {true, false}) {
@@ -132,7 +144,7 @@ TEST(ToHtml, SurvivesValuesOfAnotherKindThanExpected) {
        {Json("text"), Json(7), Json::array({1, "x"}), Json{{"a", 1}}, Json(1e308)}) {
     Json load = {{"point", odd}};
     for (const char* key : {"metrics", "efficiency", "kv", "comm", "step_share", "distributions",
-                            "timeline", "saturated", "valid", "device_busy"}) {
+                            "timeline", "saturated", "valid", "device_busy", "experts"}) {
       load[key] = odd;
     }
     Json report = report_with({{"scheme", odd},
