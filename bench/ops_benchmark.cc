@@ -1,5 +1,6 @@
-// The two operators that a decoder's time goes into, on the shapes of llama-1b, each beside this
-// machine's ceilings measured just before it.
+// The operators that a decoder's time goes into: matmul and attention on the shapes of llama-1b,
+// grouped_matmul on those of layers with experts, each beside this machine's ceilings measured just
+// before it.
 //
 //     build/release/bench/ops_benchmark [--benchmark_filter=matmul/avx512_bf16]
 //     [--benchmark_format=json]
@@ -15,11 +16,15 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <numeric>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "backend/ops.h"
 #include "base/philox.h"
+#include "base/sizes.h"
 
 namespace fourfold::backend {
 namespace {
@@ -64,6 +69,19 @@ struct Bench {
     return Arena(ops->allocate(ops->scratch_bytes(threads, limits) + more_bytes + 4096).value());
   }
 
+  /// Bf16 weights [N, K], K in `slices` equal slices.
+  WeightPtr random_matrix(int64_t n, int64_t k, int64_t slices) const {
+    MatrixShape shape{n, k, {}};
+    for (int64_t i = 1; i <= slices; ++i) shape.slice_ends.push_back(k * i / slices);
+    const auto read = [](int64_t row, std::span<float> out) {
+      for (size_t i = 0; i < out.size(); ++i) {
+        out[i] = random_value(row * 7919 + static_cast<int64_t>(i));
+      }
+      return base::Status();
+    };
+    return ops->load_matrix(*stream, shape, {.read = read}).value();
+  }
+
   /// Runs op() as often as the state wants and reports it against the ceilings.
   template <typename Op>
   void measure(benchmark::State& state, const Op& op) {
@@ -88,17 +106,9 @@ void matmul(benchmark::State& state, Isa isa) {
   const auto threads = static_cast<int>(state.range(4));
   const auto bench = Bench::create(state, isa, threads, state.range(5) != 0);
   if (bench == nullptr) return;
-  MatrixShape shape{n, k, {}};
-  for (int64_t i = 1; i <= state.range(2); ++i) shape.slice_ends.push_back(k * i / state.range(2));
   std::vector<WeightPtr> weights;
   for (int64_t bytes = 0; bytes < kRotatedBytes; bytes += weights.back()->bytes()) {
-    const auto read = [&](int64_t row, std::span<float> out) {
-      for (size_t i = 0; i < out.size(); ++i) {
-        out[i] = random_value(row * 7919 + static_cast<int64_t>(i));
-      }
-      return base::Status();
-    };
-    weights.push_back(bench->ops->load_matrix(*bench->stream, shape, {.read = read}).value());
+    weights.push_back(bench->random_matrix(n, k, state.range(2)));
   }
   Arena arena = bench->arena(threads, {.rows = rows, .columns = k}, rows * (4 * n + 2 * k));
   const View x = arena.allocate(DType::kBF16, {rows, k});
@@ -108,6 +118,67 @@ void matmul(benchmark::State& state, Isa isa) {
   bench->measure(state, [&] {
     bench->ops->matmul(*bench->stream, arena, x, {{*weights[turn++ % weights.size()], out}});
   });
+}
+
+/// Ends of the groups of `experts` experts when `rows` rows choose `top_k` each, all sets alike
+/// probable.
+std::vector<int32_t> random_ends(uint64_t seed, int64_t rows, int64_t experts, int64_t top_k) {
+  std::vector<int32_t> ends(static_cast<size_t>(experts));
+  std::vector<size_t> order(ends.size());
+  for (size_t e = 0; e < order.size(); ++e) order[e] = e;
+  for (int64_t row = 0; row < rows; ++row) {
+    for (size_t slot = 0; slot < static_cast<size_t>(top_k); ++slot) {
+      const uint32_t bits =
+          base::philox(seed, {static_cast<uint32_t>(row), static_cast<uint32_t>(slot), 0, 0})[0];
+      std::swap(order[slot], order[slot + bits % (order.size() - slot)]);
+      ++ends[order[slot]];
+    }
+  }
+  std::partial_sum(ends.begin(), ends.end(), ends.begin());
+  return ends;
+}
+
+/// Each turn another layer and other experts. range: N, K, slices, experts, top_k, M, threads,
+/// fast.
+void grouped_matmul(benchmark::State& state, Isa isa) {
+  constexpr uint64_t kRoutings = 64;
+  const int64_t n = state.range(0);
+  const int64_t k = state.range(1);
+  const int64_t experts = state.range(3);
+  const int64_t top_k = state.range(4);
+  const int64_t pairs = state.range(5) * top_k;
+  const auto threads = static_cast<int>(state.range(6));
+  const auto bench = Bench::create(state, isa, threads, state.range(7) != 0);
+  if (bench == nullptr) return;
+  std::vector<WeightPtr> weights;
+  const auto layers = static_cast<size_t>(base::ceil_div(kRotatedBytes, experts * n * k * 2));
+  while (weights.size() < layers * static_cast<size_t>(experts)) {
+    weights.push_back(bench->random_matrix(n, k, state.range(2)));
+  }
+  std::vector<const Weight*> pointers;
+  for (const WeightPtr& weight : weights) pointers.push_back(weight.get());
+  std::vector<std::vector<int32_t>> routings;
+  double active = 0;
+  for (uint64_t seed = 0; seed < kRoutings; ++seed) {
+    routings.push_back(random_ends(seed, state.range(5), experts, top_k));
+    int32_t begin = 0;
+    for (const int32_t end : routings.back()) active += std::exchange(begin, end) < end ? 1 : 0;
+  }
+  Arena arena = bench->arena(threads, {.rows = pairs, .columns = k, .groups = experts},
+                             pairs * (4 * n + 2 * k));
+  const View x = arena.allocate(DType::kBF16, {pairs, k});
+  const View out = arena.allocate(DType::kF32, {pairs, n});
+  for (int64_t i = 0; i < pairs * k; ++i) x.bf16()[i] = tensor::to_bf16(random_value(i));
+  size_t turn = 0;
+  bench->measure(state, [&] {
+    std::vector<int32_t>& ends = routings[turn % routings.size()];
+    const auto layer = std::span(pointers).subspan(turn % layers * static_cast<size_t>(experts),
+                                                   static_cast<size_t>(experts));
+    bench->ops->grouped_matmul(*bench->stream, arena, x, {ends.data(), DType::kI32, {experts}},
+                               {{layer, out}});
+    ++turn;
+  });
+  state.counters["experts"] = active / static_cast<double>(kRoutings);
 }
 
 /// Llama-1b's attention: 32 query heads on 8 of keys, each 64 wide. range: rows, context, threads,
@@ -176,6 +247,23 @@ void matmul_cases(benchmark::internal::Benchmark* b) {
   }
 }
 
+void grouped_matmul_cases(benchmark::internal::Benchmark* b) {
+  b->ArgNames({"N", "K", "slices", "experts", "top_k", "M", "threads", "fast"})->UseRealTime();
+  b->Unit(benchmark::kMicrosecond);
+  struct Shape {
+    int64_t n, k, slices, experts, top_k;
+  };
+  // Gate or up, and down: OLMoE's 64 experts, then Mixtral's 8 at half its hidden size and width.
+  for (const Shape& s : {Shape{1024, 2048, 1, 64, 8}, Shape{2048, 1024, 8, 64, 8},
+                         Shape{7168, 2048, 1, 8, 2}, Shape{2048, 7168, 8, 8, 2}}) {
+    for (const int64_t m : {1, 8, 16}) {
+      for (const int64_t fast : {0, 1}) {
+        b->Args({s.n, s.k, s.slices, s.experts, s.top_k, m, 2, fast});
+      }
+    }
+  }
+}
+
 void attention_cases(benchmark::internal::Benchmark* b) {
   b->ArgNames({"rows", "context", "threads", "fast"})->UseRealTime();
   b->Unit(benchmark::kMicrosecond);
@@ -190,6 +278,9 @@ void attention_cases(benchmark::internal::Benchmark* b) {
 BENCHMARK_CAPTURE(matmul, avx2, Isa::kAvx2)->Apply(matmul_cases);
 BENCHMARK_CAPTURE(matmul, avx512_bf16, Isa::kAvx512Bf16)->Apply(matmul_cases);
 BENCHMARK_CAPTURE(matmul, amx, Isa::kAmx)->Apply(matmul_cases);
+BENCHMARK_CAPTURE(grouped_matmul, avx2, Isa::kAvx2)->Apply(grouped_matmul_cases);
+BENCHMARK_CAPTURE(grouped_matmul, avx512_bf16, Isa::kAvx512Bf16)->Apply(grouped_matmul_cases);
+BENCHMARK_CAPTURE(grouped_matmul, amx, Isa::kAmx)->Apply(grouped_matmul_cases);
 BENCHMARK_CAPTURE(attention, avx2, Isa::kAvx2)->Apply(attention_cases);
 BENCHMARK_CAPTURE(attention, avx512_bf16, Isa::kAvx512Bf16)->Apply(attention_cases);
 BENCHMARK_CAPTURE(attention, amx, Isa::kAmx)->Apply(attention_cases);

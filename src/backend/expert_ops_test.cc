@@ -8,6 +8,7 @@
 
 #include "backend/ops.h"
 #include "backend/ops_test_support.h"
+#include "backend/slices.h"
 
 namespace fourfold::backend {
 namespace {
@@ -79,6 +80,43 @@ TEST_P(ExpertOps, AGroupedRowHasTheBitsOfItsMatmulAlone) {
     } else {
       EXPECT_TRUE(testing::same_bits(got, expected)) << ends.size() << " groups";
       EXPECT_TRUE(testing::same_bits(grouped(GetParam(), x, ends, w, slices, 3), expected));
+    }
+  }
+}
+
+/// In invariant numerics only; fast numerics promises no bits.
+class InvariantExpertOps : public ExpertOps {};
+
+TEST_P(InvariantExpertOps, RanksThatSplitAnExpertsWidthSumToTheOneRankResult) {
+  struct Size {
+    int64_t k, granule;
+  };
+  // With 70 columns some slices are empty.
+  for (const Size& size : {Size{1000, 32}, Size{14 * 80, 80}, Size{70, 32}}) {
+    const std::vector<int32_t> ends = {1, 1, 20, 23};
+    const int64_t n = 33;
+    const Matrix x = matrix(1, ends.back(), size.k);
+    std::vector<Matrix> w;
+    for (size_t g = 0; g < ends.size(); ++g) w.push_back(matrix(10 + g, n, size.k));
+    const std::vector<int64_t> slices = testing::slice_ends(size.k, size.granule);
+    const std::vector<float> one = grouped(GetParam(), x, ends, w, slices);
+    for (const int64_t etp : {1, 2, 4, 8}) {
+      std::vector<float> sums;
+      int64_t begin = 0;
+      for (int64_t rank = 0; rank < etp; ++rank) {
+        const int64_t end = slices[static_cast<size_t>((rank + 1) * kMaxSlices / etp - 1)];
+        std::vector<Matrix> part;
+        for (const Matrix& each : w) part.push_back(each.part(0, n, begin, end));
+        const std::vector<float> partial =
+            grouped(GetParam(), x.part(0, x.rows, begin, end), ends, part,
+                    testing::slice_ends(size.k, size.granule, rank * kMaxSlices / etp,
+                                        (rank + 1) * kMaxSlices / etp));
+        sums.insert(sums.end(), partial.begin(), partial.end());
+        begin = end;
+      }
+      join_slices(sums.data(), etp, x.rows * n, x.rows * n);
+      sums.resize(one.size());
+      EXPECT_TRUE(testing::same_bits(sums, one)) << "etp " << etp << ", K " << size.k;
     }
   }
 }
@@ -185,6 +223,33 @@ TEST_P(ExpertOps, RoutesRowsOfNansSomewhereLegal) {
   EXPECT_EQ(got.experts, (std::vector<int32_t>{0, 1}));
 }
 
+TEST_P(ExpertOps, ChoosesDifferentExpertsWhateverTheLogits) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const float inf = std::numeric_limits<float>::infinity();
+  const std::vector<float> logits = {nan, 1, 2,    3,    4,    5,     //
+                                     1,   2, nan,  3,    4,    5,     //
+                                     inf, 1, inf,  2,    nan,  3,     //
+                                     1,   2, 3,    -inf, -inf, -inf,  //
+                                     nan, 0, -inf, nan,  inf,  -inf};
+  for (const auto scoring : {Routing::Scoring::kSoftmax, Routing::Scoring::kSigmoid}) {
+    for (const int64_t top_groups : {1, 2, 3}) {
+      const Routing routing{.scoring = scoring,
+                            .top_k = 2 * top_groups,
+                            .groups = 3,
+                            .top_groups = top_groups,
+                            .renormalise = true};
+      std::vector<int32_t> experts =
+          route(GetParam(), logits, 6, routing, {0, 0, nan, 0, inf, 0}).experts;
+      for (auto row = experts.begin(); row != experts.end(); row += routing.top_k) {
+        std::sort(row, row + routing.top_k);
+        EXPECT_EQ(std::adjacent_find(row, row + routing.top_k), row + routing.top_k);
+        EXPECT_GE(row[0], 0);
+        EXPECT_LT(row[routing.top_k - 1], 6);
+      }
+    }
+  }
+}
+
 TEST_P(ExpertOps, ARowIsRoutedAsItIsAlone) {
   const int64_t experts = 64;
   const std::vector<float> logits = random_values(5, 300 * experts);
@@ -273,6 +338,9 @@ TEST_P(ExpertOps, AddsABiasGatesRowsAndRounds) {
 
 INSTANTIATE_TEST_SUITE_P(Backends, ExpertOps,
                          ::testing::ValuesIn(testing::backends_in_both_numerics()),
+                         testing::name_of_backend);
+INSTANTIATE_TEST_SUITE_P(Backends, InvariantExpertOps,
+                         ::testing::ValuesIn(testing::available_backends()),
                          testing::name_of_backend);
 
 }  // namespace
