@@ -176,6 +176,23 @@ TEST(Settings, ReachACommandFromTheEnvironmentAndAFile) {
                     HasSubstr("did you mean FOURFOLD_REPEATS?")));
 }
 
+TEST(Settings, APrintedConfigurationIsTakenBack) {
+  const ScratchFolder folder;
+  const std::string file = folder / "printed.yaml";
+  std::ofstream(folder / "trace.csv") << "arrived_at,num_prefill_tokens,num_decode_tokens\n0,4,4\n";
+  for (const std::string& command :
+       {std::string("verify tiny --dry-run"), std::string("verify tiny --rate 2 --dry-run"),
+        "verify tiny --dry-run --trace " + (folder / "trace.csv"),
+        std::string("bench offline tiny --repeats 2")}) {
+    const Outcome printed = run(command + " --print-config");
+    ASSERT_EQ(printed.code, 0) << printed.text;
+    std::ofstream(file) << printed.text;
+    const std::string name = command.substr(0, command.find(" tiny"));
+    const Outcome again = run(name + " tiny --print-config --config " + file);
+    EXPECT_EQ(again.code, 0) << command << ": " << again.text;
+  }
+}
+
 TEST(Help, OfEveryCommandHasExamplesAndIsGivenByHelpToo) {
   for (const char* command :
        {"generate", "verify", "bench offline", "bench ops", "bench comm", "bench compare"}) {

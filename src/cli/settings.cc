@@ -297,6 +297,20 @@ base::Result<Arguments> complete_arguments(CLI::App& app, const std::vector<std:
   return out;
 }
 
+namespace {
+
+/// Another flag that is not set and that this one needs, or that is set and rules this one out:
+/// its value holds, but a file with it would be refused.
+bool is_idle(const CLI::Option& option) {
+  const auto set = [](const CLI::Option* other) { return other->count() > 0; };
+  const auto& needs = option.get_needs();
+  const auto& excludes = option.get_excludes();
+  return !std::all_of(needs.begin(), needs.end(), set) ||
+         std::any_of(excludes.begin(), excludes.end(), set);
+}
+
+}  // namespace
+
 bool wants_settings(const CLI::App& command) { return command.count(kPrintConfig) > 0; }
 
 std::string effective_settings(const CLI::App& command, const Arguments& arguments) {
@@ -314,7 +328,8 @@ std::string effective_settings(const CLI::App& command, const Arguments& argumen
     if (option->count() == 0 && option->get_default_str().empty()) {
       line = fmt::format("# {}: not set", name);
     } else if (option->count() == 0) {
-      line = fmt::format("{}: {}  # default", name, yaml_scalar(option->get_default_str()));
+      line = fmt::format("{}{}: {}  # default", is_idle(*option) ? "# " : "", name,
+                         yaml_scalar(option->get_default_str()));
     } else {
       const std::vector<std::string>& values = option->results();
       std::vector<std::string> scalars(values.size());

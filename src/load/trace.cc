@@ -1,6 +1,8 @@
 #include "load/trace.h"
 
+#include <algorithm>
 #include <charconv>
+#include <chrono>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -12,7 +14,48 @@
 namespace fourfold::load {
 namespace {
 
+/// Azure's traces as Vidur writes them, and as Azure does: with the time of day.
 constexpr std::string_view kAzureHeader = "arrived_at,num_prefill_tokens,num_decode_tokens";
+constexpr std::string_view kAzureDateHeader = "TIMESTAMP,ContextTokens,GeneratedTokens";
+
+/// "2023-11-16 18:15:46.6805900" as seconds since 1970, cut off the front of `text`.
+bool take_date(std::string_view& text, double& seconds) {
+  const auto take = [&](size_t digits, int& value) {
+    const std::string_view word = text.substr(0, digits);
+    const bool is_number =
+        word.size() == digits &&
+        std::all_of(word.begin(), word.end(), [](char c) { return '0' <= c && c <= '9'; });
+    if (!is_number) return false;
+    std::from_chars(word.data(), word.data() + digits, value);
+    text.remove_prefix(digits);
+    return true;
+  };
+  const auto skip = [&](char c) {
+    if (!text.starts_with(c)) return false;
+    text.remove_prefix(1);
+    return true;
+  };
+  int year = 0, month = 0, day = 0, hour = 0, minute = 0, second = 0;
+  if (!take(4, year) || !skip('-') || !take(2, month) || !skip('-') || !take(2, day) ||
+      !skip(' ') || !take(2, hour) || !skip(':') || !take(2, minute) || !skip(':') ||
+      !take(2, second)) {
+    return false;
+  }
+  const std::chrono::year_month_day date{std::chrono::year(year),
+                                         std::chrono::month(static_cast<unsigned>(month)),
+                                         std::chrono::day(static_cast<unsigned>(day))};
+  if (!date.ok() || hour > 23 || minute > 59 || second > 60) return false;
+  double fraction = 0;
+  if (text.starts_with('.')) {
+    const size_t digits = std::min(text.find_first_not_of("0123456789", 1), text.size());
+    const auto [stop, error] = std::from_chars(text.data(), text.data() + digits, fraction);
+    if (error != std::errc() || stop != text.data() + digits) return false;
+    text.remove_prefix(digits);
+  }
+  const int64_t days = std::chrono::sys_days(date).time_since_epoch().count();
+  seconds = static_cast<double>(((days * 24 + hour) * 60 + minute) * 60 + second) + fraction;
+  return true;
+}
 
 class TraceParser {
  public:
@@ -54,26 +97,39 @@ class TraceParser {
 
   base::Status csv_line(std::string_view line) {
     if (line_ == 1) {
-      if (line == kAzureHeader) return {};
+      dated_ = line == kAzureDateHeader;
+      if (line == kAzureHeader || dated_) return {};
       return base::fail(
-          "{}: expected a JSON object (Mooncake) or the header \"{}\" (Azure), found \"{}\"",
-          here(), kAzureHeader, files::printable(line));
+          "{}: expected a JSON object (Mooncake) or the header \"{}\" or \"{}\" (Azure), found "
+          "\"{}\"",
+          here(), kAzureDateHeader, kAzureHeader, files::printable(line));
     }
     if (line.empty()) return {};
     if (std::ssize(line) > limits_.max_line_bytes) return too_long();
     double seconds = 0;
     int64_t input = 0;
     int64_t output = 0;
-    const char* const end = line.data() + line.size();
-    const char* at = line.data();
+    std::string_view rest = line;
+    bool good = !dated_ || (take_date(rest, seconds) && rest.starts_with(','));
+    if (dated_ && good) {
+      // Doubles of seconds since 1970 hold a quarter of a microsecond.
+      if (trace_.records.empty()) begin_s_ = seconds;
+      seconds -= begin_s_;
+      rest.remove_prefix(1);
+    }
+    const char* const end = rest.data() + rest.size();
+    const char* at = rest.data();
     const auto number = [&](auto& value, bool last) {
       const auto [stop, error] = std::from_chars(at, end, value);
       if (error != std::errc() || (last ? stop != end : stop == end || *stop != ',')) return false;
       at = last ? end : stop + 1;
       return true;
     };
-    if (!number(seconds, false) || !number(input, false) || !number(output, true)) {
-      return base::fail("{}: expected seconds and two token counts, found \"{}\"", here(),
+    good =
+        good && (dated_ || number(seconds, false)) && number(input, false) && number(output, true);
+    if (!good) {
+      return base::fail("{}: expected {} and two token counts, found \"{}\"", here(),
+                        dated_ ? "a time as 2023-11-16 18:15:46.68" : "seconds",
                         files::printable(line));
     }
     return add(seconds, input, output);
@@ -134,6 +190,8 @@ class TraceParser {
   const TraceLimits& limits_;
   Trace trace_;
   int32_t line_ = 0;
+  bool dated_ = false;  ///< arrivals are dates
+  double begin_s_ = 0;  ///< the first of them
 };
 
 }  // namespace

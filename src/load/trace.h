@@ -45,11 +45,12 @@ struct TraceLimits {
   int64_t max_tokens = 10'000'000;  ///< of one prompt or output
 };
 
-/// Parses a trace; `what` names it in messages. Two formats, told apart by the first byte:
+/// Parses a trace; `what` names it in messages. Three formats, told apart by the first line:
 /// - Mooncake (FAST'25): one JSON object a line with `timestamp` (ms), `input_length`,
 ///   `output_length` and optionally `hash_ids`, one for each block of 512 prompt tokens;
-/// - Azure LLM inference, as cleaned in Vidur: CSV with the columns `arrived_at` (s),
-///   `num_prefill_tokens`, `num_decode_tokens`.
+/// - Azure LLM inference: CSV with the columns `TIMESTAMP` (date and time of day), `ContextTokens`,
+///   `GeneratedTokens`; or as cleaned in Vidur `arrived_at` (s), `num_prefill_tokens`,
+///   `num_decode_tokens`.
 /// Errors name the line: not the format, a length that is no positive integer, a time that is not
 /// finite or runs backwards, a number of ids that does not fit the length, a limit exceeded.
 base::Result<Trace> parse_trace(std::string_view text, std::string_view what,

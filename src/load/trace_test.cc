@@ -46,6 +46,31 @@ TEST(Trace, ReadsAzure) {
   EXPECT_EQ(trace->records[1].line, 3);
 }
 
+TEST(Trace, ReadsAzuresOwnDates) {
+  const std::string header = "TIMESTAMP,ContextTokens,GeneratedTokens\n";
+  const auto trace = parse_trace(header +
+                                     "2023-12-31 23:59:59.9680000,374,44\r\n"
+                                     "2024-01-01 00:00:01,396,109\r\n",
+                                 "t");
+  ASSERT_TRUE(trace.ok()) << trace.error().message;
+  ASSERT_THAT(trace->records, SizeIs(2));
+  EXPECT_EQ(trace->records[0].arrival_s, 0);
+  EXPECT_NEAR(trace->records[1].arrival_s, 1.032, 1e-6);
+  EXPECT_EQ(trace->records[1].input_tokens, 396);
+  EXPECT_EQ(trace->records[1].output_tokens, 109);
+  for (const char* line :
+       {"2023-02-30 00:00:00,1,1", "2023-01-01 24:00:00,1,1", "2023-01-01 00:60:00,1,1",
+        "2023-01-01T00:00:00,1,1", "2023-01-01 00:00:00.,1,1", "2023-01-01 00:00:00.1e9,1,1",
+        "2023-1-1 00:00:00,1,1", "2023-01-01 00:00:00,1", "12.5,1,1", ""}) {
+    EXPECT_THAT(error_of(header + line + "\n"),
+                AllOf(HasSubstr("t"), testing::AnyOf(HasSubstr("line 2: expected a time"),
+                                                     HasSubstr("without requests"))))
+        << line;
+  }
+  EXPECT_THAT(error_of(header + "2023-01-02 00:00:00,1,1\n2023-01-01 00:00:00,1,1\n"),
+              HasSubstr("line 3"));
+}
+
 TEST(Trace, NamesTheLineThatLies) {
   const std::string good =
       R"({"timestamp": 9, "input_length": 5, "output_length": 5, "hash_ids": [1]})"
