@@ -143,8 +143,27 @@ base::Status check_shape(const ModelSource& source, const Param& param,
       param.columns, param.stacked, param.rows, param.columns);
 }
 
-/// Every parameter is in the file, in the shape that the configuration promises, and no bias that
-/// would change the answers and is not read.
+/// No tensor of the file is what a layer after the last one would have.
+base::Status check_last_layer(const ModelSource& source) {
+  const auto layers = static_cast<int32_t>(source.spec.layers.size());
+  const std::string last = fmt::format(".{}.", layers - 1);
+  for (const Param& param : source.spec.params) {
+    const size_t at = param.name.find(last);
+    if (param.layer != layers - 1 || at == std::string::npos) continue;
+    std::string next = param.name;
+    next.replace(at, last.size(), fmt::format(".{}.", layers));
+    if (source.tensors->find(next) != nullptr) {
+      return base::fail(
+          "{}: the configuration says {} layers, but there is a tensor \"{}\" of one more; correct "
+          "the number of layers",
+          source.path, layers, next);
+    }
+  }
+  return {};
+}
+
+/// Every parameter is in the file, in the shape that the configuration promises; no layer and no
+/// bias that would change the answers is left unread.
 base::Status check_tensors(const ModelSource& source) {
   std::set<std::string_view> biases;
   for (const Param& param : source.spec.params) {
@@ -166,7 +185,7 @@ base::Status check_tensors(const ModelSource& source) {
     }
     FF_TRY(check_shape(source, param, *entry));
   }
-  return {};
+  return check_last_layer(source);
 }
 
 base::Result<ModelSource> open_folder(std::string_view name, const fs::path& folder, bool dummy) {

@@ -153,6 +153,18 @@ TEST(ExpertTensors, ThatAreMissingOrWronglyShapedAreNamed) {
   EXPECT_THAT(error_of_changed_folder(w2, turned), HasSubstr("is [40, 32], expected [32, 40]"));
 }
 
+TEST(Layers, ThatTheConfigurationDoesNotCountAreNamed) {
+  const files::ScratchFolder folder;
+  std::string config = read_file(kGolden + "mixtral/config.json");
+  const std::string two = "\"num_hidden_layers\": 2";
+  const size_t at = config.find(two);
+  ASSERT_NE(at, std::string::npos);
+  folder.write("config.json", config.replace(at, two.size(), "\"num_hidden_layers\": 1"));
+  folder.write("model.safetensors", read_file(kGolden + "mixtral/model.safetensors"));
+  EXPECT_THAT(error_of(open_model(folder.path().string(), /*dummy=*/false, 0)),
+              testing::AllOf(HasSubstr("says 1 layers"), HasSubstr("\"model.layers.1.")));
+}
+
 TEST(ExpertTensors, ThatStackAnotherNumberOfExpertsAreNamed) {
   std::string bytes = read_file(kGolden + "mixtral-gguf/model.gguf");
   const std::string name = "blk.1.ffn_up_exps.weight";

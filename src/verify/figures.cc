@@ -200,7 +200,9 @@ std::string binding_limit(const SchemeResult& scheme, const LoadPoint& point) {
   const auto most =
       std::max_element(candidates.begin(), candidates.end(),
                        [](const auto& a, const auto& b) { return a.second < b.second; });
-  return fmt::format("{} ({:.0f} %)", most->first, 100 * most->second);
+  // Peaks are probed in the same run, but not at the same moment.
+  return fmt::format("{} ({:.0f} %{})", most->first, 100 * most->second,
+                     most->second > 1 ? " of a peak probed while the machine was slower" : "");
 }
 
 using Value = std::function<double(const load::RunMetrics&)>;

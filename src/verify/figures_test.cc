@@ -136,6 +136,11 @@ TEST(Winners, NameTheResourceThatBinds) {
   SchemeResult tp2 = scheme_of({.tp = 2});
   add_runs(tp2, kEight, {run_of(1, 1, 1000)}, /*tp_seconds=*/0.9);
   EXPECT_EQ(winners(report_of({tp2}, 2), kEight).at("ttft").limit, "TP communication (90 %)");
+  SchemeResult fast = scheme_of({});
+  add_runs(fast, kEight, {run_of(1, 1, 100)});
+  fast.peaks->read_bytes_s /= 4;
+  EXPECT_EQ(winners(report_of({fast}, 2), kEight).at("ttft").limit,
+            "memory bandwidth (200 % of a peak probed while the machine was slower)");
 }
 
 TEST(Winners, ASaturatedPointHasNoLatencyWinnerButAMemoryWinner) {

@@ -189,6 +189,10 @@ std::string load_section(const VerifyReport& report, const LoadPoint& point) {
                            load.skipped_requests);
     }
     if (!s.invalid_reason.empty()) notes += fmt::format("  {}: {}\n", name, s.invalid_reason);
+    if (std::max(f.mfu.value_or(0), f.mbu.value_or(0)) > 1) {
+      notes += fmt::format(
+          "  {}: above 100 %, as the peak was probed while the machine was slower\n", name);
+    }
   }
   return point_title(report, point) + table.str() + notes +
          devices_note(report, most_devices(timed));
