@@ -336,6 +336,16 @@ std::string read_text(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
+TEST(Verify, LeavesNoFileWhereItHasNothingToWrite) {
+  const ScratchFolder folder;
+  const std::string file = folder / "out.json";
+  EXPECT_NE(run("verify tiny --kv-cache-memory-bytes 1KiB --json " + file).code, 0);
+  EXPECT_FALSE(std::filesystem::exists(file));
+  std::ofstream(file) << "mine";
+  EXPECT_NE(run("verify tiny --kv-cache-memory-bytes 1KiB --json " + file).code, 0);
+  EXPECT_EQ(read_text(file), "mine");
+}
+
 TEST(Verify, WritesJsonCsvAndAPageOfTheSameRun) {
   const ScratchFolder folder;
   const Outcome outcome =

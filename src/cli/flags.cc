@@ -6,6 +6,7 @@
 #include <array>
 #include <charconv>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <limits>
 #include <string_view>
@@ -312,8 +313,13 @@ base::Error not_written(std::string_view flag, const std::string& path) {
 }  // namespace
 
 base::Status check_writable(std::string_view flag, const std::string& path) {
-  if (path.empty() || std::ofstream(path, std::ios::app)) return {};
-  return not_written(flag, path);
+  if (path.empty()) return {};
+  std::error_code error;
+  const bool is_new = !std::filesystem::exists(path, error);
+  if (!std::ofstream(path, std::ios::app)) return not_written(flag, path);
+  // What ends before it writes leaves no empty file.
+  if (is_new) std::filesystem::remove(path, error);
+  return {};
 }
 
 base::Status write_file(std::string_view flag, const std::string& path, std::string_view text) {

@@ -92,15 +92,15 @@ class OccupancySampler {
     const int64_t begin_ns = clock.now_ns();
     std::chrono::milliseconds interval(10);
     std::unique_lock lock(mutex_);
-    while (!stopping_) {
+    // At least once, however short the run and late this thread.
+    do {
       points_.push_back({base::seconds_between(begin_ns, clock.now_ns()), cluster_.occupancy()});
       if (points_.size() == kMostPoints) {  // a long run: half as many points, twice as far apart
         for (size_t i = 0; i < kMostPoints / 2; ++i) points_[i] = points_[2 * i];
         points_.resize(kMostPoints / 2);
         interval *= 2;
       }
-      changed_.wait_for(lock, interval, [this] { return stopping_; });
-    }
+    } while (!changed_.wait_for(lock, interval, [this] { return stopping_; }));
   }
 
   runtime::Cluster& cluster_;
