@@ -239,5 +239,23 @@ TEST_F(VerifyFaults, CtrlCEndsEverythingWithinASecond) {
   expect_nothing_left(workers);
 }
 
+TEST_F(VerifyFaults, CtrlCKeepsTheRepeatsThatEverySchemeFinished) {
+  std::vector<std::string> twice = arguments("tp2pp2");
+  *(std::find(twice.begin(), twice.end(), "--repeats") + 1) = "2";
+  Program program(twice, folder_ / "tmp");
+  ASSERT_TRUE(program.wait_for("tp2pp2: repeat 2/2, c2", milliseconds(90'000)));
+  kill(program.pid(), SIGINT);
+  EXPECT_EQ(program.wait_for_exit(milliseconds(10'000)), 1);
+  const nlohmann::json report = this->report();
+  EXPECT_TRUE(report.at("interrupted"));
+  EXPECT_EQ(report.at("load").at("repeats"), 1);
+  for (const nlohmann::json& scheme : report.at("schemes")) {
+    EXPECT_EQ(scheme.at("failure"), "");
+    EXPECT_TRUE(scheme.at("answers").at("equal")) << scheme.at("scheme");
+    EXPECT_EQ(scheme.at("loads").size(), 1U);
+  }
+  expect_nothing_left({});
+}
+
 }  // namespace
 }  // namespace fourfold::tests

@@ -309,6 +309,10 @@ base::Result<bool> measure(const VerifyFlags& flags, const std::string& command_
   if (!report.ok()) return report.error();
   fmt::print("{}", verify::to_text(*report));
   FF_TRY(write_outputs(flags, *report));
+  if (report->interrupted) {
+    return base::fail("interrupted: these are {} of the {} repeats", report->options.repeats,
+                      options.repeats);
+  }
   return report->ok();
 }
 

@@ -257,6 +257,7 @@ ordered_json to_json(const VerifyReport& report) {
   out["command"] = o.command;
   out["date"] = report.date;
   out["seed"] = o.seed;
+  out["interrupted"] = report.interrupted;
   out["machine"] = {{"cpu", report.machine.cpu},
                     {"isa", report.machine.isa},
                     {"cores", report.machine.cores},

@@ -113,6 +113,8 @@ struct VerifyReport {
   mesh::ParallelConfig baseline;    ///< whose answers the others are compared with
   std::vector<LoadPoint> points;    ///< in the order in which they ran
   std::vector<SchemeResult> schemes;
+  /// Somebody ended the run: options.repeats are those that every scheme finished.
+  bool interrupted = false;
 
   bool ok() const;
   const SchemeResult* find(const mesh::ParallelConfig& scheme) const;

@@ -192,12 +192,20 @@ base::Result<VerifyReport> run(const VerifyOptions& options, const Progress& pro
                    });
   std::vector<RequestAnswer> baseline;
   for (int repeat = 0; repeat < options.repeats; ++repeat) {
+    const std::vector<SchemeResult> finished = report.schemes;
     for (SchemeResult& result : report.schemes) {
       if (!result.legal || !result.failure.empty() || (repeat > 0 && !result.timed)) continue;
       std::vector<RequestAnswer> answers;
       const base::Status status =
           run_scheme(subject, result, repeat, repeat == 0 ? &answers : nullptr, progress);
-      if (runtime::interrupted()) return base::fail("interrupted");
+      if (runtime::interrupted()) {
+        if (repeat == 0) return base::fail("interrupted before every scheme had run once");
+        report.schemes = finished;
+        report.options.repeats = repeat;
+        report.interrupted = true;
+        finish(report);
+        return report;
+      }
       if (!status.ok()) {
         result.failure = status.error().message;
         result.loads.clear();  // some repeats of a load are not the load
