@@ -99,13 +99,13 @@ base::Result<WeightPtr> PackedMatrix::load(const RowKernels& kernels, ThreadPool
       } else {
         for (int64_t row = first; row < last; ++row) {
           FF_TRY(reader.read(row, wide));
-          kernels.to_bf16(wide.data(), shape.columns, &read[(row - first) * shape.columns]);
+          kernels.to_bf16(wide.data(), shape.columns, read.data() + (row - first) * shape.columns);
         }
       }
       for (int64_t row = first; row < last; row += kTileRows) {
         std::array<const uint16_t*, kTileRows> rows;
         for (int64_t i = 0; i < kTileRows; ++i) {
-          rows[i] = row + i < last ? &read[(row + i - first) * shape.columns] : zeros.data();
+          rows[i] = row + i < last ? read.data() + (row + i - first) * shape.columns : zeros.data();
         }
         matrix->pack_tile(kernels, rows, row / kTileRows);
       }
