@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <condition_variable>
 #include <iterator>
 #include <map>
 #include <mutex>
@@ -17,21 +16,15 @@
 
 #include "base/sizes.h"
 #include "tests/support/answers.h"
+#include "tests/support/serve.h"
 
 namespace fourfold::tests {
 namespace {
 
 using model::ExchangeKind;
 
-constexpr mesh::ModelDivisors kDivisors{.layers = 4,
-                                        .heads = 8,
-                                        .kv_heads = 4,
-                                        .intermediate_granules = 8,
-                                        .experts = 8,
-                                        .expert_granules = 8};
-constexpr int64_t kTopK = 2;
 constexpr int64_t kRowBytes = 2 * 128;  // hidden size in bf16
-constexpr int64_t kMessageBytes = kRowBytes + 4 * kTopK;
+constexpr int64_t kMessageBytes = kRowBytes + 4 * kTinyMoeTopK;
 constexpr size_t kLayers = 3;  // with experts
 
 std::unique_ptr<runtime::Cluster> start(const mesh::ParallelConfig& scheme, ExchangeKind exchange,
@@ -44,36 +37,6 @@ std::unique_ptr<runtime::Cluster> start(const mesh::ParallelConfig& scheme, Exch
   auto cluster = runtime::Cluster::start(config, [](const std::string&) {});
   EXPECT_TRUE(cluster.ok()) << cluster.error().message;
   return std::move(cluster).value();
-}
-
-struct Served {
-  std::vector<std::vector<engine::TokenId>> tokens;  ///< of each request
-  std::map<engine::SequenceId, size_t> request_of;
-};
-
-/// Sends all requests at once and waits for them.
-Served serve(runtime::Cluster& cluster, const std::vector<engine::Request>& requests) {
-  Served out{.tokens = std::vector<std::vector<engine::TokenId>>(requests.size()),
-             .request_of = {}};
-  std::mutex mutex;
-  std::condition_variable ended;
-  size_t open = requests.size();
-  for (size_t i = 0; i < requests.size(); ++i) {
-    engine::Request request = requests[i];
-    request.id = cluster.next_id();
-    out.request_of[request.id] = i;
-    const base::Status status =
-        cluster.submit(std::move(request), [&, i](const engine::SequenceEvent& event, int64_t) {
-          const std::lock_guard lock(mutex);
-          if (event.token) out.tokens[i].push_back(event.token->token);
-          EXPECT_EQ(event.failure, "");
-          if (event.finish && --open == 0) ended.notify_one();
-        });
-    EXPECT_TRUE(status.ok());
-  }
-  std::unique_lock lock(mutex);
-  ended.wait(lock, [&] { return open == 0; });
-  return out;
 }
 
 engine::Request request_of(std::vector<engine::TokenId> prompt, int32_t new_tokens) {
@@ -130,7 +93,7 @@ Known make_known() {
           if (now > shorter[layer][e]) token[layer].push_back(static_cast<int>(e));
           shorter[layer][e] = now;
         }
-        EXPECT_EQ(std::ssize(token[layer]), kTopK);
+        EXPECT_EQ(std::ssize(token[layer]), kTinyMoeTopK);
       }
       if (length == 1) out.choices.emplace_back();
       out.choices.back().push_back(std::move(token));
@@ -250,7 +213,7 @@ class Batches {
 class ExpertBytes : public testing::TestWithParam<mesh::ParallelConfig> {};
 
 TEST_P(ExpertBytes, AreThoseOfTheFormulaOverAServedRun) {
-  const mesh::Mesh mesh = mesh::Mesh::create(GetParam(), kDivisors).value();
+  const mesh::Mesh mesh = mesh::Mesh::create(GetParam(), kTinyMoeDivisors).value();
   for (const ExchangeKind exchange : {ExchangeKind::kGather, ExchangeKind::kAllToAll}) {
     SCOPED_TRACE(model::name_of(exchange));
     const auto cluster = start(GetParam(), exchange);
@@ -271,7 +234,7 @@ TEST_P(ExpertBytes, AreThoseOfTheFormulaOverAServedRun) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Moe, ExpertBytes, testing::ValuesIn(legal_schemes(8, kDivisors)),
+INSTANTIATE_TEST_SUITE_P(Moe, ExpertBytes, testing::ValuesIn(legal_schemes(8, kTinyMoeDivisors)),
                          [](const auto& test) { return mesh::scheme_name(test.param); });
 
 }  // namespace

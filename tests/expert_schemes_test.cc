@@ -13,19 +13,13 @@
 
 #include "tests/support/answers.h"
 #include "tests/support/perturbations.h"
+#include "tests/support/serve.h"
 
 namespace fourfold::tests {
 namespace {
 
 using model::ExchangeKind;
 
-constexpr mesh::ModelDivisors kDivisors{.layers = 4,
-                                        .heads = 8,
-                                        .kv_heads = 4,
-                                        .intermediate_granules = 8,
-                                        .experts = 8,
-                                        .expert_granules = 8};
-constexpr int kTopK = 2;
 constexpr int kLayers = 4;  // the first one has no experts
 
 runtime::ClusterConfig moe_config(const mesh::ParallelConfig& scheme) {
@@ -72,7 +66,7 @@ void expect_no_work_twice(runtime::Cluster& cluster) {
   for (size_t layer = 1; layer < rows_of_layer.size(); ++layer) {
     const int64_t rows = rows_of_stage[static_cast<size_t>(stage_of_layer[layer])];
     EXPECT_GT(rows, 0);
-    EXPECT_EQ(rows_of_layer[layer], kTopK * rows) << "layer " << layer;
+    EXPECT_EQ(rows_of_layer[layer], kTinyMoeTopK * rows) << "layer " << layer;
   }
 }
 
@@ -109,7 +103,7 @@ TEST_P(ExpertSchemes, AreBitEqualToOneDeviceWithBothExchanges) {
     for (size_t i = 0; i < each; ++i) {
       const Perturbation& perturbation = all[next++ % all.size()];
       SCOPED_TRACE(fmt::format("{}, {}", model::name_of(exchange), perturbation.name));
-      runtime::ClusterConfig config = moe_config(legal_schemes(8, kDivisors)[GetParam()]);
+      runtime::ClusterConfig config = moe_config(legal_schemes(8, kTinyMoeDivisors)[GetParam()]);
       config.expert_exchange = exchange;
       perturbation.apply(config);
       expect_answers_of_one_device(config, perturbation);
@@ -119,13 +113,13 @@ TEST_P(ExpertSchemes, AreBitEqualToOneDeviceWithBothExchanges) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Moe, ExpertSchemes,
-                         testing::Range(size_t{0}, legal_schemes(8, kDivisors).size()),
+                         testing::Range(size_t{0}, legal_schemes(8, kTinyMoeDivisors).size()),
                          [](const auto& test) {
-                           return mesh::scheme_name(legal_schemes(8, kDivisors)[test.param]);
+                           return mesh::scheme_name(legal_schemes(8, kTinyMoeDivisors)[test.param]);
                          });
 
 TEST(ExpertSchemesTest, CoverEveryLegalScheme) {
-  const size_t count = legal_schemes(8, kDivisors).size();
+  const size_t count = legal_schemes(8, kTinyMoeDivisors).size();
   fmt::print("{} legal schemes of up to 8 ranks for a model with 8 experts\n", count);
   // The rules once more, by brute force.
   size_t expected = 0;

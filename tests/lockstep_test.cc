@@ -3,13 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <condition_variable>
-#include <mutex>
 #include <numeric>
 #include <string>
 #include <vector>
 
 #include "tests/support/answers.h"
+#include "tests/support/serve.h"
 
 namespace fourfold::tests {
 namespace {
@@ -29,30 +28,6 @@ class Lockstep : public testing::Test {
     return std::move(cluster).value();
   }
 
-  /// The tokens of requests that are sent together, in their order.
-  static std::vector<std::vector<engine::TokenId>> tokens_of(
-      runtime::Cluster& cluster, const std::vector<engine::Request>& requests) {
-    std::vector<std::vector<engine::TokenId>> out(requests.size());
-    std::mutex mutex;
-    std::condition_variable ended;
-    size_t open = requests.size();
-    for (size_t i = 0; i < requests.size(); ++i) {
-      engine::Request request = requests[i];
-      request.id = cluster.next_id();
-      const base::Status status =
-          cluster.submit(std::move(request), [&, i](const engine::SequenceEvent& event, int64_t) {
-            const std::lock_guard lock(mutex);
-            if (event.token) out[i].push_back(event.token->token);
-            EXPECT_EQ(event.failure, "");
-            if (event.finish && --open == 0) ended.notify_one();
-          });
-      EXPECT_TRUE(status.ok());
-    }
-    std::unique_lock lock(mutex);
-    ended.wait(lock, [&] { return open == 0; });
-    return out;
-  }
-
   static engine::Request request(engine::TokenId first, int32_t new_tokens) {
     engine::Request out;
     out.prompt.resize(10);
@@ -69,7 +44,7 @@ TEST_F(Lockstep, AReplicaWithoutRowsServesABusyOneFor10000Steps) {
   const auto pair = start("dp2ep2");
   for (int i = 0; i < kRequests; ++i) {
     const std::vector<engine::Request> one = {request(10 * i, kOutput)};
-    ASSERT_EQ(tokens_of(*pair, one), tokens_of(*alone, one)) << "request " << i;
+    ASSERT_EQ(serve(*pair, one).tokens, serve(*alone, one).tokens) << "request " << i;
   }
   const auto reports = pair->rank_reports().value();
   ASSERT_EQ(reports.size(), 2U);
@@ -91,7 +66,7 @@ TEST_F(Lockstep, AReplicaWithoutRowsServesABusyOneFor10000Steps) {
 TEST_F(Lockstep, AReplicaWithoutRowsFollowsTheNumericsOfTheOthers) {
   const auto cluster = start("tp2dp2ep4");
   cluster->set_numerics(base::Numerics::kFast);
-  EXPECT_EQ(tokens_of(*cluster, {request(10, 100)})[0].size(), 100U);
+  EXPECT_EQ(serve(*cluster, {request(10, 100)}).tokens[0].size(), 100U);
   for (const runtime::RankReport& rank : cluster->rank_reports().value()) {
     EXPECT_GT(rank.stats.steps, 0);
     EXPECT_EQ(rank.stats.fast_steps, rank.stats.steps) << "replica " << rank.replica;
@@ -102,7 +77,7 @@ TEST_F(Lockstep, RequestsAreSpreadOverTheReplicasOfABlock) {
   const auto cluster = start("dp4ep4");
   std::vector<engine::Request> requests;
   for (int i = 0; i < 8; ++i) requests.push_back(request(10 * i, 20));
-  tokens_of(*cluster, requests);
+  serve(*cluster, requests);
   for (const runtime::RankReport& rank : cluster->rank_reports().value()) {
     // Two prompts of 10 tokens, and 19 tokens that come after the first one of each.
     EXPECT_EQ(rank.stats.rows, 2 * (10 + 19)) << "replica " << rank.replica;
@@ -111,7 +86,7 @@ TEST_F(Lockstep, RequestsAreSpreadOverTheReplicasOfABlock) {
 
 TEST_F(Lockstep, IndependentBlocksDoNotStepTogether) {
   const auto cluster = start("dp4ep2");
-  tokens_of(*cluster, {request(10, 50)});
+  serve(*cluster, {request(10, 50)});
   const auto reports = cluster->rank_reports().value();
   ASSERT_EQ(reports.size(), 4U);
   EXPECT_GE(reports[0].stats.steps, 50);

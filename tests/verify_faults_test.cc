@@ -252,7 +252,8 @@ TEST_F(VerifyFaults, CtrlCKeepsTheRepeatsThatEverySchemeFinished) {
   for (const nlohmann::json& scheme : report.at("schemes")) {
     EXPECT_EQ(scheme.at("failure"), "");
     EXPECT_TRUE(scheme.at("answers").at("equal")) << scheme.at("scheme");
-    EXPECT_EQ(scheme.at("loads").size(), 1U);
+    ASSERT_EQ(scheme.at("loads").size(), 1U);
+    EXPECT_EQ(scheme.at("loads")[0].at("requests"), 120) << "of the finished repeat alone";
   }
   expect_nothing_left({});
 }

@@ -51,6 +51,16 @@ std::string variable_of(const std::string& name) {
 
 bool is_flag(const CLI::Option& option) { return option.get_items_expected_max() == 0; }
 
+/// Another flag that is not set and that this one needs, or that is set and rules this one out:
+/// its value holds, but a file with it would be refused.
+bool is_idle(const CLI::Option& option) {
+  const auto set = [](const CLI::Option* other) { return other->count() > 0; };
+  const auto& needs = option.get_needs();
+  const auto& excludes = option.get_excludes();
+  return !std::all_of(needs.begin(), needs.end(), set) ||
+         std::any_of(excludes.begin(), excludes.end(), set);
+}
+
 /// Long names of what can be set from outside: --help and --version end the program instead.
 std::vector<std::string> settable_names(const CLI::App& command) {
   std::vector<std::string> out;
@@ -296,20 +306,6 @@ base::Result<Arguments> complete_arguments(CLI::App& app, const std::vector<std:
   from_file.apply(out, depth, taken);
   return out;
 }
-
-namespace {
-
-/// Another flag that is not set and that this one needs, or that is set and rules this one out:
-/// its value holds, but a file with it would be refused.
-bool is_idle(const CLI::Option& option) {
-  const auto set = [](const CLI::Option* other) { return other->count() > 0; };
-  const auto& needs = option.get_needs();
-  const auto& excludes = option.get_excludes();
-  return !std::all_of(needs.begin(), needs.end(), set) ||
-         std::any_of(excludes.begin(), excludes.end(), set);
-}
-
-}  // namespace
 
 bool wants_settings(const CLI::App& command) { return command.count(kPrintConfig) > 0; }
 

@@ -42,6 +42,8 @@ all of it with plots, --json and --csv for programs (docs/verify-json.md).
 Without any flag but --report it measures tiny, proves the schemes A to D of it, and then measures tiny-moe
 with and without EP; that one's report has "-tiny-moe" in its name.
 
+Ctrl-C ends the run in order and gives the results of the repeats that every scheme has finished.
+
 Exit code: 0 all equal and measured, 1 something failed or differed, 2 a flag that makes no sense.
 
 Examples:
@@ -87,10 +89,8 @@ base::Result<std::vector<mesh::ParallelConfig>> parse_schemes(const std::string&
   size_t begin = 0;
   while (begin <= text.size()) {
     const size_t end = std::min(text.find(',', begin), text.size());
-    FF_ASSIGN(const mesh::ParallelConfig typed,
+    FF_ASSIGN(const mesh::ParallelConfig scheme,
               mesh::parse_scheme(text.substr(begin, end - begin)));
-    // The name leaves out an etp that is the default: tp2ep2etp1 is tp2ep2.
-    FF_ASSIGN(const mesh::ParallelConfig scheme, mesh::parse_scheme(mesh::scheme_name(typed)));
     out.push_back(scheme);
     begin = end + 1;
   }

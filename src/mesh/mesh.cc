@@ -183,6 +183,8 @@ base::Result<ParallelConfig> parse_scheme(std::string_view name) {
     config.*axis->size = size;
   }
   if (seen.empty()) return base::fail("empty scheme; {}", kExample);
+  // One scheme, one value: tp2ep2etp1 is tp2ep2.
+  if (config.etp == default_etp(config.tp, config.ep)) config.etp = 0;
   return config;
 }
 

@@ -270,6 +270,12 @@ TEST(SchemeName, NamesTheFourSchemesOfEightDevices) {
   EXPECT_EQ(scheme_name(*parse_scheme("D")), "dp8");
 }
 
+TEST(SchemeName, AnEtpThatIsTheDefaultChangesNothing) {
+  EXPECT_EQ(*parse_scheme("tp2ep2etp1"), *parse_scheme("tp2ep2"));
+  EXPECT_EQ(*parse_scheme("tp4etp4"), *parse_scheme("tp4"));
+  EXPECT_NE(*parse_scheme("tp4ep2etp1"), *parse_scheme("tp4ep2"));
+}
+
 TEST(SchemeName, ParseRefusesWhatIsNotAScheme) {
   for (const char* name : {"", "E", "tp", "tp0", "tp-1", "tp2tp4", "tp2x", "2tp", "tp2 pp2", "TP2",
                            "tp65537", "tp99999999999999999999", "pp2dp2pp2", "tp+2", "tp2,pp2"}) {

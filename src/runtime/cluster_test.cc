@@ -88,6 +88,12 @@ TEST_F(ClusterTest, SendsARequestToTheBusierReplicaThatKnowsItsPrefix) {
   EXPECT_EQ(cluster->engine_stats().scheduler.hit_tokens, 40);
 }
 
+TEST_F(ClusterTest, KnowsTheFreeBlocksOfEveryGroupBeforeTheirThreadsHaveRun) {
+  start(/*dp=*/4);
+  EXPECT_EQ(cluster->occupancy().blocks, 4 * cluster->limits().blocks);
+  EXPECT_GT(cluster->limits().blocks, 0);
+}
+
 TEST_F(ClusterTest, TellsOfEveryChoiceByItsOwnId) {
   start(/*dp=*/2);
   Request three = request(100, 20, 6);

@@ -367,6 +367,9 @@ std::string to_text(const VerifyReport& report) {
       static_cast<double>(report.parameters) * 1e-6, report.backend,
       report.options.numerics == base::Numerics::kFast ? "fast" : "invariant", report.machine.cpu,
       report.machine.cores, plural(report.machine.cores), base::version(), base::commit());
+  if (report.interrupted) {
+    out += "Interrupted: these are the repeats that every scheme had finished.\n\n";
+  }
   out += answers_section(report);
   for (const LoadPoint& point : report.points) {
     if (timed_at(report, point).empty()) continue;

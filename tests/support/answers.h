@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <future>
 #include <map>
 #include <memory>
 #include <numeric>
@@ -87,7 +88,12 @@ inline Answers answers_of(runtime::Cluster& cluster, const std::vector<engine::R
                           const std::vector<size_t>& order) {
   auto recorder = std::make_shared<verify::AnswerRecorder>(requests.size());
   auto largest_batch = std::make_shared<std::atomic<int64_t>>(0);
+  // No engine ends its first step before all requests are there: how full batches get does not
+  // depend on how busy the machine is.
+  std::promise<void> sent;
+  const std::shared_future<void> all_sent = sent.get_future().share();
   cluster.trace([=](const engine::StepRecord& record) {
+    all_sent.wait();
     recorder->observe(record);
     int64_t largest = *largest_batch;
     while (std::ssize(record.chunks) > largest &&
@@ -103,6 +109,7 @@ inline Answers answers_of(runtime::Cluster& cluster, const std::vector<engine::R
   };
   const load::Submit submit = [&](engine::Request tagged, load::Sink sink) -> base::Status {
     const size_t index = order[next++];
+    const bool is_last = next == order.size();
     sinks[index] = std::move(sink);
     const size_t first = is_fork(index) ? index - 1 : index;
     const size_t last = is_fork(first + 1) ? first + 1 : first;
@@ -115,19 +122,22 @@ inline Answers answers_of(runtime::Cluster& cluster, const std::vector<engine::R
       index_of[tagged.forks[0]] = last;
     }
     for (const auto& [id, i] : index_of) recorder->assign(id, i);
-    return cluster.submit(std::move(tagged), [recorder, index_of, sinks](
-                                                 const engine::SequenceEvent& event, int64_t now) {
-      const size_t i = index_of.at(event.id);
-      std::span<const engine::TokenId> tokens;
-      if (event.token) {
-        recorder->add_token(i, *event.token);
-        tokens = {&event.token->token, 1};
-      }
-      sinks[i]({.tokens = tokens,
-                .finished = event.finish.has_value(),
-                .failure = event.failure,
-                .now_ns = now});
-    });
+    base::Status status = cluster.submit(
+        std::move(tagged),
+        [recorder, index_of, sinks](const engine::SequenceEvent& event, int64_t now) {
+          const size_t i = index_of.at(event.id);
+          std::span<const engine::TokenId> tokens;
+          if (event.token) {
+            recorder->add_token(i, *event.token);
+            tokens = {&event.token->token, 1};
+          }
+          sinks[i]({.tokens = tokens,
+                    .finished = event.finish.has_value(),
+                    .failure = event.failure,
+                    .now_ns = now});
+        });
+    if (is_last || !status.ok()) sent.set_value();
+    return status;
   };
   load::SteadyWaitableClock clock;
   const int concurrency = static_cast<int>(ordered.size());

@@ -103,6 +103,13 @@ std::string answers_line(const Page& page) {
       baseline, compared - equal, compared);
 }
 
+/// Nothing where the run went to its end.
+std::string interrupted_line(const Page& page) {
+  if (!page.root.at("interrupted").truth()) return "";
+  return "<p class=\"muted\">The run was interrupted: these are the repeats that every scheme had "
+         "finished.</p>";
+}
+
 /// What † beside a scheme means; nothing where no scheme has it.
 std::string cores_line(const Page& page) {
   const bool any = std::any_of(page.series.begin(), page.series.end(),
@@ -167,7 +174,8 @@ std::string header_section(const Page& page) {
                                  page.series.size(), page.series.size() == 1 ? "" : "s"),
                      gpus.size() > 0 ? gpu_words(gpus) : text(root.at("machine/cpu")),
                      load_words(load), length_words(load), number(load.at("repeats"), Unit::kCount),
-                     text(root.at("numerics")), answers_line(page) + cores_line(page));
+                     text(root.at("numerics")),
+                     answers_line(page) + interrupted_line(page) + cores_line(page));
 }
 
 std::string controls(const Page& page) {

@@ -129,6 +129,13 @@ TEST(ToHtml, HasASectionOfExpertsOnlyWhereTheModelHasSome) {
   EXPECT_THAT(*html, HasSubstr("M0 50V25h1V0h1V50z"));
 }
 
+TEST(ToHtml, SaysThatARunWasInterrupted) {
+  Json report = report_with({{"scheme", "tp2"}, {"loads", {{{"point", "c8"}}}}});
+  EXPECT_THAT(*to_html(report), Not(HasSubstr("was interrupted")));
+  report["interrupted"] = true;
+  EXPECT_THAT(*to_html(report), HasSubstr("The run was interrupted"));
+}
+
 TEST(ToHtml, MarksSchemesWhoseDevicesShareCores) {
   const Json load = {{"point", "c8"}};
   for (const bool shares : {true, false}) {
