@@ -171,11 +171,10 @@ void grouped_matmul(benchmark::State& state, Isa isa) {
   for (int64_t i = 0; i < pairs * k; ++i) x.bf16()[i] = tensor::to_bf16(random_value(i));
   size_t turn = 0;
   bench->measure(state, [&] {
-    std::vector<int32_t>& ends = routings[turn % routings.size()];
+    const std::vector<int32_t>& ends = routings[turn % routings.size()];
     const auto layer = std::span(pointers).subspan(turn % layers * static_cast<size_t>(experts),
                                                    static_cast<size_t>(experts));
-    bench->ops->grouped_matmul(*bench->stream, arena, x, {ends.data(), DType::kI32, {experts}},
-                               {{layer, out}});
+    bench->ops->grouped_matmul(*bench->stream, arena, x, ends, {{layer, out}});
     ++turn;
   });
   state.counters["experts"] = active / static_cast<double>(kRoutings);

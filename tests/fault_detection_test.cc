@@ -41,6 +41,27 @@ class ForwardingOps : public backend::Ops {
   base::Result<tensor::Buffer> allocate(int64_t bytes) const override {
     return real_->allocate(bytes);
   }
+  bool in_host_memory() const override { return real_->in_host_memory(); }
+  base::Result<tensor::Buffer> allocate_host(int64_t bytes) const override {
+    return real_->allocate_host(bytes);
+  }
+  std::optional<int64_t> free_bytes() const override { return real_->free_bytes(); }
+  void copy_in(backend::Stream& s, View from, View to) const override {
+    real_->copy_in(s, from, to);
+  }
+  void copy_out(backend::Stream& s, View from, View to) const override {
+    real_->copy_out(s, from, to);
+  }
+  void join_columns(backend::Stream& s, View parts, std::span<const int64_t> begins,
+                    View out) const override {
+    real_->join_columns(s, parts, begins, out);
+  }
+  void take_columns(backend::Stream& s, View x, int64_t begin, View out) const override {
+    real_->take_columns(s, x, begin, out);
+  }
+  void argmax_rows(backend::Stream& s, View x, View out) const override {
+    real_->argmax_rows(s, x, out);
+  }
   std::unique_ptr<backend::Stream> make_stream(int threads,
                                                std::span<const int> cpus) const override {
     return real_->make_stream(threads, cpus);
@@ -74,7 +95,8 @@ class ForwardingOps : public backend::Ops {
               std::initializer_list<MatmulTarget> targets) const override {
     real_->matmul(s, arena, x, targets);
   }
-  void grouped_matmul(backend::Stream& s, tensor::Arena& arena, View x, View ends,
+  void grouped_matmul(backend::Stream& s, tensor::Arena& arena, View x,
+                      std::span<const int32_t> ends,
                       std::initializer_list<GroupedTarget> targets) const override {
     real_->grouped_matmul(s, arena, x, ends, targets);
   }

@@ -13,18 +13,14 @@
 #include <string>
 #include <vector>
 
-#include "comm/local/local_world.h"
 #include "files/safetensors.h"
-#include "model/decoder.h"
+#include "model/golden_test_support.h"
 #include "runtime/load_tokenizer.h"
 #include "tests/support/answers.h"
 #include "text/golden_for_test.h"
 
 namespace fourfold::tests {
 namespace {
-
-using tensor::DType;
-using tensor::View;
 
 const std::string kGolden = std::string(FOURFOLD_SOURCE_DIR) + "/tests/golden/gemma-270m/";
 
@@ -53,44 +49,9 @@ class Golden {
 };
 
 /// Logits after the last of `tokens`, on one rank of `backend`.
-std::vector<float> last_logits(const std::string& backend, std::vector<int32_t> tokens) {
-  const auto ops = backend::make_ops(backend, "").value();
-  const auto source = model::open_model(gemma(), false, 0).value();
-  const auto m = static_cast<int64_t>(tokens.size());
-  model::RankGroups groups(mesh::Mesh::create({}, source.spec.divisors()).value(),
-                           comm::make_single(mesh::Axis::kControl));
-  const auto stream = ops->make_stream(2, {});
-  const auto decoder = model::Decoder::create(source, *ops, groups, *stream, m).value();
-  tensor::Arena arena(
-      ops->allocate(model::Decoder::arena_bytes(source.spec, *ops, groups.mesh(),
-                                                model::ExchangeKind::kAuto, 2, m, 1))
-          .value());
-  std::vector<tensor::Buffer> buffers;
-  std::vector<backend::KvLayer> cache;
-  for (const model::LayerSpec& layer : source.spec.layers) {
-    const model::AttentionSpec& a = layer.attention;
-    backend::KvLayer kv{
-        .blocks = 1, .kv_heads = a.kv_heads, .block_size = m, .head_dim = a.head_dim};
-    for (void** half : {&kv.keys, &kv.values}) {
-      buffers.push_back(
-          ops->allocate(a.kv_heads * m * a.head_dim * size_of(ops->kv_dtype())).value());
-      *half = buffers.back().data();
-    }
-    cache.push_back(kv);
-  }
-  std::vector<int32_t> positions(tokens.size());
-  std::iota(positions.begin(), positions.end(), 0);
-  std::vector<int32_t> sequences(tokens.size(), 0);
-  std::vector<int32_t> table = {0};
-  std::vector<int32_t> last = {static_cast<int32_t>(m - 1)};
-  const backend::RowLayout rows{{positions.data(), DType::kI32, {m}},
-                                {sequences.data(), DType::kI32, {m}},
-                                {table.data(), DType::kI32, {1, 1}}};
-  const View residual = arena.allocate(DType::kF32, {m, source.spec.hidden});
-  decoder->embed(*stream, {tokens.data(), DType::kI32, {m}}, residual);
-  decoder->run_layers(*stream, arena, rows, cache, residual, nullptr);
-  const auto logits = decoder->logits(*stream, arena, residual, {last.data(), DType::kI32, {1}});
-  return {logits.begin(), logits.end()};
+std::vector<float> last_logits(const std::string& backend, const std::vector<int32_t>& tokens) {
+  model::OneSequence sequence(gemma(), backend, std::ssize(tokens));
+  return sequence.run(tokens, {static_cast<int32_t>(tokens.size()) - 1});
 }
 
 double nmse(const std::vector<float>& actual, const std::vector<float>& expected) {

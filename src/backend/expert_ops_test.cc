@@ -43,7 +43,7 @@ std::vector<float> grouped(const std::string& backend, const Matrix& x,
   const Owned in(device.ops->activation_dtype(), {x.rows, x.columns}, x.values);
   const Owned out(DType::kF32, {x.rows, w.front().rows});
   const Owned again(DType::kF32, {x.rows, w.front().rows});
-  device.ops->grouped_matmul(*device.stream, device.arena, in.view(), Owned(ends).view(),
+  device.ops->grouped_matmul(*device.stream, device.arena, in.view(), ends,
                              {{pointers, out.view()}, {pointers, again.view()}});
   EXPECT_EQ(out.values(), again.values()) << "two targets of the same weights";
   return out.values();
@@ -133,8 +133,8 @@ TEST_P(ExpertOps, CountsTheWeightsOfGroupsWithRowsOnly) {
   const Owned in(device.ops->activation_dtype(), {3, 64}, x.values);
   const Owned out(DType::kF32, {3, 32});
   const OpCounters before = device.stream->counters;
-  device.ops->grouped_matmul(*device.stream, device.arena, in.view(),
-                             Owned(std::vector<int32_t>{1, 1, 3}).view(), {{pointers, out.view()}});
+  device.ops->grouped_matmul(*device.stream, device.arena, in.view(), std::vector<int32_t>{1, 1, 3},
+                             {{pointers, out.view()}});
   EXPECT_EQ(device.stream->counters.bytes - before.bytes, 2 * weights[0]->bytes());
   EXPECT_EQ(device.stream->counters.matmul_flops - before.matmul_flops, 2 * 3 * 32 * 64);
 }

@@ -4,7 +4,9 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -70,6 +72,14 @@ OpTimer::OpTimer(Stream& stream) : stream_(stream), begin_ns_(steady_ns()) {}
 OpTimer::~OpTimer() { stream_.counters.seconds += base::seconds_between(begin_ns_, steady_ns()); }
 
 base::Result<Buffer> HostOps::allocate(int64_t bytes) const { return tensor::allocate_host(bytes); }
+
+void HostOps::copy_in(Stream& stream, View from, View to) const {
+  OpTimer timer(stream);
+  check_copy(from, to);
+  if (to.bytes() > 0) std::memcpy(to.data, from.data, static_cast<size_t>(to.bytes()));
+}
+
+void HostOps::copy_out(Stream& stream, View from, View to) const { copy_in(stream, from, to); }
 
 std::unique_ptr<Stream> HostOps::make_stream(int threads, std::span<const int> cpus) const {
   return std::make_unique<HostStream>(threads, cpus);
@@ -186,6 +196,52 @@ void HostOps::gather_rows(Stream& stream, View x, View indices, View out) const 
   });
 }
 
+void HostOps::join_columns(Stream& stream, View parts, std::span<const int64_t> begins,
+                           View out) const {
+  OpTimer timer(stream);
+  check_join_columns(parts, begins, out);
+  const int64_t width = parts.shape[2];
+  for (int64_t p = 0; p < parts.shape[0]; ++p) {
+    const int64_t begin = begins[static_cast<size_t>(p)];
+    const int64_t count = std::clamp<int64_t>(out.shape[1] - begin, 0, width);
+    for (int64_t m = 0; m < out.rows(); ++m) {
+      std::copy_n(parts.f32() + (p * out.rows() + m) * width, count,
+                  out.f32() + m * out.shape[1] + std::min(begin, out.shape[1]));
+    }
+  }
+}
+
+void HostOps::take_columns(Stream& stream, View x, int64_t begin, View out) const {
+  OpTimer timer(stream);
+  check_take_columns(x, begin, out);
+  const int64_t width = out.shape[1];
+  const int64_t count = std::clamp<int64_t>(x.shape[1] - begin, 0, width);
+  for (int64_t m = 0; m < out.rows(); ++m) {
+    float* to = out.f32() + m * width;
+    std::copy_n(x.f32() + m * x.shape[1] + std::min(begin, x.shape[1]), count, to);
+    std::fill(to + count, to + width, 0.0F);
+  }
+}
+
+void HostOps::argmax_rows(Stream& stream, View x, View out) const {
+  OpTimer timer(stream);
+  const int64_t width = x.shape[1];
+  check_argmax_rows(x, out);
+  pool_of(stream).parallel_for(x.rows(), row_grain(width), [&](int64_t begin, int64_t end, int) {
+    for (int64_t m = begin; m < end; ++m) {
+      const float* row = x.f32() + m * width;
+      const auto value = [row](int64_t i) {
+        return std::isnan(row[i]) ? -std::numeric_limits<float>::infinity() : row[i];
+      };
+      int64_t best = 0;
+      for (int64_t i = 1; i < width; ++i) {
+        if (value(i) > value(best)) best = i;
+      }
+      out.i32()[m] = static_cast<int32_t>(best);
+    }
+  });
+}
+
 void HostOps::hash_rows(Stream& stream, View x, std::span<uint64_t> out) const {
   OpTimer timer(stream);
   const int64_t width = x.shape[1];
@@ -230,13 +286,14 @@ void check_matmul(Stream& stream, View x, DType x_dtype, const Weight& weight, V
   if (x.rows() > 0) stream.counters.bytes += weight.bytes();
 }
 
-std::vector<RowRange> check_grouped_matmul(Stream& stream, View x, DType x_dtype, View ends,
+std::vector<RowRange> check_grouped_matmul(Stream& stream, View x, DType x_dtype,
+                                           std::span<const int32_t> ends,
                                            std::initializer_list<Ops::GroupedTarget> targets) {
-  const int64_t groups = ends.shape.elements();
+  const int64_t groups = std::ssize(ends);
   std::vector<RowRange> out;
   int64_t begin = 0;
   for (int64_t g = 0; g < groups; ++g) {
-    const int64_t end = ends.i32()[g];
+    const int64_t end = ends[static_cast<size_t>(g)];
     CHECK(begin <= end && end <= x.rows(), "grouped matmul: group {} ends at row {} of {}", g, end,
           x.rows());
     out.push_back({begin, end});
@@ -271,16 +328,20 @@ void check_rms_norm(View x, View out, DType activation_dtype) {
 }
 
 void check_norm_rope(View x, View positions, const RopeTable& rope) {
-  CHECK(x.shape.rank() == 3 && x.shape[2] % 2 == 0, "norm_rope: rank {}, head_dim {}",
-        x.shape.rank(), x.shape[2]);
-  CHECK(positions.shape == tensor::Shape({x.rows()}), "norm_rope: positions for {} rows", x.rows());
-  CHECK(rope.cos.shape == rope.sin.shape && rope.cos.shape[1] * 2 == x.shape[2],
-        "norm_rope: table of width {}, head_dim {}", rope.cos.shape[1], x.shape[2]);
+  check_norm_rope_shapes(x, positions, rope);
   for (int64_t row = 0; row < x.rows(); ++row) {
     const int64_t position = positions.i32()[row];
     CHECK(0 <= position && position < rope.cos.rows(), "position {} of a table of {}", position,
           rope.cos.rows());
   }
+}
+
+void check_norm_rope_shapes(View x, View positions, const RopeTable& rope) {
+  CHECK(x.shape.rank() == 3 && x.shape[2] % 2 == 0, "norm_rope: rank {}, head_dim {}",
+        x.shape.rank(), x.shape[2]);
+  CHECK(positions.shape == tensor::Shape({x.rows()}), "norm_rope: positions for {} rows", x.rows());
+  CHECK(rope.cos.shape == rope.sin.shape && rope.cos.shape[1] * 2 == x.shape[2],
+        "norm_rope: table of width {}, head_dim {}", rope.cos.shape[1], x.shape[2]);
 }
 
 void check_kv_write(View keys, View values, const RowLayout& rows, const KvLayer& cache) {
@@ -304,7 +365,7 @@ void check_attention(Stream& stream, View queries, const RowLayout& rows, const 
   CHECK(out.shape == tensor::Shape({queries.rows(), heads * cache.head_dim}),
         "attention: out is [{}, {}]", out.rows(), out.shape[1]);
   check_layout(rows, queries.rows());
-  count_attention(stream.counters, rows, cache, heads, params.window, size_of(kv_dtype));
+  count_attention(stream.counters, rows.on_host(), cache, heads, params.window, size_of(kv_dtype));
 }
 
 void check_gated_activation(View gate, View up, View out, DType out_dtype) {
@@ -312,6 +373,31 @@ void check_gated_activation(View gate, View up, View out, DType out_dtype) {
         "gated_activation: {}, {} -> {} elements", gate.shape.elements(), up.shape.elements(),
         out.shape.elements());
   CHECK(out.dtype == out_dtype, "gated_activation: out is {}", name_of(out.dtype));
+}
+
+void check_copy(View from, View to) {
+  CHECK(from.dtype == to.dtype && from.shape.elements() == to.shape.elements(),
+        "copy: {} of {} -> {} of {}", from.shape.elements(), name_of(from.dtype),
+        to.shape.elements(), name_of(to.dtype));
+}
+
+void check_join_columns(View parts, std::span<const int64_t> begins, View out) {
+  CHECK(parts.shape.rank() == 3 && parts.shape[0] == std::ssize(begins) &&
+            parts.shape[1] == out.rows(),
+        "join_columns: {} begins, {} rows of {} parts for {} rows", begins.size(), parts.shape[1],
+        parts.shape[0], out.rows());
+  CHECK(std::all_of(begins.begin(), begins.end(), [](int64_t begin) { return begin >= 0; }),
+        "join_columns: a part begins before its row");
+}
+
+void check_take_columns(View x, int64_t begin, View out) {
+  CHECK(x.rows() == out.rows() && begin >= 0, "take_columns: {} rows from column {} of {} rows",
+        out.rows(), begin, x.rows());
+}
+
+void check_argmax_rows(View x, View out) {
+  CHECK(x.shape.rank() == 2 && x.shape[1] > 0 && out.shape == tensor::Shape({x.rows()}),
+        "argmax_rows: {} rows of {} -> {}", x.rows(), x.shape[1], out.rows());
 }
 
 const int32_t* block_table(const RowLayout& rows, const KvLayer& cache, int64_t sequence,

@@ -37,6 +37,11 @@ class OpTimer {
 class HostOps : public Ops {
  public:
   base::Result<Buffer> allocate(int64_t bytes) const final;
+  bool in_host_memory() const final { return true; }
+  base::Result<Buffer> allocate_host(int64_t bytes) const final { return allocate(bytes); }
+  std::optional<int64_t> free_bytes() const final { return std::nullopt; }
+  void copy_in(Stream& stream, View from, View to) const final;
+  void copy_out(Stream& stream, View from, View to) const final;
   std::unique_ptr<Stream> make_stream(int threads, std::span<const int> cpus) const final;
   base::Result<WeightPtr> load_vector(std::span<const float> values) const final;
   base::Result<Peaks> measure_peaks(Stream& stream, double seconds, int sharers) const final;
@@ -48,6 +53,10 @@ class HostOps : public Ops {
   void gate_rows(Stream& stream, View x, View gate) const final;
   void add(Stream& stream, View x, View y) const final;
   void gather_rows(Stream& stream, View x, View indices, View out) const final;
+  void join_columns(Stream& stream, View parts, std::span<const int64_t> begins,
+                    View out) const final;
+  void take_columns(Stream& stream, View x, int64_t begin, View out) const final;
+  void argmax_rows(Stream& stream, View x, View out) const final;
   void hash_rows(Stream& stream, View x, std::span<uint64_t> out) const final;
 
  private:
@@ -76,16 +85,23 @@ struct RowRange {
 /// Also adds the work to the stream's counters.
 void check_matmul(Stream& stream, View x, DType x_dtype, const Weight& weight, View out);
 /// The same for a grouped matmul; gives the rows of each group.
-std::vector<RowRange> check_grouped_matmul(Stream& stream, View x, DType x_dtype, View ends,
+std::vector<RowRange> check_grouped_matmul(Stream& stream, View x, DType x_dtype,
+                                           std::span<const int32_t> ends,
                                            std::initializer_list<Ops::GroupedTarget> targets);
 void check_to_activation(View x, View out, DType activation_dtype);
 void check_rms_norm(View x, View out, DType activation_dtype);
+/// Also the positions, which are in host memory.
 void check_norm_rope(View x, View positions, const RopeTable& rope);
+void check_norm_rope_shapes(View x, View positions, const RopeTable& rope);
 void check_kv_write(View keys, View values, const RowLayout& rows, const KvLayer& cache);
 /// Also adds the work to the stream's counters.
 void check_attention(Stream& stream, View queries, const RowLayout& rows, const KvLayer& cache,
                      const Ops::AttentionParams& params, View out, DType out_dtype, DType kv_dtype);
 void check_gated_activation(View gate, View up, View out, DType out_dtype);
+void check_copy(View from, View to);
+void check_join_columns(View parts, std::span<const int64_t> begins, View out);
+void check_take_columns(View x, int64_t begin, View out);
+void check_argmax_rows(View x, View out);
 
 /// The block table of a sequence; CHECKs that its entries for positions [first, last] are blocks of
 /// the cache.

@@ -1,4 +1,5 @@
 #include "backend/cpu/cpu_ops.h"
+#include "backend/cuda/cuda_backend.h"
 #include "backend/ops.h"
 #include "backend/reference/reference_ops.h"
 
@@ -18,7 +19,19 @@ base::Result<std::unique_ptr<Ops>> make_ops(std::string_view backend, std::strin
     FF_ASSIGN(const Isa chosen, isa.empty() ? detect_isa() : parse_isa(isa));
     return std::unique_ptr<Ops>(std::make_unique<CpuOps>(chosen));
   }
-  return base::fail("unknown backend '{}'; expected reference or cpu", backend);
+  if (backend == "cuda") {
+    if (!isa.empty()) {
+      return base::fail("the cuda backend has no instruction sets to choose from, '{}' was given",
+                        isa);
+    }
+    return make_cuda_ops();
+  }
+  return base::fail("unknown backend '{}'; expected cuda, cpu or reference", backend);
+}
+
+std::string chosen_backend(std::string_view backend, std::string_view isa) {
+  if (backend != "auto") return std::string(backend);
+  return isa.empty() && make_cuda_ops().ok() ? "cuda" : "cpu";
 }
 
 }  // namespace fourfold::backend

@@ -4,7 +4,9 @@
 #include <functional>
 #include <initializer_list>
 #include <memory>
+#include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -109,7 +111,23 @@ struct RowLayout {
   View positions;     ///< i32 [M], absolute
   View sequences;     ///< i32 [M], index into block_tables
   View block_tables;  ///< i32 [S, max_blocks]; entries past a sequence's blocks are not read
+  /// i32 [T, 2]: first row and number of rows, at most kTileRows, of one sequence at rising
+  /// positions. Every row is in one tile; tiles of a single row come first. What a device cuts
+  /// attention by; backends in host memory do not read it.
+  View tiles;
+  int64_t single_tiles = 0;  ///< tiles of one row
+  /// The same in the host's memory, where the backend's is another; it outlives the call.
+  const RowLayout* host = nullptr;
+  const RowLayout& on_host() const { return host == nullptr ? *this : *host; }
 };
+inline constexpr int64_t kTileRows = 16;
+
+/// The tiles of rows that belong to these sequences, two entries each, and how many are of one row.
+struct RowTiles {
+  std::vector<int32_t> entries;
+  int64_t single = 0;
+};
+RowTiles tiles_of(std::span<const int32_t> sequences);
 
 /// cos and sin of position * frequency, f32 [positions, head_dim / 2] each.
 struct RopeTable {
@@ -145,13 +163,24 @@ class Ops {
  public:
   virtual ~Ops() = default;
 
-  /// "reference", "cpu/amx", "cpu/avx512_bf16", "cpu/avx2".
+  /// "reference", "cpu/amx", "cpu/avx512_bf16", "cpu/avx2", "cuda".
   virtual std::string_view name() const = 0;
   virtual DType activation_dtype() const = 0;
   virtual DType kv_dtype() const = 0;
   virtual DType weight_dtype() const = 0;
 
   virtual base::Result<Buffer> allocate(int64_t bytes) const = 0;
+  /// True where the memory of `allocate` is the host's, so that the host may read and write it
+  /// after Stream::synchronize. Elsewhere only the operators touch it.
+  virtual bool in_host_memory() const = 0;
+  /// Memory of the host that is quick to copy from and to: `allocate`, where that is the host's.
+  virtual base::Result<Buffer> allocate_host(int64_t bytes) const = 0;
+  /// What `allocate` can still give; nothing where that is memory of the host.
+  virtual std::optional<int64_t> free_bytes() const = 0;
+  /// Copies between memory of the host and of the backend; the same dtype and number of elements.
+  /// `from` of copy_in may be changed, and `to` of copy_out is filled, after Stream::synchronize.
+  virtual void copy_in(Stream& stream, View from, View to) const = 0;
+  virtual void copy_out(Stream& stream, View from, View to) const = 0;
   /// `threads` threads, pinned to `cpus` if given (one each).
   virtual std::unique_ptr<Stream> make_stream(int threads, std::span<const int> cpus) const = 0;
 
@@ -204,9 +233,9 @@ class Ops {
     View out;                                ///< f32 [R, N]
   };
   /// matmul with another weight for each group of rows: rows [ends[g - 1], ends[g]) of x belong to
-  /// group g. Reads the weights of groups that have rows, and no others. ends i32 [G], rising, the
-  /// last one is R; x activation dtype [R, K]. A row's sums are in the order of matmul.
-  virtual void grouped_matmul(Stream& stream, Arena& arena, View x, View ends,
+  /// group g. Reads the weights of groups that have rows, and no others. ends: of G groups, rising,
+  /// the last one is R; x activation dtype [R, K]. A row's sums are in the order of matmul.
+  virtual void grouped_matmul(Stream& stream, Arena& arena, View x, std::span<const int32_t> ends,
                               std::initializer_list<GroupedTarget> targets) const = 0;
 
   /// The experts of each row, best first, and their weights. Scores in fp32; the choice is by
@@ -258,6 +287,17 @@ class Ops {
   /// out[i] = x[indices[i]]. x [M, H] of any dtype; indices i32 [R]; out [R, H] of the same.
   virtual void gather_rows(Stream& stream, View x, View indices, View out) const = 0;
 
+  /// out[m][begins[p] + j] = parts[p][m][j], as far as out's columns go: the rows of all shards
+  /// beside each other. Where parts overlap they are the same. parts f32 [P, M, W]; out f32 [M, N].
+  virtual void join_columns(Stream& stream, View parts, std::span<const int64_t> begins,
+                            View out) const = 0;
+  /// out[m][j] = x[m][begin + j], or 0 past x's columns. x f32 [M, N]; out f32 [M, W].
+  virtual void take_columns(Stream& stream, View x, int64_t begin, View out) const = 0;
+
+  /// out[m] = the index of the largest value of row m, the lowest among equals; a NaN counts as
+  /// minus infinity. x f32 [M, N], N > 0; out i32 [M].
+  virtual void argmax_rows(Stream& stream, View x, View out) const = 0;
+
   /// out[i] = XXH3-64 of row i's bytes. x f32 [M, H]; `out` is host memory of M entries, filled
   /// when the stream is synchronised.
   virtual void hash_rows(Stream& stream, View x, std::span<uint64_t> out) const = 0;
@@ -273,7 +313,10 @@ base::Result<Isa> detect_isa();
 /// Parses "avx2", "avx512_bf16", "amx"; an error lists what this machine can run.
 base::Result<Isa> parse_isa(std::string_view name);
 
-/// "reference" or "cpu". `isa` forces an instruction set of `cpu`; an error if it is not there.
+/// "reference", "cpu" or "cuda". `isa` forces an instruction set of `cpu`; an error if it is not
+/// there.
 base::Result<std::unique_ptr<Ops>> make_ops(std::string_view backend, std::string_view isa);
+/// `backend`, or for "auto" "cuda" where make_ops makes it, else "cpu"; "cpu" if there is an `isa`.
+std::string chosen_backend(std::string_view backend, std::string_view isa);
 
 }  // namespace fourfold::backend

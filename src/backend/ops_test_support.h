@@ -11,16 +11,18 @@
 #include <vector>
 
 #include "backend/ops.h"
+#include "backend/staged_ops_for_test.h"
 #include "base/philox.h"
 
 namespace fourfold::backend::testing {
 
-/// "reference" and every instruction set of "cpu" that this machine runs.
+/// "reference", every instruction set of "cpu" that this machine runs, and "cuda" where a GPU is.
 inline std::vector<std::string> available_backends() {
   std::vector<std::string> names = {"reference"};
   for (const Isa isa : {Isa::kAvx2, Isa::kAvx512Bf16, Isa::kAmx}) {
     if (parse_isa(name_of(isa)).ok()) names.push_back("cpu/" + std::string(name_of(isa)));
   }
+  if (make_ops("cuda", "").ok()) names.emplace_back("cuda");
   return names;
 }
 
@@ -41,8 +43,11 @@ inline std::string name_of_backend(const ::testing::TestParamInfo<std::string>& 
 inline std::unique_ptr<Ops> open(const std::string& name) {
   const std::string made = name.ends_with("/fast") ? name.substr(0, name.size() - 5) : name;
   const size_t slash = made.find('/');
-  return make_ops(made.substr(0, slash), slash == std::string::npos ? "" : made.substr(slash + 1))
-      .value();
+  std::unique_ptr<Ops> ops =
+      make_ops(made.substr(0, slash), slash == std::string::npos ? "" : made.substr(slash + 1))
+          .value();
+  if (ops->in_host_memory()) return ops;
+  return std::make_unique<StagedOps>(std::move(ops));
 }
 
 inline float rounded_to_bf16(float x) { return tensor::to_f32(tensor::to_bf16(x)); }

@@ -109,7 +109,8 @@ base::Status finish(measure::Results results, const OutputFlags& output, const M
 }
 
 base::Result<std::string> name_of_ops(const ModelFlags& flags) {
-  FF_ASSIGN(const auto ops, backend::make_ops(flags.backend, flags.isa));
+  FF_ASSIGN(const auto ops,
+            backend::make_ops(backend::chosen_backend(flags.backend, flags.isa), flags.isa));
   return std::string(ops->name());
 }
 

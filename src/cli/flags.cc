@@ -147,8 +147,10 @@ void ModelFlags::add_to(CLI::App& app) {
       ->check(checked_by(model::parse_dummy_routing))
       ->capture_default_str()
       ->group(kModel);
-  app.add_option("--backend", backend, "cpu (bf16, own kernels) or reference (plain fp32)")
-      ->check(CLI::IsMember({"cpu", "reference"}))
+  app.add_option("--backend", backend,
+                 "cuda (an NVIDIA GPU, bf16), cpu (bf16, own kernels) or reference (plain fp32, "
+                 "slow); auto: cuda where a GPU is, else cpu")
+      ->check(CLI::IsMember({"auto", "cuda", "cpu", "reference"}))
       ->capture_default_str()
       ->group(kDevices);
   app.add_option("--isa", isa,
@@ -215,7 +217,7 @@ base::Result<runtime::ClusterConfig> ModelFlags::cluster_config() const {
   config.model = model;
   config.dummy_weights = load_format == "dummy";
   config.dummy_seed = dummy_seed;
-  config.backend = backend;
+  config.backend = backend::chosen_backend(backend, isa);
   config.isa = isa;
   config.cpus_per_device = cpus_per_device;
   config.ranks = ranks == "threads" ? runtime::RankMode::kThreads : runtime::RankMode::kProcesses;

@@ -29,7 +29,7 @@ struct ModelFlags {
   std::string load_format = "auto";
   uint64_t dummy_seed = 0;
   std::string dummy_routing = "natural";
-  std::string backend = "cpu";
+  std::string backend = "auto";
   std::string isa;
   std::string ranks = "processes";
   std::string numerics = "fast";

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "base/machine.h"
@@ -13,6 +14,7 @@
 #include "model/decoder.h"
 #include "model/groups.h"
 #include "model/source.h"
+#include "model/step_inputs.h"
 #include "model/weights.h"
 #include "runtime/launch/interrupt.h"
 
@@ -44,14 +46,6 @@ const std::map<ParamKind, const char*> kLabels = {{ParamKind::kEmbedding, "head"
                                                   {ParamKind::kExpertUp, "up"},
                                                   {ParamKind::kExpertDown, "down"}};
 
-/// The inputs of one pass.
-struct Inputs {
-  View tokens;
-  backend::RowLayout rows;
-  View sampled;
-  std::vector<tensor::Buffer> buffers;
-};
-
 class Operators {
  public:
   Operators(const OperatorOptions& options, const Progress& progress)
@@ -60,7 +54,7 @@ class Operators {
   base::Result<std::vector<Figure>> run() {
     FF_TRY(load());
     for (const int rows : options_.rows) {
-      FF_ASSIGN(const Inputs inputs, make_inputs(rows));
+      const model::StepInputs inputs = make_inputs(rows);
       pass(inputs);  // touches every weight and buffer once
       for (int repeat = 0; repeat < options_.repeats; ++repeat) {
         progress_(fmt::format("{} rows: repeat {}/{}", rows, repeat + 1, options_.repeats));
@@ -99,6 +93,10 @@ class Operators {
         decoder_->spec(), *timed_, mesh, model::ExchangeKind::kAuto, c.cpus_per_device, most, most);
     FF_ASSIGN(tensor::Buffer arena, timed_->allocate(arena_bytes));
     arena_ = std::make_unique<tensor::Arena>(std::move(arena));
+    FF_ASSIGN(tensor::Buffer host_arena,
+              timed_->allocate_host(model::Decoder::host_arena_bytes(
+                  decoder_->spec(), *timed_, mesh, model::ExchangeKind::kAuto, most, most)));
+    host_arena_ = std::make_unique<tensor::Arena>(std::move(host_arena));
     return make_cache();
   }
 
@@ -126,6 +124,16 @@ class Operators {
     }
   }
 
+  base::Status fill_cache(const tensor::Buffer& buffer) {
+    FF_ASSIGN(const tensor::Buffer host, timed_->allocate_host(buffer.bytes()));
+    std::memset(host.data(), static_cast<int>(kCacheByte), static_cast<size_t>(host.bytes()));
+    const tensor::Shape shape{buffer.bytes() / size_of(DType::kBF16)};
+    timed_->copy_in(*stream_, {host.data(), DType::kBF16, shape},
+                    {buffer.data(), DType::kBF16, shape});
+    stream_->synchronize();
+    return {};
+  }
+
   /// Blocks for as many sequences as a decode step has, or for the longest prompt.
   base::Status make_cache() {
     int64_t sequences = 1;
@@ -133,6 +141,9 @@ class Operators {
       if (rows <= kMostDecodeRows) sequences = std::max<int64_t>(sequences, rows);
     }
     blocks_of_sequence_ = base::ceil_div(positions_, kBlockSize);
+    const int64_t most = *std::max_element(options_.rows.begin(), options_.rows.end());
+    FF_ASSIGN(packer_, model::StepPacker::create(
+                           *timed_, {.rows = most, .entries = sequences * blocks_of_sequence_}));
     for (const model::LayerSpec& layer : decoder_->spec().layers) {
       backend::KvLayer cache{.blocks = sequences * blocks_of_sequence_,
                              .kv_heads = layer.attention.kv_heads,
@@ -142,7 +153,7 @@ class Operators {
                             tensor::size_of(timed_->kv_dtype());
       for (void** part : {&cache.keys, &cache.values}) {
         FF_ASSIGN(tensor::Buffer buffer, timed_->allocate(bytes));
-        std::memset(buffer.data(), static_cast<int>(kCacheByte), static_cast<size_t>(bytes));
+        FF_TRY(fill_cache(buffer));
         *part = buffer.data();
         buffers_.push_back(std::move(buffer));
       }
@@ -151,46 +162,38 @@ class Operators {
     return {};
   }
 
-  base::Result<View> make_indices(Inputs& inputs, tensor::Shape shape) {
-    FF_ASSIGN(tensor::Buffer buffer, timed_->allocate(shape.elements() * size_of(DType::kI32)));
-    const View view{buffer.data(), DType::kI32, shape};
-    inputs.buffers.push_back(std::move(buffer));
-    return view;
-  }
-
-  base::Result<Inputs> make_inputs(int64_t m) {
+  /// A decode step of `m` sequences, or one prompt of `m` tokens.
+  model::StepInputs make_inputs(int64_t m) {
     const bool decode = m <= kMostDecodeRows;
     const int64_t sequences = decode ? m : 1;
-    Inputs in;
-    FF_ASSIGN(in.tokens, make_indices(in, {m}));
-    FF_ASSIGN(in.rows.positions, make_indices(in, {m}));
-    FF_ASSIGN(in.rows.sequences, make_indices(in, {m}));
-    FF_ASSIGN(in.rows.block_tables, make_indices(in, {sequences, blocks_of_sequence_}));
-    FF_ASSIGN(in.sampled, make_indices(in, {sequences}));
+    const model::StepPacker::Fields in =
+        packer_->begin(m, sequences, blocks_of_sequence_, sequences);
     for (int64_t row = 0; row < m; ++row) {
       in.tokens.i32()[row] = static_cast<int32_t>((row * 7919 + 1) % decoder_->spec().vocab);
-      in.rows.positions.i32()[row] = static_cast<int32_t>(decode ? options_.context : row);
-      in.rows.sequences.i32()[row] = static_cast<int32_t>(decode ? row : 0);
+      in.positions.i32()[row] = static_cast<int32_t>(decode ? options_.context : row);
+      in.sequences.i32()[row] = static_cast<int32_t>(decode ? row : 0);
     }
     for (int64_t i = 0; i < sequences * blocks_of_sequence_; ++i) {
-      in.rows.block_tables.i32()[i] = static_cast<int32_t>(i);
+      in.block_tables.i32()[i] = static_cast<int32_t>(i);
     }
     for (int64_t i = 0; i < sequences; ++i) {
       in.sampled.i32()[i] = static_cast<int32_t>(decode ? i : m - 1);
     }
-    return in;
+    return packer_->finish(*stream_);
   }
 
-  void pass(const Inputs& inputs) {
+  void pass(const model::StepInputs& inputs) {
     arena_->reset();
+    host_arena_->reset();
+    const model::StepMemory memory(*arena_, ops_->in_host_memory() ? *arena_ : *host_arena_);
     const View residual =
         arena_->allocate(DType::kF32, {inputs.tokens.shape[0], decoder_->spec().hidden});
-    decoder_->embed(*stream_, inputs.tokens, residual);
-    decoder_->run_layers(*stream_, *arena_, inputs.rows, cache_, residual, nullptr);
-    decoder_->logits(*stream_, *arena_, residual, inputs.sampled);
+    decoder_->embed(*stream_, memory, inputs.tokens, residual);
+    decoder_->run_layers(*stream_, memory, inputs.rows, cache_, residual, nullptr);
+    decoder_->logits(*stream_, memory, residual, inputs.sampled);
   }
 
-  base::Status sample(const Inputs& inputs, int rows) {
+  base::Status sample(const model::StepInputs& inputs, int rows) {
     FF_ASSIGN(const backend::Peaks before,
               ops_->measure_peaks(*stream_, kPeaksSeconds, /*sharers=*/1));
     timed_->reset();
@@ -226,6 +229,8 @@ class Operators {
   std::unique_ptr<model::RankGroups> groups_;
   std::unique_ptr<model::Decoder> decoder_;
   std::unique_ptr<tensor::Arena> arena_;
+  std::unique_ptr<tensor::Arena> host_arena_;
+  std::optional<model::StepPacker> packer_;
   std::vector<backend::KvLayer> cache_;
   std::vector<tensor::Buffer> buffers_;
   int64_t positions_ = 0;

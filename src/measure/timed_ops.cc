@@ -45,7 +45,7 @@ void TimedOps::matmul(Stream& stream, Arena& arena, View x,
   timed(name, stream, 0, [&] { ops_.matmul(stream, arena, x, targets); });
 }
 
-void TimedOps::grouped_matmul(Stream& stream, Arena& arena, View x, View ends,
+void TimedOps::grouped_matmul(Stream& stream, Arena& arena, View x, std::span<const int32_t> ends,
                               std::initializer_list<GroupedTarget> targets) const {
   std::string name = "grouped ";
   for (const GroupedTarget& target : targets) {

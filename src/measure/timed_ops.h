@@ -39,6 +39,17 @@ class TimedOps final : public backend::Ops {
   DType kv_dtype() const override { return ops_.kv_dtype(); }
   DType weight_dtype() const override { return ops_.weight_dtype(); }
   base::Result<Buffer> allocate(int64_t bytes) const override { return ops_.allocate(bytes); }
+  bool in_host_memory() const override { return ops_.in_host_memory(); }
+  base::Result<Buffer> allocate_host(int64_t bytes) const override {
+    return ops_.allocate_host(bytes);
+  }
+  std::optional<int64_t> free_bytes() const override { return ops_.free_bytes(); }
+  void copy_in(Stream& stream, View from, View to) const override {
+    ops_.copy_in(stream, from, to);
+  }
+  void copy_out(Stream& stream, View from, View to) const override {
+    ops_.copy_out(stream, from, to);
+  }
   std::unique_ptr<Stream> make_stream(int threads, std::span<const int> cpus) const override {
     return ops_.make_stream(threads, cpus);
   }
@@ -65,7 +76,7 @@ class TimedOps final : public backend::Ops {
   void rms_norm(Stream& stream, View x, const Weight& gain, float eps, View out) const override;
   void matmul(Stream& stream, Arena& arena, View x,
               std::initializer_list<MatmulTarget> targets) const override;
-  void grouped_matmul(Stream& stream, Arena& arena, View x, View ends,
+  void grouped_matmul(Stream& stream, Arena& arena, View x, std::span<const int32_t> ends,
                       std::initializer_list<GroupedTarget> targets) const override;
   void route(Stream& stream, View logits, const Weight* bias, const backend::Routing& routing,
              View experts, View weights) const override;
@@ -84,6 +95,16 @@ class TimedOps final : public backend::Ops {
   void gated_activation(Stream& stream, backend::Activation activation, View gate, View up,
                         View out) const override;
   void gather_rows(Stream& stream, View x, View indices, View out) const override;
+  void join_columns(Stream& stream, View parts, std::span<const int64_t> begins,
+                    View out) const override {
+    ops_.join_columns(stream, parts, begins, out);
+  }
+  void take_columns(Stream& stream, View x, int64_t begin, View out) const override {
+    ops_.take_columns(stream, x, begin, out);
+  }
+  void argmax_rows(Stream& stream, View x, View out) const override {
+    ops_.argmax_rows(stream, x, out);
+  }
   void hash_rows(Stream& stream, View x, std::span<uint64_t> out) const override {
     ops_.hash_rows(stream, x, out);
   }

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/sizes.h"
+#include "model/collectives.h"
 
 namespace fourfold::model {
 
@@ -32,64 +33,73 @@ base::Result<std::unique_ptr<Decoder>> Decoder::create(const ModelSource& source
   FF_ASSIGN(Weights weights, Weights::load(source, ops, stream, share, groups.progress()));
   std::unique_ptr<Decoder> decoder(
       new Decoder(source.spec, ops, groups, std::move(weights), exchange));
-  FF_TRY(decoder->make_rope_tables(max_positions));
+  FF_TRY(decoder->make_rope_tables(stream, max_positions));
   return decoder;
 }
 
-base::Status Decoder::make_rope_tables(int64_t max_positions) {
+base::Status Decoder::make_rope_tables(backend::Stream& stream, int64_t max_positions) {
   const int64_t head_dim = spec_.layers.front().attention.head_dim;
   for (const RopeSpec& rope : spec_.ropes) {
     const std::vector<float> frequencies = rope_frequencies(rope, head_dim);
     const auto half = static_cast<int64_t>(frequencies.size());
     backend::RopeTable table;
+    const int64_t bytes = max_positions * half * size_of(DType::kF32);
+    FF_ASSIGN(const tensor::Buffer host_buffer, ops_.allocate_host(bytes));
+    const View host{host_buffer.data(), DType::kF32, {max_positions, half}};
     for (View* view : {&table.cos, &table.sin}) {
-      FF_ASSIGN(tensor::Buffer buffer, ops_.allocate(max_positions * half * size_of(DType::kF32)));
-      *view = {buffer.data(), DType::kF32, {max_positions, half}};
-      rope_buffers_.push_back(std::move(buffer));
-    }
-    for (int64_t p = 0; p < max_positions; ++p) {
-      for (int64_t i = 0; i < half; ++i) {
-        // The angle is rounded to fp32 before cos and sin are taken, as the models were trained.
-        const float angle = static_cast<float>(p) * frequencies[static_cast<size_t>(i)];
-        table.cos.f32()[p * half + i] = static_cast<float>(std::cos(double{angle}));
-        table.sin.f32()[p * half + i] = static_cast<float>(std::sin(double{angle}));
+      for (int64_t p = 0; p < max_positions; ++p) {
+        for (int64_t i = 0; i < half; ++i) {
+          // The angle is rounded to fp32 before cos and sin are taken, as the models were trained.
+          const double angle = static_cast<float>(p) * frequencies[static_cast<size_t>(i)];
+          host.f32()[p * half + i] =
+              static_cast<float>(view == &table.cos ? std::cos(angle) : std::sin(angle));
+        }
       }
+      FF_ASSIGN(tensor::Buffer buffer, ops_.allocate(bytes));
+      *view = {buffer.data(), DType::kF32, {max_positions, half}};
+      ops_.copy_in(stream, host, *view);
+      stream.synchronize();
+      rope_buffers_.push_back(std::move(buffer));
     }
     ropes_.push_back(table);
   }
   return {};
 }
 
-void Decoder::embed(backend::Stream& stream, View tokens, View residual) {
+std::span<float> Decoder::shown(View residual) const {
+  return ops_.in_host_memory() ? residual.f32_span() : std::span<float>();
+}
+
+void Decoder::embed(backend::Stream& stream, StepMemory memory, View tokens, View residual) {
   groups_.enter(comm::Operation::kEmbed);
   const ParamShard shard = shard_of(spec_, spec_.param(ParamKind::kEmbedding),
                                     groups_.mesh().config().tp, groups_.coordinates().shard);
   ops_.embed(stream, weights_.get(ParamKind::kEmbedding), tokens, shard.rows.begin,
              spec_.embedding_scale, residual);
-  groups_.tensor(mesh::Role::kVocab)
-      .all_reduce_sum(residual.f32_span(), comm::wire_of(stream.numerics));
+  Collectives(ops_, stream, memory.host)
+      .all_reduce_sum(groups_.tensor(mesh::Role::kVocab), residual, comm::wire_of(stream.numerics));
 }
 
-void Decoder::run_layers(backend::Stream& stream, tensor::Arena& arena,
-                         const backend::RowLayout& rows, std::span<const backend::KvLayer> cache,
-                         View residual, const Tap& tap, std::span<const int64_t> replica_rows) {
+void Decoder::run_layers(backend::Stream& stream, StepMemory memory, const backend::RowLayout& rows,
+                         std::span<const backend::KvLayer> cache, View residual, const Tap& tap,
+                         std::span<const int64_t> replica_rows) {
   const int64_t alone = residual.rows();
   if (replica_rows.empty()) replica_rows = {&alone, 1};
   for (int layer = first_layer_; layer < end_layer_; ++layer) {
     if (residual.rows() > 0) {
-      attention(stream, arena, rows, cache[static_cast<size_t>(layer - first_layer_)], layer,
+      attention(stream, memory, rows, cache[static_cast<size_t>(layer - first_layer_)], layer,
                 residual);
     }
-    feed_forward(stream, arena, layer, replica_rows, residual);
+    feed_forward(stream, memory, layer, replica_rows, residual);
     if (tap) tap(layer, residual);
   }
 }
 
-void Decoder::attention(backend::Stream& stream, tensor::Arena& arena,
-                        const backend::RowLayout& rows, const backend::KvLayer& cache, int layer,
-                        View residual) {
-  groups_.enter(comm::Operation::kAttention, layer, residual.f32_span());
-  const int64_t mark = arena.mark();
+void Decoder::attention(backend::Stream& stream, StepMemory memory, const backend::RowLayout& rows,
+                        const backend::KvLayer& cache, int layer, View residual) {
+  groups_.enter(comm::Operation::kAttention, layer, shown(residual));
+  const StepScope scope(memory);
+  tensor::Arena& arena = memory.arena;
   const AttentionSpec& spec = spec_.layers[static_cast<size_t>(layer)].attention;
   const int tp = groups_.mesh().config().tp;
   const int shard = groups_.coordinates().shard;
@@ -114,8 +124,8 @@ void Decoder::attention(backend::Stream& stream, tensor::Arena& arena,
     ops_.add_bias(stream, v, weights_.get(ParamKind::kValueBias, layer));
   }
   if (spec.wide_qk_norm) {
-    wide_norm(stream, arena, ParamKind::kQueryNorm, layer, head_range, q);
-    wide_norm(stream, arena, ParamKind::kKeyNorm, layer, kv_head_range, k);
+    wide_norm(stream, memory, ParamKind::kQueryNorm, layer, head_range, q);
+    wide_norm(stream, memory, ParamKind::kKeyNorm, layer, kv_head_range, k);
   }
 
   const View q_heads = q.reshape({m, heads, d});
@@ -135,13 +145,13 @@ void Decoder::attention(backend::Stream& stream, tensor::Arena& arena,
                  attended);
   const View partial = arena.allocate(DType::kF32, {m, spec_.hidden});
   ops_.matmul(stream, arena, attended, {{weights_.get(ParamKind::kOutput, layer), partial}});
-  groups_.tensor(mesh::Role::kAttention)
-      .all_reduce_sum(partial.f32_span(), comm::wire_of(stream.numerics));
+  Collectives(ops_, stream, memory.host)
+      .all_reduce_sum(groups_.tensor(mesh::Role::kAttention), partial,
+                      comm::wire_of(stream.numerics));
   add_output(stream, ParamKind::kPostAttentionNorm, layer, partial, residual);
-  arena.release_to(mark);
 }
 
-void Decoder::wide_norm(backend::Stream& stream, tensor::Arena& arena, ParamKind gain, int layer,
+void Decoder::wide_norm(backend::Stream& stream, StepMemory memory, ParamKind gain, int layer,
                         HeadRange* range_of, View x) {
   const AttentionSpec& spec = spec_.layers[static_cast<size_t>(layer)].attention;
   const backend::Weight& whole_gain = weights_.get(gain, layer);
@@ -151,52 +161,43 @@ void Decoder::wide_norm(backend::Stream& stream, tensor::Arena& arena, ParamKind
 
   // Every shard norms whole rows: sums of squares that are put together from the shards' own would
   // round in another way for each tp.
-  const int64_t mark = arena.mark();
+  const StepScope scope(memory);
   const int64_t m = x.rows();
-  const int64_t width = x.shape[1];
-  const View gathered = arena.allocate(DType::kF32, {tp, m, width});
-  const View whole = arena.allocate(DType::kF32, {m, whole_gain.columns()});
-  stream.synchronize();
-  shards.all_gather(std::as_bytes(x.f32_span()), std::as_writable_bytes(gathered.f32_span()));
-  const auto place = [&](int shard, int64_t row) {
-    return whole.f32() + row * whole_gain.columns() +
-           range_of(spec, tp, shard).begin * spec.head_dim;
-  };
-  for (int s = 0; s < tp; ++s) {
-    for (int64_t i = 0; i < m; ++i) {
-      std::copy_n(gathered.f32() + (s * m + i) * width, width, place(s, i));
-    }
-  }
+  const View gathered = memory.arena.allocate(DType::kF32, {tp, m, x.shape[1]});
+  const View whole = memory.arena.allocate(DType::kF32, {m, whole_gain.columns()});
+  Collectives(ops_, stream, memory.host).all_gather(shards, x, gathered);
+  std::vector<int64_t> begins;
+  for (int s = 0; s < tp; ++s) begins.push_back(range_of(spec, tp, s).begin * spec.head_dim);
+  ops_.join_columns(stream, gathered, begins, whole);
   ops_.rms_norm(stream, whole, whole_gain, spec_.norm_eps, whole);
-  stream.synchronize();
-  for (int64_t i = 0; i < m; ++i) std::copy_n(place(shards.rank(), i), width, x.f32() + i * width);
-  arena.release_to(mark);
+  ops_.take_columns(stream, whole, begins[static_cast<size_t>(shards.rank())], x);
 }
 
-void Decoder::feed_forward(backend::Stream& stream, tensor::Arena& arena, int layer,
+void Decoder::feed_forward(backend::Stream& stream, StepMemory memory, int layer,
                            std::span<const int64_t> replica_rows, View residual) {
   const LayerSpec& spec = spec_.layers[static_cast<size_t>(layer)];
   const int64_t m = residual.rows();
   const bool has_experts = spec.experts.count > 0;
   if (m == 0 && !has_experts) return;  // with experts the other replicas wait for this one
-  groups_.enter(comm::Operation::kMlp, layer, residual.f32_span());
-  const int64_t mark = arena.mark();
+  groups_.enter(comm::Operation::kMlp, layer, shown(residual));
+  const StepScope scope(memory);
+  tensor::Arena& arena = memory.arena;
   const View x = arena.allocate(ops_.activation_dtype(), {m, spec_.hidden});
   ops_.rms_norm(stream, residual, weights_.get(ParamKind::kMlpNorm, layer), spec_.norm_eps, x);
   const View out = arena.allocate(DType::kF32, {m, spec_.hidden});
-  if (has_experts) experts_->run(stream, arena, layer, x, replica_rows, out);
+  if (has_experts) experts_->run(stream, memory, layer, x, replica_rows, out);
   if (spec.mlp.intermediate > 0 && m > 0) {
     const View shared = has_experts ? arena.allocate(DType::kF32, {m, spec_.hidden}) : out;
-    mlp(stream, arena, layer, x, shared);
+    mlp(stream, memory, layer, x, shared);
     if (has_experts) ops_.add(stream, out, shared);
   }
   add_output(stream, ParamKind::kPostMlpNorm, layer, out, residual);
-  arena.release_to(mark);
 }
 
-void Decoder::mlp(backend::Stream& stream, tensor::Arena& arena, int layer, View x, View out) {
+void Decoder::mlp(backend::Stream& stream, StepMemory memory, int layer, View x, View out) {
   const MlpSpec& spec = spec_.layers[static_cast<size_t>(layer)].mlp;
-  const int64_t mark = arena.mark();
+  const StepScope scope(memory);
+  tensor::Arena& arena = memory.arena;
   const int64_t m = x.rows();
   const backend::Weight& gate_weight = weights_.get(ParamKind::kGate, layer);
   const int64_t width = gate_weight.rows();
@@ -206,13 +207,13 @@ void Decoder::mlp(backend::Stream& stream, tensor::Arena& arena, int layer, View
   const View hidden = arena.allocate(ops_.activation_dtype(), {m, width});
   ops_.gated_activation(stream, spec.activation, gate, up, hidden);
   ops_.matmul(stream, arena, hidden, {{weights_.get(ParamKind::kDown, layer), out}});
-  groups_.tensor(mesh::Role::kMlp).all_reduce_sum(out.f32_span(), comm::wire_of(stream.numerics));
+  Collectives(ops_, stream, memory.host)
+      .all_reduce_sum(groups_.tensor(mesh::Role::kMlp), out, comm::wire_of(stream.numerics));
   if (spec.gated) {
     const View row_gate = arena.allocate(DType::kF32, {m, 1});
     ops_.matmul(stream, arena, x, {{weights_.get(ParamKind::kSharedGate, layer), row_gate}});
     ops_.gate_rows(stream, out, row_gate);
   }
-  arena.release_to(mark);
 }
 
 void Decoder::add_output(backend::Stream& stream, ParamKind post_norm, int layer, View output,
@@ -223,9 +224,9 @@ void Decoder::add_output(backend::Stream& stream, ParamKind post_norm, int layer
   ops_.add(stream, residual, output);
 }
 
-std::span<const float> Decoder::logits(backend::Stream& stream, tensor::Arena& arena, View residual,
-                                       View indices) {
-  groups_.enter(comm::Operation::kHead, -1, residual.f32_span());
+View Decoder::logits(backend::Stream& stream, StepMemory memory, View residual, View indices) {
+  groups_.enter(comm::Operation::kHead, -1, shown(residual));
+  tensor::Arena& arena = memory.arena;
   const int64_t r = indices.shape[0];
   const int tp = groups_.mesh().config().tp;
   const int64_t shard_rows = vocab_shard_rows(spec_, tp);
@@ -238,29 +239,19 @@ std::span<const float> Decoder::logits(backend::Stream& stream, tensor::Arena& a
       weights_.get(spec_.tied_embeddings ? ParamKind::kEmbedding : ParamKind::kHead);
   const View local = arena.allocate(DType::kF32, {r, head.rows()});
   ops_.matmul(stream, arena, x, {{head, local}});
-  stream.synchronize();
-  if (tp == 1) return local.f32_span();
+  if (tp == 1) return local;
 
   // Shards may hold different numbers of rows; on the wire each sends the same.
   const View padded = arena.allocate(DType::kF32, {r, shard_rows});
-  for (int64_t i = 0; i < r; ++i) {
-    std::copy_n(local.f32() + i * head.rows(), head.rows(), padded.f32() + i * shard_rows);
-    std::fill_n(padded.f32() + i * shard_rows + head.rows(), shard_rows - head.rows(), 0.0F);
-  }
+  ops_.take_columns(stream, local, 0, padded);
   const View gathered = arena.allocate(DType::kF32, {tp, r, shard_rows});
-  groups_.tensor(mesh::Role::kVocab)
-      .all_gather(std::as_bytes(padded.f32_span()), std::as_writable_bytes(gathered.f32_span()));
-
+  Collectives(ops_, stream, memory.host)
+      .all_gather(groups_.tensor(mesh::Role::kVocab), padded, gathered);
   const View out = arena.allocate(DType::kF32, {r, spec_.vocab});
-  for (int64_t i = 0; i < r; ++i) {
-    for (int64_t s = 0; s < tp; ++s) {
-      const int64_t begin = std::min(s * shard_rows, spec_.vocab);
-      const int64_t rows = std::min(shard_rows, spec_.vocab - begin);
-      std::copy_n(gathered.f32() + (s * r + i) * shard_rows, rows,
-                  out.f32() + i * spec_.vocab + begin);
-    }
-  }
-  return out.f32_span();
+  std::vector<int64_t> begins;
+  for (int s = 0; s < tp; ++s) begins.push_back(s * shard_rows);
+  ops_.join_columns(stream, gathered, begins, out);
+  return out;
 }
 
 int64_t Decoder::table_bytes(const ModelSpec& spec, int64_t positions) {
@@ -300,6 +291,29 @@ int64_t Decoder::arena_bytes(const ModelSpec& spec, const backend::Ops& ops, con
       sampled * (2 * spec.hidden + (3 + tp) * vocab_shard_rows(spec, tp) + spec.vocab) * kF32;
   constexpr int64_t kAlignment = int64_t{64} * 32;  // of the views that live at once
   return rows * spec.hidden * kF32 + std::max(layers, head) + scratch + kAlignment;
+}
+
+int64_t Decoder::host_arena_bytes(const ModelSpec& spec, const backend::Ops& ops,
+                                  const mesh::Mesh& mesh, ExchangeKind exchange, int64_t rows,
+                                  int64_t sampled) {
+  if (ops.in_host_memory()) return 0;
+  constexpr int64_t kF32 = size_of(DType::kF32);
+  const int tp = mesh.config().tp;
+  // What goes through it at once: a collective's data and its result, or the experts' exchange.
+  int64_t widest = 2 * spec.hidden;
+  for (const LayerSpec& layer : spec.layers) {
+    if (layer.attention.wide_qk_norm) {
+      widest = std::max(widest, 2 * (1 + tp) * layer.attention.heads * layer.attention.head_dim);
+    }
+  }
+  int64_t bytes = rows * widest * kF32;
+  const int64_t shard_rows = vocab_shard_rows(spec, tp);
+  bytes = std::max(bytes, sampled * ((1 + tp) * shard_rows + spec.vocab) * kF32);
+  if (mesh.has_experts()) {
+    bytes = std::max(bytes, Experts::plan(spec, ops, mesh, exchange, rows).host_arena_bytes);
+  }
+  constexpr int64_t kAlignment = int64_t{64} * 32;  // of the views that live at once
+  return bytes + kAlignment;
 }
 
 }  // namespace fourfold::model

@@ -12,6 +12,7 @@
 #include "model/groups.h"
 #include "model/source.h"
 #include "model/spec.h"
+#include "model/step_memory.h"
 #include "model/weights.h"
 
 namespace fourfold::model {
@@ -33,19 +34,20 @@ class Decoder {
   using Tap = std::function<void(int32_t layer, tensor::View residual)>;
 
   /// tokens i32 [M] -> residual f32 [M, H].
-  void embed(backend::Stream& stream, tensor::View tokens, tensor::View residual);
+  void embed(backend::Stream& stream, StepMemory memory, tensor::View tokens,
+             tensor::View residual);
 
   /// Runs this stage's layers over the residual in place. `cache` has one entry per layer of the
   /// stage. `replica_rows`: rows of each replica of the lockstep group in this step, of which this
   /// one may have none; empty: there is but this one.
-  void run_layers(backend::Stream& stream, tensor::Arena& arena, const backend::RowLayout& rows,
+  void run_layers(backend::Stream& stream, StepMemory memory, const backend::RowLayout& rows,
                   std::span<const backend::KvLayer> cache, tensor::View residual, const Tap& tap,
                   std::span<const int64_t> replica_rows = {});
 
-  /// The logits of the rows listed: residual f32 [M, H], indices i32 [R] -> host f32 [R][vocab] on
-  /// every shard.
-  std::span<const float> logits(backend::Stream& stream, tensor::Arena& arena,
-                                tensor::View residual, tensor::View indices);
+  /// The logits of the rows listed: residual f32 [M, H], indices i32 [R] -> f32 [R, vocab] on every
+  /// shard, in the backend's memory, of `memory`.
+  tensor::View logits(backend::Stream& stream, StepMemory memory, tensor::View residual,
+                      tensor::View indices);
 
   const ModelSpec& spec() const { return spec_; }
   const Weights& weights() const { return weights_; }
@@ -59,25 +61,31 @@ class Decoder {
   static int64_t arena_bytes(const ModelSpec& spec, const backend::Ops& ops, const mesh::Mesh& mesh,
                              ExchangeKind exchange, int threads, int64_t rows, int64_t sampled);
 
+  /// Of `memory.host`, where that is another than the backend's.
+  static int64_t host_arena_bytes(const ModelSpec& spec, const backend::Ops& ops,
+                                  const mesh::Mesh& mesh, ExchangeKind exchange, int64_t rows,
+                                  int64_t sampled);
+
   /// Memory of the rotary tables for `positions`.
   static int64_t table_bytes(const ModelSpec& spec, int64_t positions);
 
  private:
   Decoder(ModelSpec spec, const backend::Ops& ops, RankGroups& groups, Weights weights,
           ExchangeKind exchange);
-  base::Status make_rope_tables(int64_t max_positions);
-  void attention(backend::Stream& stream, tensor::Arena& arena, const backend::RowLayout& rows,
+  base::Status make_rope_tables(backend::Stream& stream, int64_t max_positions);
+  /// The residual for whoever watches; nothing where the host cannot read it.
+  std::span<float> shown(tensor::View residual) const;
+  void attention(backend::Stream& stream, StepMemory memory, const backend::RowLayout& rows,
                  const backend::KvLayer& cache, int layer, tensor::View residual);
   using HeadRange = mesh::Range(const AttentionSpec& attention, int tp, int shard);
   /// RMS norm of a row's heads of all shards together; x f32 [M, own heads * head_dim] in place.
-  void wide_norm(backend::Stream& stream, tensor::Arena& arena, ParamKind gain, int layer,
+  void wide_norm(backend::Stream& stream, StepMemory memory, ParamKind gain, int layer,
                  HeadRange* range_of, tensor::View x);
   /// What comes after attention: experts, an MLP beside them, or an MLP alone.
-  void feed_forward(backend::Stream& stream, tensor::Arena& arena, int layer,
+  void feed_forward(backend::Stream& stream, StepMemory memory, int layer,
                     std::span<const int64_t> replica_rows, tensor::View residual);
   /// x activation dtype [M, H], M > 0; out f32 [M, H], summed over the shards.
-  void mlp(backend::Stream& stream, tensor::Arena& arena, int layer, tensor::View x,
-           tensor::View out);
+  void mlp(backend::Stream& stream, StepMemory memory, int layer, tensor::View x, tensor::View out);
   /// residual += [norm] output.
   void add_output(backend::Stream& stream, ParamKind post_norm, int layer, tensor::View output,
                   tensor::View residual);

@@ -123,7 +123,7 @@ std::string test_name(std::string folder) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, GoldenTest,
-                         testing::Combine(kFolders, testing::Values("reference", "cpu")),
+                         testing::Combine(kFolders, testing::ValuesIn(golden_backends())),
                          [](const auto& test) {
                            return test_name(std::get<0>(test.param)) + "_" +
                                   std::get<1>(test.param);

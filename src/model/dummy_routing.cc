@@ -50,13 +50,16 @@ std::string to_string(const DummyRouting& routing) {
 }
 
 void replace_router_logits(const DummyRouting& routing, const backend::Ops& ops,
-                           backend::Stream& stream, tensor::View logits) {
+                           backend::Stream& stream, tensor::Arena& host, tensor::View logits) {
   if (routing.natural || logits.rows() == 0) return;
   std::vector<uint64_t> keys(static_cast<size_t>(logits.rows()));
   ops.hash_rows(stream, logits, keys);
   stream.synchronize();
   const int64_t experts = logits.shape[1];
-  std::span<float> out = logits.f32_span();
+  const int64_t mark = host.mark();
+  const tensor::View drawn =
+      ops.in_host_memory() ? logits : host.allocate(logits.dtype, logits.shape);
+  std::span<float> out = drawn.f32_span();
   for (const uint64_t key : keys) {
     for (int64_t e = 0; e < experts; ++e) {
       const auto bits = base::philox(key, {static_cast<uint32_t>(e / 4), 0, 0, 0});
@@ -66,6 +69,11 @@ void replace_router_logits(const DummyRouting& routing, const backend::Ops& ops,
     }
     out = out.subspan(static_cast<size_t>(experts));
   }
+  if (!ops.in_host_memory()) {
+    ops.copy_in(stream, drawn, logits);
+    stream.synchronize();
+  }
+  host.release_to(mark);
 }
 
 }  // namespace fourfold::model

@@ -24,12 +24,13 @@ struct DummyRouting {
 base::Result<DummyRouting> parse_dummy_routing(std::string_view text);
 std::string to_string(const DummyRouting& routing);
 
-/// Unless natural, replaces the router's logits, f32 [M, E] on the host, so that Ops::route draws
-/// from the distribution: each becomes the logarithm of its expert's probability plus Gumbel noise,
+/// Unless natural, replaces the router's logits, f32 [M, E], so that Ops::route draws from the
+/// distribution: each becomes the logarithm of its expert's probability plus Gumbel noise,
 /// whose order is such a draw without replacement. The noise is Philox keyed by a hash of the row's
 /// own logits: a function of the row alone, the same in every layout and batch in which the logits
-/// have the same bits (always in invariant numerics).
+/// have the same bits (always in invariant numerics). They are drawn in `host` where the backend's
+/// memory is another.
 void replace_router_logits(const DummyRouting& routing, const backend::Ops& ops,
-                           backend::Stream& stream, tensor::View logits);
+                           backend::Stream& stream, tensor::Arena& host, tensor::View logits);
 
 }  // namespace fourfold::model

@@ -27,7 +27,8 @@ std::vector<float> replaced(const DummyRouting& routing, std::vector<float> logi
   const auto ops = backend::make_ops("reference", "").value();
   const auto stream = ops->make_stream(1, {});
   const auto rows = static_cast<int64_t>(logits.size()) / kExperts;
-  replace_router_logits(routing, *ops, *stream,
+  tensor::Arena host{tensor::Buffer()};
+  replace_router_logits(routing, *ops, *stream, host,
                         {logits.data(), tensor::DType::kF32, {rows, kExperts}});
   return logits;
 }

@@ -5,6 +5,7 @@
 
 #include "base/sizes.h"
 #include "comm/wire.h"
+#include "model/collectives.h"
 #include "model/dummy_routing.h"
 #include "model/exchange_bytes.h"
 
@@ -54,7 +55,7 @@ Experts::Experts(const ModelSpec& spec, const backend::Ops& ops, RankGroups& gro
   }
 }
 
-void Experts::run(backend::Stream& stream, tensor::Arena& arena, int32_t layer, View x,
+void Experts::run(backend::Stream& stream, StepMemory memory, int32_t layer, View x,
                   std::span<const int64_t> replica_rows, View out) {
   const int64_t total = std::accumulate(replica_rows.begin(), replica_rows.end(), int64_t{0});
   const int64_t pieces = std::max<int64_t>(
@@ -68,7 +69,7 @@ void Experts::run(backend::Stream& stream, tensor::Arena& arena, int32_t layer, 
     }
     const int64_t begin = piece * x.rows() / pieces;
     const int64_t end = (piece + 1) * x.rows() / pieces;
-    run_piece(stream, arena, layer, x.slice_rows(begin, end), rows, out.slice_rows(begin, end));
+    run_piece(stream, memory, layer, x.slice_rows(begin, end), rows, out.slice_rows(begin, end));
   }
   int64_t distinct = 0;
   for (size_t e = 0; e < before.size(); ++e) distinct += stats.rows[e] > before[e] ? 1 : 0;
@@ -76,9 +77,9 @@ void Experts::run(backend::Stream& stream, tensor::Arena& arena, int32_t layer, 
   stats.distinct += distinct;
 }
 
-void Experts::run_piece(backend::Stream& stream, tensor::Arena& arena, int32_t layer, View x,
+void Experts::run_piece(backend::Stream& stream, StepMemory memory, int32_t layer, View x,
                         std::span<const int64_t> replica_rows, View out) {
-  const int64_t mark = arena.mark();
+  const StepScope scope(memory);
   const int64_t top_k = experts_of(spec_, layer).routing.top_k;
   const RowOwners owners(place_, replica_rows);
   const bool summed = sums_over_block(stream);
@@ -88,32 +89,35 @@ void Experts::run_piece(backend::Stream& stream, tensor::Arena& arena, int32_t l
   groups_.enter(comm::Operation::kRoute, layer);
   const mesh::Range home = exchange.home(owners);
   const View home_x = x.slice_rows(home.begin, home.end);
-  const View experts = arena.allocate(DType::kI32, {home.size(), top_k});
-  const View weights = arena.allocate(DType::kF32, {home.size(), top_k});
-  route(stream, arena, layer, home_x, experts, weights);
-  stream.synchronize();
-  const Arrivals arrivals = exchange.dispatch(arena, owners, home_x, experts);
+  const View experts = memory.arena.allocate(DType::kI32, {home.size(), top_k});
+  const View weights = memory.arena.allocate(DType::kF32, {home.size(), top_k});
+  route(stream, memory, layer, home_x, experts, weights);
+  const Arrivals arrivals =
+      exchange.dispatch(memory.host, owners, on_host(ops_, stream, memory.host, home_x),
+                        on_host(ops_, stream, memory.host, experts));
 
   groups_.enter(comm::Operation::kExperts, layer);
-  const Results results = compute(stream, arena, layer, arrivals);
-  stream.synchronize();
-  const View slots = arena.allocate(ops_.activation_dtype(), {home.size() * top_k, spec_.hidden});
+  Results results = compute(stream, memory, layer, arrivals);
+  results.rows = on_host(ops_, stream, memory.host, results.rows);
+  const View slots =
+      memory.host.allocate(ops_.activation_dtype(), {home.size() * top_k, spec_.hidden});
   if (summed) {
     keep_own_results(arrivals.experts, results, slots);
   } else {
-    exchange.combine(arena, owners, results.rows, results.positions, slots);
+    exchange.combine(memory.host, owners, results.rows, results.positions, slots);
   }
   // Every shard has to see this alike, so it cannot depend on its own number of rows.
   const bool all_here =
       place_.tp == 1 || (&exchange == gather_.get() && place_.ranks() >= place_.tp);
-  const View sums = all_here ? out : arena.allocate(DType::kF32, {home.size(), spec_.hidden});
-  ops_.combine_slots(stream, slots, weights, sums);
+  const View sums =
+      all_here ? out : memory.arena.allocate(DType::kF32, {home.size(), spec_.hidden});
+  ops_.combine_slots(stream, on_device(ops_, stream, memory.arena, slots), weights, sums);
   stream.synchronize();
   if (summed) {
-    groups_.expert_block().all_reduce_sum(sums.f32_span(), comm::wire_of(stream.numerics));
+    Collectives(ops_, stream, memory.host)
+        .all_reduce_sum(groups_.expert_block(), sums, comm::wire_of(stream.numerics));
   }
-  if (!all_here) share_own_rows(arena, owners, sums, home, out);
-  arena.release_to(mark);
+  if (!all_here) share_own_rows(stream, memory, owners, sums, home, out);
 }
 
 /// In fast numerics the ranks of a block inside a replica add what each has computed of every row.
@@ -136,42 +140,37 @@ void Experts::keep_own_results(View experts, const Results& results, View slots)
   }
 }
 
-void Experts::route(backend::Stream& stream, tensor::Arena& arena, int32_t layer, View x,
-                    View experts, View weights) {
+void Experts::route(backend::Stream& stream, StepMemory memory, int32_t layer, View x, View experts,
+                    View weights) {
   const ExpertsSpec& spec = experts_of(spec_, layer);
-  const int64_t mark = arena.mark();
-  const View logits = arena.allocate(DType::kF32, {x.rows(), spec.count});
-  ops_.matmul(stream, arena, x, {{weights_.get(ParamKind::kRouter, layer), logits}});
-  if (!spec.dummy_routing.natural) {
-    stream.synchronize();
-    replace_router_logits(spec.dummy_routing, ops_, stream, logits);
-  }
+  const StepScope scope(memory);
+  const View logits = memory.arena.allocate(DType::kF32, {x.rows(), spec.count});
+  ops_.matmul(stream, memory.arena, x, {{weights_.get(ParamKind::kRouter, layer), logits}});
+  replace_router_logits(spec.dummy_routing, ops_, stream, memory.host, logits);
   ops_.route(stream, logits, weights_.find(ParamKind::kRouterBias, layer), spec.routing, experts,
              weights);
-  arena.release_to(mark);
+  stream.synchronize();
 }
 
 /// Sorted by expert; the pairs of one expert keep their order.
-Experts::Pairs Experts::sort_pairs(tensor::Arena& arena, int32_t layer, View experts) {
+Experts::Pairs Experts::sort_pairs(tensor::Arena& host, int32_t layer, View experts) {
   const std::span<const int32_t> chosen(experts.i32(),
                                         static_cast<size_t>(experts.shape.elements()));
   const auto local_of = [this](int32_t expert) { return local_[static_cast<size_t>(expert)]; };
-  const auto groups = std::ssize(weights_.experts(ParamKind::kExpertGate, layer));
-  const View ends = arena.allocate(DType::kI32, {groups});
-  std::fill_n(ends.i32(), groups, 0);
+  std::vector<int32_t> ends(weights_.experts(ParamKind::kExpertGate, layer).size(), 0);
   LayerExpertStats& stats = stats_of(layer);
   for (const int32_t expert : chosen) {
     if (local_of(expert) < 0) continue;
-    ++ends.i32()[local_of(expert)];
+    ++ends[static_cast<size_t>(local_of(expert))];
     ++stats.rows[static_cast<size_t>(expert)];
   }
-  std::vector<int32_t> next(static_cast<size_t>(groups));
-  std::exclusive_scan(ends.i32(), ends.i32() + groups, next.begin(), 0);
-  std::partial_sum(ends.i32(), ends.i32() + groups, ends.i32());
-  const int64_t count = ends.i32()[groups - 1];
-  const Pairs pairs{.ends = ends,
-                    .rows = arena.allocate(DType::kI32, {count}),
-                    .positions = arena.allocate(DType::kI32, {count})};
+  std::vector<int32_t> next(ends.size());
+  std::exclusive_scan(ends.begin(), ends.end(), next.begin(), 0);
+  std::partial_sum(ends.begin(), ends.end(), ends.begin());
+  const int64_t count = ends.back();
+  const Pairs pairs{.ends = std::move(ends),
+                    .rows = host.allocate(DType::kI32, {count}),
+                    .positions = host.allocate(DType::kI32, {count})};
   int64_t pair = 0;
   for (int64_t i = 0; i < std::ssize(chosen); ++i) {
     const int32_t local = local_of(chosen[static_cast<size_t>(i)]);
@@ -183,19 +182,21 @@ Experts::Pairs Experts::sort_pairs(tensor::Arena& arena, int32_t layer, View exp
   return pairs;
 }
 
-Experts::Results Experts::compute(backend::Stream& stream, tensor::Arena& arena, int32_t layer,
+Experts::Results Experts::compute(backend::Stream& stream, StepMemory memory, int32_t layer,
                                   const Arrivals& arrivals) {
-  const Pairs pairs = sort_pairs(arena, layer, arrivals.experts);
+  const Pairs pairs = sort_pairs(memory.host, layer, arrivals.experts);
   const int64_t count = pairs.rows.rows();
-  const View out = arena.allocate(ops_.activation_dtype(), {count, spec_.hidden});
-  const Results results{out, {pairs.positions.i32(), static_cast<size_t>(count)}};
-  if (count == 0) return results;
+  const View out = memory.arena.allocate(ops_.activation_dtype(), {count, spec_.hidden});
+  const std::span<const int32_t> positions(pairs.positions.i32(), static_cast<size_t>(count));
+  if (count == 0) return {out, positions};
 
-  const int64_t mark = arena.mark();
+  const StepScope scope(memory);
+  tensor::Arena& arena = memory.arena;
   const auto gate_weights = weights_.experts(ParamKind::kExpertGate, layer);
   const int64_t width = gate_weights.front()->rows();
   const View x = arena.allocate(ops_.activation_dtype(), {count, spec_.hidden});
-  ops_.gather_rows(stream, arrivals.rows, pairs.rows, x);
+  ops_.gather_rows(stream, on_device(ops_, stream, arena, arrivals.rows),
+                   on_device(ops_, stream, arena, pairs.rows), x);
   const View gate = arena.allocate(DType::kF32, {count, width});
   const View up = arena.allocate(DType::kF32, {count, width});
   ops_.grouped_matmul(stream, arena, x, pairs.ends,
@@ -206,32 +207,36 @@ Experts::Results Experts::compute(backend::Stream& stream, tensor::Arena& arena,
   ops_.grouped_matmul(stream, arena, hidden, pairs.ends,
                       {{weights_.experts(ParamKind::kExpertDown, layer), sums}});
   if (!sums_over_block(stream)) {
-    stream.synchronize();
-    groups_.tensor(mesh::Role::kExpert)
-        .all_reduce_sum(sums.f32_span(), comm::wire_of(stream.numerics));
+    Collectives(ops_, stream, memory.host)
+        .all_reduce_sum(groups_.tensor(mesh::Role::kExpert), sums, comm::wire_of(stream.numerics));
   }
   ops_.to_activation(stream, sums, out);
-  arena.release_to(mark);
-  return results;
+  return {out, positions};
 }
 
 /// Each shard of the replica gives the sums of the rows that it owns to the others.
-void Experts::share_own_rows(tensor::Arena& arena, const RowOwners& owners, View home,
-                             const mesh::Range& home_rows, View out) {
+void Experts::share_own_rows(backend::Stream& stream, StepMemory memory, const RowOwners& owners,
+                             View home, const mesh::Range& home_rows, View out) {
   const int64_t rows = out.rows();
   if (rows == 0) return;
+  const View sums = on_host(ops_, stream, memory.host, home);
+  const View whole = ops_.in_host_memory() ? out : memory.host.allocate(out.dtype, out.shape);
   const int64_t longest = base::ceil_div(rows, int64_t{place_.tp});
-  const std::span<std::byte> mine = allocate_bytes(arena, longest * row_bytes(out));
-  const std::span<std::byte> all = allocate_bytes(arena, place_.tp * longest * row_bytes(out));
+  const std::span<std::byte> mine = allocate_bytes(memory.host, longest * row_bytes(out));
+  const std::span<std::byte> all =
+      allocate_bytes(memory.host, place_.tp * longest * row_bytes(out));
   const int64_t own_bytes = owners.own.size() * row_bytes(out);
-  copy_bytes(row_at(home, owners.own.begin - home_rows.begin), mine.data(), own_bytes);
+  copy_bytes(row_at(sums, owners.own.begin - home_rows.begin), mine.data(), own_bytes);
   std::fill(mine.begin() + own_bytes, mine.end(), std::byte{0});
   groups_.tensor(mesh::Role::kMlp).all_gather(mine, all);
   for (int shard = 0; shard < place_.tp; ++shard) {
     const mesh::Range theirs = RowOwners::rows_of_shard(place_, rows, shard);
-    copy_bytes(all.data() + shard * longest * row_bytes(out), row_at(out, theirs.begin),
+    copy_bytes(all.data() + shard * longest * row_bytes(out), row_at(whole, theirs.begin),
                theirs.size() * row_bytes(out));
   }
+  if (ops_.in_host_memory()) return;
+  ops_.copy_in(stream, whole, out);
+  stream.synchronize();
 }
 
 LayerExpertStats& Experts::stats_of(int32_t layer) {
@@ -283,9 +288,19 @@ Experts::Plan Experts::plan(const ModelSpec& spec, const backend::Ops& ops, cons
         e.count * kF32;
     const int64_t sums =
         home * k * h * activation + home * h * kF32 + (1 + place.tp) * own * h * kF32;
-    plan.arena_bytes =
-        std::max(plan.arena_bytes, routing + compute + sums + kPadding +
-                                       exchange_arena_bytes(exchange, place, limits));
+    const int64_t exchanged = exchange_arena_bytes(exchange, place, limits);
+    if (ops.in_host_memory()) {
+      plan.arena_bytes =
+          std::max(plan.arena_bytes, routing + compute + sums + kPadding + exchanged);
+    } else {
+      // Arrived rows are in both memories, and so are the choices, results and sums.
+      plan.arena_bytes = std::max(
+          plan.arena_bytes, routing + compute + sums + kPadding + limits.rows * h * activation);
+      plan.host_arena_bytes =
+          std::max(plan.host_arena_bytes,
+                   exchanged + routing + sums + home * h * activation + replica_rows * h * kF32 +
+                       pairs * (2 * kF32 + h * std::max(activation, 2 * kF32)) + kPadding);
+    }
     plan.limits.rows = std::max({plan.limits.rows, pairs, home});
     plan.limits.columns = std::max({plan.limits.columns, h, width});
     plan.limits.groups = std::max(plan.limits.groups, e.count);

@@ -9,6 +9,7 @@
 #include "model/exchange.h"
 #include "model/groups.h"
 #include "model/spec.h"
+#include "model/step_memory.h"
 #include "model/weights.h"
 
 namespace fourfold::model {
@@ -45,7 +46,7 @@ class Experts {
   /// out = weighted sum of the experts of every row of the replica. x activation dtype [M, H]; out
   /// f32 [M, H]. `replica_rows`: M of each replica of the lockstep group. Collective over the
   /// expert block and the tensor group; M may be 0.
-  void run(backend::Stream& stream, tensor::Arena& arena, int32_t layer, tensor::View x,
+  void run(backend::Stream& stream, StepMemory memory, int32_t layer, tensor::View x,
            std::span<const int64_t> replica_rows, tensor::View out);
 
   ExpertStats stats() const;
@@ -54,6 +55,7 @@ class Experts {
   /// operators' own, and the largest operators in it.
   struct Plan {
     int64_t arena_bytes = 0;
+    int64_t host_arena_bytes = 0;  ///< of StepMemory::host, where that is another arena
     backend::Ops::Limits limits;
   };
   static Plan plan(const ModelSpec& spec, const backend::Ops& ops, const mesh::Mesh& mesh,
@@ -62,27 +64,27 @@ class Experts {
  private:
   /// The pairs of an arrived row and one of its slots whose expert is here.
   struct Pairs {
-    tensor::View ends;       ///< i32: of each local expert, by whom they are sorted
-    tensor::View rows;       ///< i32 [R]: the arrived row of the pair in each position
-    tensor::View positions;  ///< i32 [R]: of each pair (Exchange::combine)
+    std::vector<int32_t> ends;  ///< of each local expert, by whom they are sorted
+    tensor::View rows;          ///< i32 [R]: the arrived row of the pair in each position
+    tensor::View positions;     ///< i32 [R]: of each pair (Exchange::combine)
   };
   struct Results {
     tensor::View rows;                   ///< activation dtype [R, H], by expert
     std::span<const int32_t> positions;  ///< of each pair (Exchange::combine) in them
   };
 
-  void run_piece(backend::Stream& stream, tensor::Arena& arena, int32_t layer, tensor::View x,
+  void run_piece(backend::Stream& stream, StepMemory memory, int32_t layer, tensor::View x,
                  std::span<const int64_t> replica_rows, tensor::View out);
   /// The choices of rows x: experts i32 [h, top_k], weights f32 [h, top_k].
-  void route(backend::Stream& stream, tensor::Arena& arena, int32_t layer, tensor::View x,
+  void route(backend::Stream& stream, StepMemory memory, int32_t layer, tensor::View x,
              tensor::View experts, tensor::View weights);
-  Pairs sort_pairs(tensor::Arena& arena, int32_t layer, tensor::View experts);
-  Results compute(backend::Stream& stream, tensor::Arena& arena, int32_t layer,
+  Pairs sort_pairs(tensor::Arena& host, int32_t layer, tensor::View experts);
+  Results compute(backend::Stream& stream, StepMemory memory, int32_t layer,
                   const Arrivals& arrivals);
   bool sums_over_block(const backend::Stream& stream) const;
   void keep_own_results(tensor::View experts, const Results& results, tensor::View slots) const;
-  void share_own_rows(tensor::Arena& arena, const RowOwners& owners, tensor::View home,
-                      const mesh::Range& home_rows, tensor::View out);
+  void share_own_rows(backend::Stream& stream, StepMemory memory, const RowOwners& owners,
+                      tensor::View home, const mesh::Range& home_rows, tensor::View out);
   LayerExpertStats& stats_of(int32_t layer);
 
   const ModelSpec& spec_;

@@ -17,13 +17,23 @@
 #include "files/safetensors.h"
 #include "model/decoder.h"
 #include "model/source.h"
+#include "model/step_inputs.h"
 
 namespace fourfold::model {
 
 inline const std::string kGolden = std::string(FOURFOLD_SOURCE_DIR) + "/tests/golden/";
 
+/// The backends whose answers are compared with golden ones: "cuda" where a GPU is.
+inline std::vector<std::string> golden_backends() {
+  std::vector<std::string> names = {"reference", "cpu"};
+  if (backend::make_ops("cuda", "").ok()) names.emplace_back("cuda");
+  return names;
+}
+
 /// A decoder with one sequence in a cache of its own: on one rank, or one rank's part of it.
 class OneSequence {
+  static constexpr int64_t kBlockSize = 4;
+
  public:
   OneSequence(const std::string& model, const std::string& backend, int64_t positions,
               bool dummy = false, uint64_t dummy_seed = 0)
@@ -39,7 +49,13 @@ class OneSequence {
         stream_(ops_->make_stream(1, {})),
         arena_(ops_->allocate(Decoder::arena_bytes(source_.spec, *ops_, groups_.mesh(),
                                                    ExchangeKind::kAuto, 1, positions, positions))
-                   .value()) {
+                   .value()),
+        host_arena_(ops_->allocate_host(
+                            Decoder::host_arena_bytes(source_.spec, *ops_, groups_.mesh(),
+                                                      ExchangeKind::kAuto, positions, positions))
+                        .value()),
+        packer_(
+            StepPacker::create(*ops_, {positions, base::ceil_div(positions, kBlockSize)}).value()) {
     decoder_ = Decoder::create(source_, *ops_, groups_, *stream_, positions).value();
     const int64_t blocks = base::ceil_div(positions, kBlockSize);
     for (const LayerSpec& layer : source_.spec.layers) {
@@ -61,39 +77,46 @@ class OneSequence {
   }
 
   /// Appends tokens and gives their logits, [tokens][vocab].
-  std::vector<float> run(std::vector<int32_t> tokens) {
-    const auto m = static_cast<int64_t>(tokens.size());
-    std::vector<int32_t> positions(tokens.size());
-    std::iota(positions.begin(), positions.end(), static_cast<int32_t>(length_));
-    std::vector<int32_t> sequences(tokens.size(), 0);
-    std::vector<int32_t> indices(tokens.size());
-    std::iota(indices.begin(), indices.end(), 0);
-    const backend::RowLayout rows{
-        view(positions),
-        view(sequences),
-        {table_.data(), tensor::DType::kI32, {1, static_cast<int64_t>(table_.size())}}};
+  std::vector<float> run(const std::vector<int32_t>& tokens) {
+    std::vector<int32_t> rows(tokens.size());
+    std::iota(rows.begin(), rows.end(), 0);
+    return run(tokens, rows);
+  }
+
+  /// Appends tokens and gives the logits of `rows` of them, [rows][vocab].
+  std::vector<float> run(const std::vector<int32_t>& tokens, const std::vector<int32_t>& rows) {
+    const auto m = std::ssize(tokens);
+    const StepPacker::Fields in = packer_.begin(m, 1, std::ssize(table_), std::ssize(rows));
+    std::iota(in.positions.i32(), in.positions.i32() + m, static_cast<int32_t>(length_));
+    std::fill_n(in.sequences.i32(), m, 0);
+    std::copy(table_.begin(), table_.end(), in.block_tables.i32());
+    std::copy(tokens.begin(), tokens.end(), in.tokens.i32());
+    std::copy(rows.begin(), rows.end(), in.sampled.i32());
+    const StepInputs inputs = packer_.finish(*stream_);
     arena_.reset();
+    host_arena_.reset();
+    const StepMemory memory(arena_, ops_->in_host_memory() ? arena_ : host_arena_);
     const tensor::View residual = arena_.allocate(tensor::DType::kF32, {m, source_.spec.hidden});
-    decoder_->embed(*stream_, view(tokens), residual);
-    decoder_->run_layers(*stream_, arena_, rows, cache_, residual, nullptr);
-    const auto logits = decoder_->logits(*stream_, arena_, residual, view(indices));
+    decoder_->embed(*stream_, memory, inputs.tokens, residual);
+    decoder_->run_layers(*stream_, memory, inputs.rows, cache_, residual, nullptr);
+    const tensor::View logits = decoder_->logits(*stream_, memory, residual, inputs.sampled);
     length_ += m;
-    return {logits.begin(), logits.end()};
+    std::vector<float> out(static_cast<size_t>(logits.shape.elements()));
+    ops_->copy_out(*stream_, logits, {out.data(), tensor::DType::kF32, logits.shape});
+    stream_->synchronize();
+    return out;
   }
 
   int64_t vocab() const { return source_.spec.vocab; }
 
  private:
-  static constexpr int64_t kBlockSize = 4;
-  static tensor::View view(std::vector<int32_t>& values) {
-    return {values.data(), tensor::DType::kI32, {static_cast<int64_t>(values.size())}};
-  }
-
   std::unique_ptr<backend::Ops> ops_;
   ModelSource source_;
   RankGroups groups_;
   std::unique_ptr<backend::Stream> stream_;
   tensor::Arena arena_;
+  tensor::Arena host_arena_;
+  StepPacker packer_;
   std::unique_ptr<Decoder> decoder_;
   std::vector<tensor::Buffer> buffers_;
   std::vector<backend::KvLayer> cache_;

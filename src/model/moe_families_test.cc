@@ -35,7 +35,7 @@ class MoeFamily : public testing::TestWithParam<std::string> {};
 TEST_P(MoeFamily, HasTheBitsOfOneDeviceOnEveryLegalSchemeOfOneReplica) {
   const ModelSource source = open_model(kGolden + GetParam(), /*dummy=*/false, 0).value();
   const std::vector<int32_t> prompt = Golden(GetParam()).tokens("prompt", 1);
-  for (const char* backend : {"reference", "cpu"}) {
+  for (const std::string& backend : golden_backends()) {
     const std::vector<float> alone = logits_of_shards(source, backend, {}, prompt).front();
     int schemes = 0;
     for (const int devices : {2, 4}) {

@@ -64,6 +64,29 @@ base::Result<model::ModelSource> open_source(const ClusterConfig& config) {
   return source;
 }
 
+namespace {
+
+/// Bytes of KV cache a rank may take where nobody said how many.
+int64_t kv_budget(const ClusterConfig& config, const model::ModelSpec& spec,
+                  const backend::Ops& ops, const engine::ExecutorLimits& limits) {
+  const int devices = config.scheme.devices();
+  const std::optional<int64_t> free = ops.free_bytes();
+  if (!free) return available_memory_bytes() / 4 / devices;
+  // All ranks share one GPU, which also holds what the libraries and the driver take.
+  constexpr double kShare = 0.9;
+  constexpr int64_t kReserve = int64_t{512} << 20;
+  engine::ExecutorLimits without_cache = limits;
+  without_cache.blocks = 0;
+  int64_t others = 0;
+  for (const RankMemory& rank : plan_memory(config, spec, ops, without_cache)) {
+    others = std::max(others, rank.weight_bytes + rank.activation_bytes);
+  }
+  const auto usable = static_cast<int64_t>(kShare * static_cast<double>(*free));
+  return std::max<int64_t>(0, usable / devices - others - kReserve);
+}
+
+}  // namespace
+
 base::Result<engine::ExecutorLimits> plan_limits(const ClusterConfig& config,
                                                  const model::ModelSpec& spec,
                                                  const backend::Ops& ops) {
@@ -86,9 +109,8 @@ base::Result<engine::ExecutorLimits> plan_limits(const ClusterConfig& config,
 
   const int64_t per_sequence = base::ceil_div(positions, config.block_size);
   const int64_t block_bytes = largest_block_bytes(config, spec, ops);
-  const int64_t budget = config.kv_bytes > 0
-                             ? config.kv_bytes
-                             : available_memory_bytes() / 4 / config.scheme.devices();
+  const int64_t budget =
+      config.kv_bytes > 0 ? config.kv_bytes : kv_budget(config, spec, ops, limits);
   const int64_t affordable = config.kv_blocks > 0 ? config.kv_blocks : budget / block_bytes;
   if (affordable < per_sequence) {
     return base::fail(

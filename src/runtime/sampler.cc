@@ -194,6 +194,11 @@ bool Sampler::adjusts(int32_t position) const {
          (!stop_tokens_.empty() && position - prompt_tokens_ < params_.min_tokens);
 }
 
+bool Sampler::is_argmax(int32_t position) const {
+  return params_.temperature == 0 && params_.logprobs < 0 && !params_.has_penalties() &&
+         !adjusts(position);
+}
+
 void Sampler::adjust(std::span<float> logits, int32_t position) const {
   const auto in_vocabulary = [&](TokenId token) {
     return token >= 0 && std::cmp_less(token, logits.size());

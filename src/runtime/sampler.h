@@ -39,6 +39,10 @@ class Sampler {
   /// tokens outside the vocabulary have no effect.
   engine::SampledToken sample(std::span<const float> logits, int32_t position);
 
+  /// True where sample() would give the index of the largest logit and nothing else, so that it
+  /// need not be called.
+  bool is_argmax(int32_t position) const;
+
  private:
   bool adjusts(int32_t position) const;
   void adjust(std::span<float> logits, int32_t position) const;

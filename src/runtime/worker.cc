@@ -6,15 +6,18 @@
 #include <chrono>
 #include <deque>
 #include <numeric>
+#include <optional>
 #include <span>
 
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/sizes.h"
 #include "comm/waiting.h"
+#include "model/collectives.h"
 #include "model/decoder.h"
 #include "model/groups.h"
 #include "model/source.h"
+#include "model/step_inputs.h"
 #include "model/weights.h"
 #include "runtime/layer_times.h"
 #include "runtime/sampler.h"
@@ -41,12 +44,10 @@ struct SampledRow {
   engine::SlotId slot;
 };
 
-/// The inputs of one step, packed into one buffer.
-struct StepInputs {
-  backend::RowLayout rows;
-  View tokens;   ///< i32 [M]
-  View sampled;  ///< i32 [R]
-};
+model::StepPacker::Limits packer_limits(const engine::ExecutorLimits& limits) {
+  return {.rows = limits.max_step_tokens,
+          .entries = limits.slots * base::ceil_div(limits.max_positions, limits.block_size)};
+}
 
 class StageWorker final : public Worker {
  public:
@@ -57,6 +58,7 @@ class StageWorker final : public Worker {
         groups_(std::move(groups)),
         stream_(std::move(stream)),
         arena_(tensor::Buffer()),
+        host_arena_(tensor::Buffer()),
         slots_(static_cast<size_t>(config.limits.slots)) {}
 
   base::Status load(const model::ModelSource& source);
@@ -69,16 +71,18 @@ class StageWorker final : public Worker {
  private:
   base::Status allocate_cache();
   void apply_tables(const StepBatch& batch);
-  StepInputs pack_inputs(const StepBatch& batch, const std::vector<SampledRow>& sampled);
+  model::StepInputs pack_inputs(const StepBatch& batch, const std::vector<SampledRow>& sampled);
   void resolve_tokens(const StepBatch& batch, View tokens);
   const std::vector<int32_t>& sampled_tokens(StepId step);
   void receive_tokens_until(StepId step);
   void sample_rows(const StepBatch& batch, const std::vector<SampledRow>& sampled,
-                   const StepInputs& inputs, View residual, engine::StepOutput& output);
+                   const model::StepInputs& inputs, View residual, engine::StepOutput& output);
+  void sample_logits(const StepBatch& batch, const std::vector<SampledRow>& sampled, View logits,
+                     engine::StepOutput& output);
   model::Decoder::Tap make_tap(const StepBatch& batch, engine::StepOutput& output);
   void run_rows(const StepBatch& batch, const std::vector<int64_t>& replica_rows,
                 engine::StepOutput& output);
-  void run_layers(const StepInputs& inputs, View residual, const model::Decoder::Tap& tap,
+  void run_layers(const model::StepInputs& inputs, View residual, const model::Decoder::Tap& tap,
                   const std::vector<int64_t>& replica_rows);
   void show_step(StepId step, int64_t rows);
 
@@ -87,8 +91,14 @@ class StageWorker final : public Worker {
   std::unique_ptr<model::RankGroups> groups_;
   std::unique_ptr<backend::Stream> stream_;
   std::unique_ptr<model::Decoder> decoder_;
+  /// Where the step's intermediates are.
+  model::StepMemory step_memory() {
+    return {arena_, ops_->in_host_memory() ? arena_ : host_arena_};
+  }
+
   tensor::Arena arena_;
-  tensor::Buffer input_buffer_;
+  tensor::Arena host_arena_;  ///< empty where the backend's memory is the host's
+  std::optional<model::StepPacker> packer_;
   std::vector<tensor::Buffer> cache_buffers_;
   std::vector<backend::KvLayer> cache_;
   std::vector<Slot> slots_;
@@ -133,7 +143,13 @@ base::Status StageWorker::load(const model::ModelSource& source) {
   FF_ASSIGN(tensor::Buffer arena, ops_->allocate(arena_bytes));
   arena_ = tensor::Arena(std::move(arena));
 
-  FF_ASSIGN(input_buffer_, ops_->allocate(step_input_bytes(config_.limits)));
+  FF_ASSIGN(tensor::Buffer host_arena,
+            ops_->allocate_host(model::Decoder::host_arena_bytes(
+                decoder_->spec(), *ops_, groups_->mesh(), config_.expert_exchange,
+                config_.limits.max_step_tokens,
+                std::min(config_.limits.slots, config_.limits.max_step_tokens))));
+  host_arena_ = tensor::Arena(std::move(host_arena));
+  FF_ASSIGN(packer_, model::StepPacker::create(*ops_, packer_limits(config_.limits)));
 
   memory_.weight_bytes = decoder_->weights().bytes();
   memory_.file_bytes_read = decoder_->weights().file_bytes_read();
@@ -179,48 +195,37 @@ void StageWorker::apply_tables(const StepBatch& batch) {
   }
 }
 
-StepInputs StageWorker::pack_inputs(const StepBatch& batch,
-                                    const std::vector<SampledRow>& sampled) {
+model::StepInputs StageWorker::pack_inputs(const StepBatch& batch,
+                                           const std::vector<SampledRow>& sampled) {
   const auto m = static_cast<int64_t>(batch.tokens.size());
   const auto s = static_cast<int64_t>(batch.chunks.size());
-  const auto r = static_cast<int64_t>(sampled.size());
   int64_t width = 0;
   for (const engine::Chunk& chunk : batch.chunks) {
     width = std::max(width,
                      base::ceil_div(chunk.position + chunk.num_tokens, config_.limits.block_size));
   }
-  const int64_t values = 3 * m + r + s * width;
-  CHECK(values * size_of(DType::kI32) <= input_buffer_.bytes(), "step of {} rows, {} sequences", m,
-        s);
-  auto* next = static_cast<int32_t*>(input_buffer_.data());
-  const auto take = [&next](tensor::Shape shape) {
-    View view{next, DType::kI32, shape};
-    next += shape.elements();
-    return view;
-  };
-  StepInputs in;
-  in.rows = {take({m}), take({m}), take({s, width})};
-  in.tokens = take({m});
-  in.sampled = take({r});
-
+  const model::StepPacker::Fields in = packer_->begin(m, s, width, std::ssize(sampled));
   int64_t row = 0;
   for (int64_t i = 0; i < s; ++i) {
     const engine::Chunk& chunk = batch.chunks[static_cast<size_t>(i)];
     for (int32_t j = 0; j < chunk.num_tokens; ++j, ++row) {
-      in.rows.positions.i32()[row] = chunk.position + j;
-      in.rows.sequences.i32()[row] = static_cast<int32_t>(i);
+      in.positions.i32()[row] = chunk.position + j;
+      in.sequences.i32()[row] = static_cast<int32_t>(i);
     }
     const std::vector<int32_t>& table = slots_[static_cast<size_t>(chunk.slot.value)].blocks;
     const auto used = static_cast<size_t>(
         base::ceil_div(chunk.position + chunk.num_tokens, config_.limits.block_size));
     CHECK(table.size() >= used, "slot {}: {} blocks for {} positions", chunk.slot.value,
           table.size(), chunk.position + chunk.num_tokens);
-    std::copy_n(table.begin(), used, in.rows.block_tables.i32() + i * width);
+    std::copy_n(table.begin(), used, in.block_tables.i32() + i * width);
   }
-  for (int64_t i = 0; i < r; ++i) {
-    in.sampled.i32()[i] = sampled[static_cast<size_t>(i)].row;
+  for (size_t i = 0; i < sampled.size(); ++i) in.sampled.i32()[i] = sampled[i].row;
+  if (groups_->first_stage()) {
+    resolve_tokens(batch, in.tokens);
+  } else {
+    std::fill_n(in.tokens.i32(), m, 0);
   }
-  return in;
+  return packer_->finish(*stream_);
 }
 
 void StageWorker::receive_tokens_until(StepId step) {
@@ -266,28 +271,50 @@ model::Decoder::Tap StageWorker::make_tap(const StepBatch& batch, engine::StepOu
   };
 }
 
-void StageWorker::sample_rows(const StepBatch& batch, const std::vector<SampledRow>& sampled,
-                              const StepInputs& inputs, View residual, engine::StepOutput& output) {
-  const std::span<const float> logits =
-      decoder_->logits(*stream_, arena_, residual, inputs.sampled);
+/// Tokens for the rows of `logits`. The largest logit is found where the logits are; all else that
+/// sampling does is done on the host.
+void StageWorker::sample_logits(const StepBatch& batch, const std::vector<SampledRow>& sampled,
+                                View logits, engine::StepOutput& output) {
+  const model::StepMemory memory = step_memory();
+  const auto sampler = [&](const SampledRow& row) -> Sampler& {
+    return slots_[static_cast<size_t>(row.slot.value)].sampler;
+  };
+  const bool greedy = !batch.trace && std::all_of(sampled.begin(), sampled.end(), [&](auto& row) {
+    return sampler(row).is_argmax(row.next_position);
+  });
+  if (greedy) {
+    const View best = memory.arena.allocate(DType::kI32, {logits.rows()});
+    ops_->argmax_rows(*stream_, logits, best);
+    const View tokens = model::on_host(*ops_, *stream_, memory.host, best);
+    for (int64_t i = 0; i < tokens.rows(); ++i) {
+      output.sampled.push_back({SampledToken{.token = tokens.i32()[i]}});
+    }
+    return;
+  }
   const auto vocab = static_cast<size_t>(decoder_->spec().vocab);
+  const View values = model::on_host(*ops_, *stream_, memory.host, logits);
+  std::vector<uint64_t> hashes(sampled.size());
+  if (batch.trace) ops_->hash_rows(*stream_, logits, hashes);
+  stream_->synchronize();
+  for (size_t i = 0; i < sampled.size(); ++i) {
+    groups_->enter(comm::Operation::kSample);
+    SampledToken token =
+        sampler(sampled[i])
+            .sample(values.f32_span().subspan(i * vocab, vocab), sampled[i].next_position);
+    token.logits_hash = hashes[i];
+    output.sampled.push_back({std::move(token)});
+  }
+}
+
+void StageWorker::sample_rows(const StepBatch& batch, const std::vector<SampledRow>& sampled,
+                              const model::StepInputs& inputs, View residual,
+                              engine::StepOutput& output) {
+  const View logits = decoder_->logits(*stream_, step_memory(), residual, inputs.sampled);
   std::vector<int32_t> tokens(sampled.size());
   if (reports()) {
-    for (size_t i = 0; i < sampled.size(); ++i) {
-      groups_->enter(comm::Operation::kSample);
-      const SampledRow& row = sampled[i];
-      const std::span<const float> row_logits = logits.subspan(i * vocab, vocab);
-      SampledToken token =
-          slots_[static_cast<size_t>(row.slot.value)].sampler.sample(row_logits, row.next_position);
-      if (batch.trace) {
-        const View view{
-            const_cast<float*>(row_logits.data()), DType::kF32, {1, static_cast<int64_t>(vocab)}};
-        ops_->hash_rows(*stream_, view, std::span(&token.logits_hash, 1));
-        stream_->synchronize();
-      }
-      tokens[i] = token.token;
-      output.sampled.push_back({std::move(token)});
-    }
+    groups_->enter(comm::Operation::kSample);
+    sample_logits(batch, sampled, logits, output);
+    for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = output.sampled[i].front().token;
   }
   groups_->tensor(mesh::Role::kVocab)
       .broadcast(std::as_writable_bytes(std::span(tokens)), /*root=*/0);
@@ -308,12 +335,12 @@ void StageWorker::show_step(StepId step, int64_t rows) {
   progress->enter(comm::Operation::kInputs);
 }
 
-void StageWorker::run_layers(const StepInputs& inputs, View residual,
+void StageWorker::run_layers(const model::StepInputs& inputs, View residual,
                              const model::Decoder::Tap& tap,
                              const std::vector<int64_t>& replica_rows) {
   const base::SteadyClock clock;
   const int64_t begin = clock.now_ns();
-  decoder_->run_layers(*stream_, arena_, inputs.rows, cache_, residual, tap, replica_rows);
+  decoder_->run_layers(*stream_, step_memory(), inputs.rows, cache_, residual, tap, replica_rows);
   const int64_t rows = std::accumulate(replica_rows.begin(), replica_rows.end(), int64_t{0});
   layer_times_.add(rows, (clock.now_ns() - begin) / std::ssize(cache_));
 }
@@ -343,6 +370,7 @@ StageReport StageWorker::run(const std::vector<StepBatch>& batches) {
   stream_->numerics = busy->numerics;
   fast_steps_ += busy->numerics == base::Numerics::kFast ? 1 : 0;
   arena_.reset();
+  host_arena_.reset();
   if (m > 0) {
     run_rows(batch, replica_rows, report.output);
   } else {
@@ -364,22 +392,22 @@ void StageWorker::run_rows(const StepBatch& batch, const std::vector<int64_t>& r
 
   const int stage = groups_->coordinates().stage;
   const std::vector<SampledRow> sampled = sampled_rows(batch);
-  const StepInputs inputs = pack_inputs(batch, sampled);
+  const model::StepInputs inputs = pack_inputs(batch, sampled);
   const View residual =
       arena_.allocate(DType::kF32, {std::ssize(batch.tokens), decoder_->spec().hidden});
   const model::Decoder::Tap tap = make_tap(batch, output);
+  const model::Collectives collectives(*ops_, *stream_, step_memory().host);
+  const comm::Wire wire = comm::wire_of(batch.numerics);
 
   if (groups_->first_stage()) {
-    resolve_tokens(batch, inputs.tokens);
-    decoder_->embed(*stream_, inputs.tokens, residual);
+    decoder_->embed(*stream_, step_memory(), inputs.tokens, residual);
     if (tap) tap(-1, residual);
   } else {
-    groups_->pipeline().recv(residual.f32_span(), stage - 1, comm::wire_of(batch.numerics));
+    collectives.recv(groups_->pipeline(), residual, stage - 1, wire);
   }
   run_layers(inputs, residual, tap, replica_rows);
   if (!groups_->last_stage()) {
-    stream_->synchronize();
-    groups_->pipeline().send(residual.f32_span(), stage + 1, comm::wire_of(batch.numerics));
+    collectives.send(groups_->pipeline(), residual, stage + 1, wire);
     if (groups_->first_stage() && !sampled.empty()) {
       history_.push_back({batch.step, std::vector<int32_t>(sampled.size()), /*received=*/false});
     }
@@ -428,9 +456,7 @@ std::string describe_rank(const RankConfig& config, int rank) {
 }
 
 int64_t step_input_bytes(const engine::ExecutorLimits& limits) {
-  const int64_t table = base::ceil_div(limits.max_positions, limits.block_size);
-  return (4 * int64_t{limits.max_step_tokens} + limits.slots * table) *
-         size_of(tensor::DType::kI32);
+  return model::StepPacker::bytes(packer_limits(limits));
 }
 
 base::Result<std::unique_ptr<Worker>> Worker::create(const RankConfig& config,

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdlib>
 #include <future>
 #include <map>
 #include <memory>
@@ -63,11 +64,13 @@ inline std::vector<engine::Request> eight_requests() {
   return requests;
 }
 
-/// A small cluster of `tiny` with ranks as threads.
+/// A small cluster of `tiny` with ranks as threads, on the backend that FOURFOLD_TEST_BACKEND names
+/// (default: cpu).
 inline runtime::ClusterConfig thread_config(const mesh::ParallelConfig& scheme) {
   runtime::ClusterConfig config;
   config.model = "tiny";
   config.scheme = scheme;
+  if (const char* backend = std::getenv("FOURFOLD_TEST_BACKEND")) config.backend = backend;
   config.ranks = runtime::RankMode::kThreads;
   config.block_size = 4;
   config.max_positions = 44;

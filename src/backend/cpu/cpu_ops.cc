@@ -106,7 +106,7 @@ void CpuOps::matmul(Stream& stream, Arena& arena, View x,
   multiply(matmul_, pool_of(stream), arena, stream.numerics, x, std::span(products).first(count));
 }
 
-void CpuOps::grouped_matmul(Stream& stream, Arena& arena, View x, View ends,
+void CpuOps::grouped_matmul(Stream& stream, Arena& arena, View x, std::span<const int32_t> ends,
                             std::initializer_list<GroupedTarget> targets) const {
   OpTimer timer(stream);
   const std::vector<RowRange> groups =

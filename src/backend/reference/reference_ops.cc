@@ -212,7 +212,7 @@ void ReferenceOps::matmul(Stream& stream, Arena&, View x,
   }
 }
 
-void ReferenceOps::grouped_matmul(Stream& stream, Arena&, View x, View ends,
+void ReferenceOps::grouped_matmul(Stream& stream, Arena&, View x, std::span<const int32_t> ends,
                                   std::initializer_list<GroupedTarget> targets) const {
   OpTimer timer(stream);
   const std::vector<RowRange> groups =

@@ -22,7 +22,7 @@ class ReferenceOps final : public HostOps {
   void rms_norm(Stream& stream, View x, const Weight& gain, float eps, View out) const override;
   void matmul(Stream& stream, Arena& arena, View x,
               std::initializer_list<MatmulTarget> targets) const override;
-  void grouped_matmul(Stream& stream, Arena& arena, View x, View ends,
+  void grouped_matmul(Stream& stream, Arena& arena, View x, std::span<const int32_t> ends,
                       std::initializer_list<GroupedTarget> targets) const override;
   void to_activation(Stream& stream, View x, View out) const override;
   void norm_rope(Stream& stream, View x, const Weight* gain, float eps, View positions,

@@ -1,0 +1,441 @@
+// Attention over a paged cache. A block takes a tile of queries (rows of one sequence times the
+// query heads of one KV head) and one piece of 128 positions after another: scores are mma of keys
+// by queries, sums mma of values by weights, so that queries are always the columns of the right
+// operand and a query's bits do not depend on how many stand beside it. Each piece is computed by
+// itself and merged into those before it (docs/numerics.md), in the block or, where each piece has
+// a block of its own, by a second kernel, with the same operations.
+
+#include "backend/cuda/device.cuh"
+#include "backend/cuda/kernels.h"
+
+namespace fourfold::backend::cuda {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr int kWarps = kThreads / 32;
+constexpr float kMinusInfinity = -INFINITY;
+constexpr int kPad = 8;  ///< bf16 after each row in shared memory, against bank conflicts
+
+/// m and l of the softmax so far, base 2, and the factors of the next merge.
+struct Merge {
+  float old_factor;
+  float new_factor;
+};
+
+__device__ inline float power_of_two(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+__device__ inline Merge merge_factors(float old_max, float new_max) {
+  const float max = fmaxf(old_max, new_max);
+  return {old_max == kMinusInfinity ? 0.0F : power_of_two(old_max - max),
+          new_max == kMinusInfinity ? 0.0F : power_of_two(new_max - max)};
+}
+
+__device__ inline float merged(float old_value, float new_value, Merge factors) {
+  return __fmaf_rn(new_value, factors.new_factor, __fmul_rn(old_value, factors.old_factor));
+}
+
+/// Shared memory of a block: head_dim is rounded up to 16 * kDepth, queries to 8 * kQueryTiles.
+template <int kDepth, int kQueryTiles>
+struct Layout {
+  static constexpr int kStride = 16 * kDepth + kPad;  ///< of keys, values and queries
+  static constexpr int kWeightStride = kPiece + kPad;
+  static constexpr int kQueries = 8 * kQueryTiles;
+  static constexpr int kKeys = 0;  ///< offsets in bf16
+  static constexpr int kValues = kKeys + kPiece * kStride;
+  static constexpr int kQueryRows = kValues + kPiece * kStride;
+  static constexpr int kWeights = kQueryRows + kQueries * kStride;
+  static constexpr int kBytes = 2 * (kWeights + kQueries * kWeightStride);
+};
+
+/// What a block works on.
+struct Work {
+  int first_row;    ///< of the step
+  int rows;         ///< of the tile
+  int head;         ///< KV head
+  int per_head;     ///< query heads of a KV head
+  int first_query;  ///< of the tile's rows * per_head queries, the first of this block
+  int queries;      ///< of this block
+  int first_piece;
+  int end_piece;
+  bool apart;  ///< one piece, to partials
+};
+
+template <int kDepth, int kQueryTiles>
+__device__ void attend(const AttentionArgs& a, const Work& work, uint16_t* shared) {
+  using L = Layout<kDepth, kQueryTiles>;
+  __shared__ int64_t offsets[kPiece];  // of each position's row in the cache; -1: none
+  __shared__ float warp_values[kWarps][L::kQueries];
+  __shared__ float run_max[L::kQueries];
+  __shared__ float run_sum[L::kQueries];
+  __shared__ Merge factors[L::kQueries];
+  __shared__ int first_position[L::kQueries];  // of the window of each query
+  __shared__ int last_position[L::kQueries];
+
+  const int thread = static_cast<int>(threadIdx.x);
+  const int warp = thread / 32;
+  const int lane = thread % 32;
+  const int group = lane / 4;
+  const int quad = lane % 4;
+  const int d = a.cache.head_dim;
+  uint16_t* keys = shared + L::kKeys;
+  uint16_t* values = shared + L::kValues;
+  uint16_t* queries = shared + L::kQueryRows;
+  uint16_t* weights = shared + L::kWeights;
+
+  // Row and head of a query of this block.
+  const auto row_of = [&](int query) {
+    return work.first_row + (work.first_query + query) / work.per_head;
+  };
+  const auto head_of = [&](int query) {
+    return work.head * work.per_head + (work.first_query + query) % work.per_head;
+  };
+  for (int i = thread; i < L::kQueries * 16 * kDepth; i += kThreads) {
+    const int query = i / (16 * kDepth);
+    const int column = i % (16 * kDepth);
+    float value = 0;
+    if (query < work.queries && column < d) {
+      value =
+          a.queries[(static_cast<int64_t>(row_of(query)) * a.heads + head_of(query)) * d + column];
+    }
+    queries[query * L::kStride + column] = to_bf16_bits(value);
+  }
+  for (int query = thread; query < L::kQueries; query += kThreads) {
+    run_max[query] = kMinusInfinity;
+    run_sum[query] = 0;
+    const int last = query < work.queries ? a.positions[row_of(query)] : -1;
+    last_position[query] = last;
+    first_position[query] = a.window > 0 ? max(0, last - a.window + 1) : 0;
+  }
+  const int tile_last = a.positions[work.first_row + work.rows - 1];
+  const int tile_first = a.window > 0 ? max(0, a.positions[work.first_row] - a.window + 1) : 0;
+  const int32_t* table = a.cache.block_tables +
+                         static_cast<int64_t>(a.sequences[work.first_row]) * a.cache.table_width;
+
+  constexpr int kRowTiles = (kDepth + kWarps - 1) / kWarps;  // of values' columns, a warp
+  float run[kRowTiles][kQueryTiles][4] = {};
+  const float scale = __fmul_rn(a.scale, 1.4426950408889634F);  // log2(e)
+
+  for (int piece = work.first_piece; piece < work.end_piece; ++piece) {
+    const int begin = piece * kPiece;
+    __syncthreads();  // the last piece's keys, values and offsets are done with
+    {
+      const int position = begin + thread;
+      int64_t offset = -1;
+      if (tile_first <= position && position <= tile_last) {
+        const int64_t block = table[position / a.cache.block_size];
+        offset = ((block * a.cache.kv_heads + work.head) * a.cache.block_size +
+                  position % a.cache.block_size) *
+                 d;
+      }
+      offsets[thread] = offset;
+    }
+    __syncthreads();
+    const auto load = [&](const uint16_t* from, uint16_t* to) {
+      if (d % 8 == 0) {
+        constexpr int kVectors = 2 * kDepth;  // of 16 bytes, a row
+        for (int i = thread; i < kPiece * kVectors; i += kThreads) {
+          const int row = i / kVectors;
+          const int column = i % kVectors * 8;
+          const int64_t offset = offsets[row];
+          const bool valid = offset >= 0 && column < d;
+          copy_async(to + row * L::kStride + column, from + (valid ? offset + column : 0), valid);
+        }
+      } else {
+        for (int i = thread; i < kPiece * 16 * kDepth; i += kThreads) {
+          const int row = i / (16 * kDepth);
+          const int column = i % (16 * kDepth);
+          const int64_t offset = offsets[row];
+          to[row * L::kStride + column] =
+              offset >= 0 && column < d ? from[offset + column] : uint16_t{0};
+        }
+      }
+      commit_copies();
+    };
+    load(a.cache.keys, keys);
+    load(a.cache.values, values);
+    wait_for_copies<1>();
+    __syncthreads();
+
+    // Scores of positions [32 warp, 32 warp + 32) for all queries.
+    float scores[2][kQueryTiles][4] = {};
+#pragma unroll
+    for (int k = 0; k < kDepth; ++k) {
+      uint32_t left[2][4];
+#pragma unroll
+      for (int tile = 0; tile < 2; ++tile) {
+        const int row = warp * 32 + tile * 16 + lane % 16;
+        load_matrices(left[tile], keys + row * L::kStride + k * 16 + lane / 16 * 8);
+      }
+#pragma unroll
+      for (int q = 0; q < kQueryTiles; ++q) {
+        const uint16_t* from = queries + (q * 8 + group) * L::kStride + k * 16 + quad * 2;
+        const uint32_t low = *reinterpret_cast<const uint32_t*>(from);
+        const uint32_t high = *reinterpret_cast<const uint32_t*>(from + 8);
+#pragma unroll
+        for (int tile = 0; tile < 2; ++tile) {
+          mma(scores[tile][q], left[tile][0], left[tile][1], left[tile][2], left[tile][3], low,
+              high);
+        }
+      }
+    }
+    // Element i of a fragment is position group + i / 2 * 8 of the tile, query quad * 2 + i % 2.
+#pragma unroll
+    for (int q = 0; q < kQueryTiles; ++q) {
+#pragma unroll
+      for (int odd = 0; odd < 2; ++odd) {
+        const int query = q * 8 + quad * 2 + odd;
+        float max = kMinusInfinity;
+#pragma unroll
+        for (int tile = 0; tile < 2; ++tile) {
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            float& score = scores[tile][q][half * 2 + odd];
+            const int position = begin + warp * 32 + tile * 16 + group + half * 8;
+            score = first_position[query] <= position && position <= last_position[query]
+                        ? __fmul_rn(score, scale)
+                        : kMinusInfinity;
+            max = fmaxf(max, score);
+          }
+        }
+#pragma unroll
+        for (int distance = 4; distance < 32; distance *= 2) {
+          max = fmaxf(max, __shfl_xor_sync(0xffffffffu, max, distance));
+        }
+        if (group == 0) warp_values[warp][query] = max;
+      }
+    }
+    __syncthreads();
+    float piece_max[kQueryTiles][2];
+#pragma unroll
+    for (int q = 0; q < kQueryTiles; ++q) {
+#pragma unroll
+      for (int odd = 0; odd < 2; ++odd) {
+        const int query = q * 8 + quad * 2 + odd;
+        piece_max[q][odd] = fmaxf(fmaxf(warp_values[0][query], warp_values[1][query]),
+                                  fmaxf(warp_values[2][query], warp_values[3][query]));
+      }
+    }
+    __syncthreads();  // warp_values is written again
+#pragma unroll
+    for (int q = 0; q < kQueryTiles; ++q) {
+#pragma unroll
+      for (int odd = 0; odd < 2; ++odd) {
+        const int query = q * 8 + quad * 2 + odd;
+        const float max = piece_max[q][odd];
+        float sum = 0;
+#pragma unroll
+        for (int tile = 0; tile < 2; ++tile) {
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            const float score = scores[tile][q][half * 2 + odd];
+            const float weight = score == kMinusInfinity ? 0.0F : power_of_two(score - max);
+            sum += weight;
+            weights[query * L::kWeightStride + warp * 32 + tile * 16 + group + half * 8] =
+                to_bf16_bits(weight);
+          }
+        }
+#pragma unroll
+        for (int distance = 4; distance < 32; distance *= 2) {
+          sum += __shfl_xor_sync(0xffffffffu, sum, distance);
+        }
+        if (group == 0) warp_values[warp][query] = sum;
+        if (group == 0 && warp == 0) {
+          factors[query] = merge_factors(run_max[query], max);
+          run_max[query] = fmaxf(run_max[query], max);
+        }
+      }
+    }
+    wait_for_copies<0>();
+    __syncthreads();
+    for (int query = thread; query < L::kQueries; query += kThreads) {
+      const float sum = (warp_values[0][query] + warp_values[1][query]) +
+                        (warp_values[2][query] + warp_values[3][query]);
+      run_sum[query] = merged(run_sum[query], sum, factors[query]);
+    }
+
+    // Sums of 16 columns of the values for all queries, tile after tile.
+#pragma unroll
+    for (int r = 0; r < kRowTiles; ++r) {
+      const int tile = warp + r * kWarps;
+      if (tile >= kDepth) break;
+      float sums[kQueryTiles][4] = {};
+#pragma unroll
+      for (int k = 0; k < kPiece / 16; ++k) {
+        uint32_t left[4];
+        // Transposed 8 x 8 matrices: columns 0-7 and 8-15 of positions 0-7, then of 8-15.
+        const int row = k * 16 + lane / 16 * 8 + lane % 8;
+        load_matrices_transposed(left, values + row * L::kStride + tile * 16 + lane / 8 % 2 * 8);
+#pragma unroll
+        for (int q = 0; q < kQueryTiles; ++q) {
+          const uint16_t* from = weights + (q * 8 + group) * L::kWeightStride + k * 16 + quad * 2;
+          mma(sums[q], left[0], left[1], left[2], left[3], *reinterpret_cast<const uint32_t*>(from),
+              *reinterpret_cast<const uint32_t*>(from + 8));
+        }
+      }
+#pragma unroll
+      for (int q = 0; q < kQueryTiles; ++q) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          run[r][q][i] = merged(run[r][q][i], sums[q][i], factors[q * 8 + quad * 2 + i % 2]);
+        }
+      }
+    }
+  }
+  __syncthreads();
+
+#pragma unroll
+  for (int r = 0; r < kRowTiles; ++r) {
+    const int tile = warp + r * kWarps;
+    if (tile >= kDepth) break;
+#pragma unroll
+    for (int q = 0; q < kQueryTiles; ++q) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int query = q * 8 + quad * 2 + i % 2;
+        const int column = tile * 16 + group + i / 2 * 8;
+        if (query >= work.queries || column >= d) continue;
+        const int64_t at = static_cast<int64_t>(row_of(query)) * a.heads + head_of(query);
+        if (work.apart) {
+          // Single-row tiles come first in the list, not in the step: partials go by tile.
+          float* to = a.partials +
+                      ((static_cast<int64_t>(blockIdx.x) * a.heads + head_of(query)) * a.pieces +
+                       work.first_piece) *
+                          (d + 2);
+          to[2 + column] = run[r][q][i];
+          if (column == 0) {
+            to[0] = run_max[query];
+            to[1] = run_sum[query];
+          }
+        } else {
+          a.out[at * d + column] = to_bf16_bits(__fdiv_rn(run[r][q][i], run_sum[query]));
+        }
+      }
+    }
+  }
+}
+
+/// Blocks: tiles from `first_tile` on, KV heads times groups of queries, and, if `apart`, pieces.
+template <int kDepth, int kQueryTiles>
+__global__ void __launch_bounds__(kThreads)
+    attention_kernel(const __grid_constant__ AttentionArgs a, int first_tile, int query_groups,
+                     bool apart) {
+  extern __shared__ __align__(16) uint16_t shared[];
+  const int tile = first_tile + static_cast<int>(blockIdx.x);
+  const int first_row = a.tiles[2 * tile];
+  const int rows = a.tiles[2 * tile + 1];
+  const int per_head = a.heads / a.cache.kv_heads;
+  const int most = 8 * kQueryTiles;
+  const int first_query = static_cast<int>(blockIdx.y) % query_groups * most;
+  const int queries = min(most, rows * per_head - first_query);
+  if (queries <= 0) return;
+  const int begin = a.window > 0 ? max(0, a.positions[first_row] - a.window + 1) / kPiece : 0;
+  const int end = a.positions[first_row + rows - 1] / kPiece + 1;
+  Work work{.first_row = first_row,
+            .rows = rows,
+            .head = static_cast<int>(blockIdx.y) / query_groups,
+            .per_head = per_head,
+            .first_query = first_query,
+            .queries = queries,
+            .first_piece = begin,
+            .end_piece = end,
+            .apart = apart};
+  if (apart) {
+    const int piece = static_cast<int>(blockIdx.z);
+    if (piece < begin || piece >= end) return;
+    work.first_piece = piece;
+    work.end_piece = piece + 1;
+  }
+  attend<kDepth, kQueryTiles>(a, work, shared);
+}
+
+/// Merges the pieces of the row of each single-row tile; a warp takes one head.
+__global__ void __launch_bounds__(kThreads) merge_kernel(const __grid_constant__ AttentionArgs a) {
+  const int64_t item = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  if (item >= static_cast<int64_t>(a.single_tiles) * a.heads) return;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int row = a.tiles[2 * (item / a.heads)];
+  const int head = static_cast<int>(item % a.heads);
+  const int d = a.cache.head_dim;
+  const int position = a.positions[row];
+  const int begin = a.window > 0 ? max(0, position - a.window + 1) / kPiece : 0;
+  const int end = position / kPiece + 1;
+  constexpr int kColumns = 256 / 32;
+  float run[kColumns] = {};
+  float max = kMinusInfinity;
+  float sum = 0;
+  for (int piece = begin; piece < end; ++piece) {
+    const float* from = a.partials + (item * a.pieces + piece) * (d + 2);
+    const Merge factors = merge_factors(max, from[0]);
+    max = fmaxf(max, from[0]);
+    sum = merged(sum, from[1], factors);
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+      const int column = c * 32 + lane;
+      if (column < d) run[c] = merged(run[c], from[2 + column], factors);
+    }
+  }
+  uint16_t* out = a.out + (static_cast<int64_t>(row) * a.heads + head) * d;
+#pragma unroll
+  for (int c = 0; c < kColumns; ++c) {
+    const int column = c * 32 + lane;
+    if (column < d) out[column] = to_bf16_bits(__fdiv_rn(run[c], sum));
+  }
+}
+
+template <int kDepth, int kQueryTiles>
+cudaError_t launch(cudaStream_t stream, const AttentionArgs& a, int first_tile, int tiles,
+                   int most_rows, bool apart) {
+  using L = Layout<kDepth, kQueryTiles>;
+  auto* kernel = attention_kernel<kDepth, kQueryTiles>;
+  // Once per device and instance would do; it costs a microsecond.
+  const cudaError_t status =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, L::kBytes);
+  if (status != cudaSuccess) return status;
+  const int per_head = a.heads / a.cache.kv_heads;
+  const int groups = (most_rows * per_head + L::kQueries - 1) / L::kQueries;
+  const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(a.cache.kv_heads * groups),
+                  apart ? static_cast<unsigned>(a.pieces) : 1U);
+  kernel<<<grid, kThreads, L::kBytes, stream>>>(a, first_tile, groups, apart);
+  return cudaGetLastError();
+}
+
+template <int kDepth>
+cudaError_t attention_of(cudaStream_t stream, const AttentionArgs& a) {
+  constexpr int kWide = kDepth <= 8 ? 8 : 4;  // registers
+  constexpr int kTileRows = 16;
+  if (a.single_tiles > 0) {
+    const bool apart = a.partials != nullptr && a.pieces > 1;
+    const bool few = a.heads / a.cache.kv_heads <= 8;
+    const cudaError_t status = few ? launch<kDepth, 1>(stream, a, 0, a.single_tiles, 1, apart)
+                                   : launch<kDepth, kWide>(stream, a, 0, a.single_tiles, 1, apart);
+    if (status != cudaSuccess) return status;
+    if (apart) {
+      const int64_t items = static_cast<int64_t>(a.single_tiles) * a.heads;
+      merge_kernel<<<static_cast<unsigned>((items + kWarps - 1) / kWarps), kThreads, 0, stream>>>(
+          a);
+      if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) return error;
+    }
+  }
+  if (a.all_tiles == a.single_tiles) return cudaSuccess;
+  return launch<kDepth, kWide>(stream, a, a.single_tiles, a.all_tiles - a.single_tiles, kTileRows,
+                               /*apart=*/false);
+}
+
+}  // namespace
+
+cudaError_t attention(cudaStream_t stream, const AttentionArgs& args) {
+  const int depth = (args.cache.head_dim + 15) / 16;
+  if (depth <= 1) return attention_of<1>(stream, args);
+  if (depth <= 2) return attention_of<2>(stream, args);
+  if (depth <= 4) return attention_of<4>(stream, args);
+  if (depth <= 6) return attention_of<6>(stream, args);
+  if (depth <= 8) return attention_of<8>(stream, args);
+  if (depth <= 12) return attention_of<12>(stream, args);
+  return attention_of<16>(stream, args);
+}
+
+}  // namespace fourfold::backend::cuda

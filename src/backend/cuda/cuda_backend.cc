@@ -1,0 +1,50 @@
+#include "backend/cuda/cuda_backend.h"
+
+#include <cuda_runtime_api.h>
+#include <fmt/format.h>
+
+#include <stdexcept>
+
+#include "backend/cuda/check.h"
+#include "backend/cuda/cuda_ops.h"
+
+namespace fourfold::backend {
+
+void cuda::check(cudaError_t status, std::string_view what) {
+  if (status == cudaSuccess) return;
+  throw std::runtime_error(fmt::format("the GPU failed: {} ({}) when {}",
+                                       cudaGetErrorString(status), cudaGetErrorName(status), what));
+}
+
+base::Result<std::unique_ptr<Ops>> make_cuda_ops() {
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess || count == 0) {
+    return base::fail(
+        "the cuda backend found no GPU here ({}); check that nvidia-smi lists one and that its "
+        "driver is for CUDA {} or later, or use the cpu backend",
+        status == cudaSuccess ? "none is listed" : cudaGetErrorString(status),
+        CUDART_VERSION / 1000);
+  }
+  int device = 0;
+  int major = 0;
+  int minor = 0;
+  int multiprocessors = 0;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device) !=
+          cudaSuccess) {
+    return base::fail("the cuda backend cannot ask GPU {} what it is: {}", device,
+                      cudaGetErrorString(cudaGetLastError()));
+  }
+  if (major != 9 || minor != 0) {
+    return base::fail(
+        "the cuda backend has kernels for GPUs of compute capability 9.0 (H100, H200); GPU {} has "
+        "{}.{}: use the cpu backend",
+        device, major, minor);
+  }
+  return std::unique_ptr<Ops>(std::make_unique<cuda::CudaOps>(multiprocessors));
+}
+
+}  // namespace fourfold::backend

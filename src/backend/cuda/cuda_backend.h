@@ -1,0 +1,14 @@
+#pragma once
+
+#include <memory>
+
+#include "backend/ops.h"
+#include "base/result.h"
+
+namespace fourfold::backend {
+
+/// The operators on this machine's first NVIDIA GPU: bf16 weights, matmul inputs and KV cache, fp32
+/// sums. An error says what is missing: CUDA in this build, a driver, a GPU of the right kind.
+base::Result<std::unique_ptr<Ops>> make_cuda_ops();
+
+}  // namespace fourfold::backend

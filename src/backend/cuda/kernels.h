@@ -1,0 +1,116 @@
+#pragma once
+
+// What the kernels of the `cuda` backend are asked to do. Every function enqueues its work on a
+// stream and returns the error of the launch. Pointers are device memory; bf16 values are passed as
+// their bits.
+
+#include <cuda_runtime_api.h>
+
+#include <array>
+#include <cstdint>
+
+namespace fourfold::backend::cuda {
+
+inline constexpr int kMaxTargets = 4;
+inline constexpr int kMaxSlices = 8;
+
+/// Where the slices of K lie in a row of a weight, each padded with zeros to a multiple of 32
+/// columns there.
+struct Slices {
+  int32_t count = 1;                           ///< a power of two
+  int32_t stride = 0;                          ///< of a row of the weight, a multiple of 32
+  std::array<int32_t, kMaxSlices> x_ends{};    ///< their ends in a row of x
+  std::array<int32_t, kMaxSlices> w_begins{};  ///< their begins in a row of the weight
+};
+
+/// out[m][n] = sum over k of x[m][k] w[n][k], for up to kMaxTargets matrices w with the same K.
+/// Each slice of K is summed by itself, 32 columns after another, and the slices are joined by the
+/// binary tree, so an element's bits depend on its row of x, its row of w and the slices alone.
+struct MatmulArgs {
+  struct Target {
+    const uint16_t* w = nullptr;  ///< [n][slices.stride], 16-byte aligned
+    float* out = nullptr;         ///< [rows][n]
+    int32_t n = 0;
+  };
+  const uint16_t* x = nullptr;  ///< [rows][k]
+  int32_t rows = 0;
+  int32_t k = 0;
+  Slices slices;
+  int32_t targets = 0;
+  std::array<Target, kMaxTargets> target{};
+};
+cudaError_t matmul(cudaStream_t stream, const MatmulArgs& args);
+
+/// A paged cache of one layer, [blocks][kv_heads][block_size][head_dim].
+struct CacheArgs {
+  uint16_t* keys = nullptr;
+  uint16_t* values = nullptr;
+  const int32_t* block_tables = nullptr;  ///< [sequences][table_width]
+  int32_t table_width = 0;
+  int32_t kv_heads = 0;
+  int32_t block_size = 0;
+  int32_t head_dim = 0;
+};
+
+/// Positions of a piece of attention (docs/numerics.md).
+inline constexpr int kPiece = 128;
+
+struct AttentionArgs {
+  const float* queries = nullptr;  ///< [rows][heads][head_dim]
+  const int32_t* positions = nullptr;
+  const int32_t* sequences = nullptr;
+  const int32_t* tiles = nullptr;  ///< [tiles][2]: first row, rows; tiles of one row come first
+  int32_t single_tiles = 0;
+  int32_t all_tiles = 0;
+  int32_t rows = 0;
+  int32_t heads = 0;
+  CacheArgs cache;
+  float scale = 1.0F;
+  int32_t window = 0;       ///< 0: none
+  uint16_t* out = nullptr;  ///< [rows][heads][head_dim]
+  /// Of tiles of one row: pieces are computed apart and merged afterwards, if `partial` has place
+  /// for them: pieces * single_tiles * heads * (head_dim + 2) floats.
+  int32_t pieces = 0;  ///< of the longest row, at most
+  float* partials = nullptr;
+};
+/// head_dim is at most 256.
+cudaError_t attention(cudaStream_t stream, const AttentionArgs& args);
+
+cudaError_t embed(cudaStream_t stream, const uint16_t* table, const Slices& slices,
+                  int64_t table_rows, const int32_t* tokens, int64_t first_token, float scale,
+                  int64_t rows, int64_t width, float* out);
+/// out f32 or, if that is null, bf16.
+cudaError_t rms_norm(cudaStream_t stream, const float* x, const float* gain, float eps,
+                     int64_t rows, int64_t width, float* out_f32, uint16_t* out_bf16);
+cudaError_t norm_rope(cudaStream_t stream, float* x, const float* gain, float eps,
+                      const int32_t* positions, const float* cos, const float* sin, int64_t rows,
+                      int64_t heads, int64_t head_dim);
+cudaError_t kv_write(cudaStream_t stream, const float* keys, const float* values,
+                     const int32_t* positions, const int32_t* sequences, int64_t rows,
+                     const CacheArgs& cache);
+cudaError_t gated_activation(cudaStream_t stream, bool gelu_tanh, const float* gate,
+                             const float* up, int64_t elements, uint16_t* out);
+cudaError_t to_bf16(cudaStream_t stream, const float* x, int64_t elements, uint16_t* out);
+cudaError_t add(cudaStream_t stream, float* x, const float* y, int64_t elements);
+cudaError_t add_bias(cudaStream_t stream, float* x, const float* bias, int64_t rows, int64_t width);
+cudaError_t gate_rows(cudaStream_t stream, float* x, const float* gate, int64_t rows,
+                      int64_t width);
+/// Rows of `row_bytes` bytes, a multiple of 2.
+cudaError_t gather_rows(cudaStream_t stream, const void* x, const int32_t* indices, int64_t rows,
+                        int64_t row_bytes, void* out);
+cudaError_t combine_slots(cudaStream_t stream, const uint16_t* y, const float* weights,
+                          int64_t rows, int64_t slots, int64_t width, float* out);
+/// Copies columns [from_begin, from_begin + count) of x [rows][x_stride] to those at to_begin of
+/// out [rows][out_stride].
+cudaError_t copy_columns(cudaStream_t stream, const float* x, int64_t x_stride, int64_t from_begin,
+                         float* out, int64_t out_stride, int64_t to_begin, int64_t rows,
+                         int64_t count);
+cudaError_t argmax_rows(cudaStream_t stream, const float* x, int64_t rows, int64_t width,
+                        int32_t* out);
+
+/// Reads `bytes` bytes, a multiple of 16, as quickly as the memory gives them; `sink` is one word.
+cudaError_t read_memory(cudaStream_t stream, const void* data, int64_t bytes, uint32_t* sink);
+/// Runs mma of bf16 in registers, all multiprocessors; gives the FLOPs of one `steps`.
+cudaError_t compute_in_registers(cudaStream_t stream, int64_t steps, float* sink, double* flops);
+
+}  // namespace fourfold::backend::cuda

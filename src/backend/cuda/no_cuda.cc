@@ -1,0 +1,13 @@
+// Stands in for the backend where fourfold is built without the CUDA toolkit.
+
+#include "backend/cuda/cuda_backend.h"
+
+namespace fourfold::backend {
+
+base::Result<std::unique_ptr<Ops>> make_cuda_ops() {
+  return base::fail(
+      "this fourfold was built without CUDA; install the CUDA toolkit (12.4 or later) and build "
+      "again, or use the cpu backend");
+}
+
+}  // namespace fourfold::backend

@@ -1,0 +1,378 @@
+// Everything that works on rows by themselves: norms, rotary embedding, the cache's writes,
+// activations, copies. Reductions have one order for each width, whatever the other rows are.
+
+#include <cfloat>
+
+#include "backend/cuda/device.cuh"
+#include "backend/cuda/kernels.h"
+
+namespace fourfold::backend::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+unsigned blocks_for(int64_t items, int64_t per_block = kThreads) {
+  return static_cast<unsigned>((items + per_block - 1) / per_block);
+}
+
+__device__ inline int64_t global_thread() {
+  return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+}
+
+__global__ void embed_kernel(const uint16_t* table, const __grid_constant__ Slices slices,
+                             int64_t table_rows, const int32_t* tokens, int64_t first_token,
+                             float scale, int64_t width, float* out) {
+  const int64_t row = blockIdx.x;
+  const int64_t token = tokens[row] - first_token;
+  const bool here = 0 <= token && token < table_rows;
+  for (int64_t i = threadIdx.x; i < width; i += blockDim.x) {
+    size_t slice = 0;
+    while (i >= slices.x_ends[slice]) ++slice;
+    const int64_t begin = slice == 0 ? 0 : slices.x_ends[slice - 1];
+    const int64_t at = token * slices.stride + slices.w_begins[slice] + i - begin;
+    const float value = here ? from_bf16_bits(table[at]) : 0.0F;
+    out[row * width + i] = __fadd_rn(__fmul_rn(value, scale), 0.0F);
+  }
+}
+
+__global__ void __launch_bounds__(kThreads)
+    rms_norm_kernel(const float* x, const float* gain, float eps, int64_t width, float* out_f32,
+                    uint16_t* out_bf16) {
+  __shared__ float shared[kThreads / 32];
+  const float* row = x + blockIdx.x * width;
+  float squares = 0;
+  for (int64_t i = threadIdx.x; i < width; i += kThreads) {
+    squares = __fmaf_rn(row[i], row[i], squares);
+  }
+  squares = block_sum<kThreads>(squares, shared);
+  const float r =
+      __fdiv_rn(1.0F, __fsqrt_rn(__fadd_rn(__fdiv_rn(squares, static_cast<float>(width)), eps)));
+  for (int64_t i = threadIdx.x; i < width; i += kThreads) {
+    const float value = __fmul_rn(__fmul_rn(row[i], r), gain[i]);
+    if (out_f32 != nullptr) {
+      out_f32[blockIdx.x * width + i] = value;
+    } else {
+      out_bf16[blockIdx.x * width + i] = to_bf16_bits(value);
+    }
+  }
+}
+
+/// A warp takes one head of one row.
+__global__ void __launch_bounds__(kThreads)
+    norm_rope_kernel(float* x, const float* gain, float eps, const int32_t* positions,
+                     const float* cos, const float* sin, int64_t count, int64_t heads,
+                     int64_t head_dim) {
+  const int64_t item = static_cast<int64_t>(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
+  if (item >= count) return;
+  const int64_t lane = threadIdx.x % 32;
+  float* head = x + item * head_dim;
+  const int64_t half = head_dim / 2;
+  float r = 1;
+  if (gain != nullptr) {
+    float squares = 0;
+    for (int64_t i = lane; i < head_dim; i += 32) squares = __fmaf_rn(head[i], head[i], squares);
+    squares = warp_sum(squares);
+    r = __fdiv_rn(1.0F,
+                  __fsqrt_rn(__fadd_rn(__fdiv_rn(squares, static_cast<float>(head_dim)), eps)));
+  }
+  const int64_t at = positions[item / heads] * half;
+  for (int64_t i = lane; i < half; i += 32) {
+    float a = head[i];
+    float b = head[i + half];
+    if (gain != nullptr) {
+      a = __fmul_rn(__fmul_rn(a, r), gain[i]);
+      b = __fmul_rn(__fmul_rn(b, r), gain[i + half]);
+    }
+    const float c = cos[at + i];
+    const float s = sin[at + i];
+    head[i] = __fmaf_rn(-b, s, __fmul_rn(a, c));
+    head[i + half] = __fmaf_rn(a, s, __fmul_rn(b, c));
+  }
+}
+
+__global__ void kv_write_kernel(const float* keys, const float* values, const int32_t* positions,
+                                const int32_t* sequences, int64_t count, CacheArgs cache) {
+  const int64_t i = global_thread();
+  if (i >= count) return;
+  const int64_t width = static_cast<int64_t>(cache.kv_heads) * cache.head_dim;
+  const int64_t row = i / width;
+  const int64_t head = i % width / cache.head_dim;
+  const int64_t column = i % cache.head_dim;
+  const int64_t position = positions[row];
+  const int64_t block =
+      cache.block_tables[static_cast<int64_t>(sequences[row]) * cache.table_width +
+                         position / cache.block_size];
+  const int64_t to =
+      ((block * cache.kv_heads + head) * cache.block_size + position % cache.block_size) *
+          cache.head_dim +
+      column;
+  cache.keys[to] = to_bf16_bits(keys[i]);
+  cache.values[to] = to_bf16_bits(values[i]);
+}
+
+template <bool kGelu>
+__global__ void gated_activation_kernel(const float* gate, const float* up, int64_t count,
+                                        uint16_t* out) {
+  const int64_t i = global_thread();
+  if (i >= count) return;
+  const float x = gate[i];
+  float exponent = -x;
+  if (kGelu) {
+    const float cube = __fmul_rn(__fmul_rn(x, x), x);
+    const float u = __fmul_rn(0.7978845608028654F, __fmaf_rn(0.044715F, cube, x));
+    exponent = __fmul_rn(-2.0F, u);
+  }
+  const float activated = __fdiv_rn(x, __fadd_rn(1.0F, expf(exponent)));
+  out[i] = to_bf16_bits(__fmul_rn(activated, up[i]));
+}
+
+__global__ void to_bf16_kernel(const float* x, int64_t count, uint16_t* out) {
+  const int64_t i = global_thread();
+  if (i < count) out[i] = to_bf16_bits(x[i]);
+}
+
+__global__ void add_kernel(float* x, const float* y, int64_t count) {
+  const int64_t i = global_thread();
+  if (i < count) x[i] = __fadd_rn(x[i], y[i]);
+}
+
+__global__ void add_bias_kernel(float* x, const float* bias, int64_t count, int64_t width) {
+  const int64_t i = global_thread();
+  if (i < count) x[i] = __fadd_rn(x[i], bias[i % width]);
+}
+
+__global__ void gate_rows_kernel(float* x, const float* gate, int64_t count, int64_t width) {
+  const int64_t i = global_thread();
+  if (i >= count) return;
+  const float factor = __fdiv_rn(1.0F, __fadd_rn(1.0F, expf(-gate[i / width])));
+  x[i] = __fmul_rn(x[i], factor);
+}
+
+__global__ void gather_rows_kernel(const uint16_t* x, const int32_t* indices, int64_t row_words,
+                                   uint16_t* out) {
+  const int64_t from = static_cast<int64_t>(indices[blockIdx.x]) * row_words;
+  const int64_t to = static_cast<int64_t>(blockIdx.x) * row_words;
+  for (int64_t i = threadIdx.x; i < row_words; i += blockDim.x) out[to + i] = x[from + i];
+}
+
+__global__ void combine_slots_kernel(const uint16_t* y, const float* weights, int64_t count,
+                                     int64_t slots, int64_t width, float* out) {
+  const int64_t i = global_thread();
+  if (i >= count) return;
+  const int64_t row = i / width;
+  const int64_t column = i % width;
+  float sum = 0;
+  for (int64_t slot = 0; slot < slots; ++slot) {
+    const int64_t from = row * slots + slot;
+    sum = __fadd_rn(sum, __fmul_rn(weights[from], from_bf16_bits(y[from * width + column])));
+  }
+  out[i] = sum;
+}
+
+__global__ void copy_columns_kernel(const float* x, int64_t x_stride, float* out,
+                                    int64_t out_stride, int64_t total, int64_t count) {
+  const int64_t i = global_thread();
+  if (i >= total) return;
+  out[i / count * out_stride + i % count] = x[i / count * x_stride + i % count];
+}
+
+constexpr int kArgmaxThreads = 1024;
+
+__global__ void __launch_bounds__(kArgmaxThreads)
+    argmax_kernel(const float* x, int64_t width, int32_t* out) {
+  __shared__ float best_values[32];
+  __shared__ int32_t best_indices[32];
+  const float* row = x + blockIdx.x * width;
+  float best = -INFINITY;
+  int32_t index = INT32_MAX;
+  const auto take = [&](float value, int32_t at) {
+    if (value > best || (value == best && at < index)) {
+      best = value;
+      index = at;
+    }
+  };
+  for (int64_t i = threadIdx.x; i < width; i += kArgmaxThreads) {
+    const float value = row[i];
+    take(isnan(value) ? -INFINITY : value, static_cast<int32_t>(i));
+  }
+  const auto reduce = [&] {
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2) {
+      const float value = __shfl_xor_sync(0xffffffffu, best, distance);
+      const int32_t at = __shfl_xor_sync(0xffffffffu, index, distance);
+      take(value, at);
+    }
+  };
+  reduce();
+  if (threadIdx.x % 32 == 0) {
+    best_values[threadIdx.x / 32] = best;
+    best_indices[threadIdx.x / 32] = index;
+  }
+  __syncthreads();
+  if (threadIdx.x >= 32) return;
+  best = best_values[threadIdx.x];
+  index = best_indices[threadIdx.x];
+  reduce();
+  if (threadIdx.x == 0) out[blockIdx.x] = index;
+}
+
+__global__ void __launch_bounds__(512)
+    read_kernel(const uint4* data, int64_t count, uint32_t* sink) {
+  uint32_t mixed = 0;
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  int64_t i = global_thread();
+  for (; i + 7 * stride < count; i += 8 * stride) {
+    uint4 v[8];
+#pragma unroll
+    for (int u = 0; u < 8; ++u) v[u] = load_streaming(data + i + u * stride);
+#pragma unroll
+    for (int u = 0; u < 8; ++u) mixed ^= v[u].x ^ v[u].y ^ v[u].z ^ v[u].w;
+  }
+  for (; i < count; i += stride) mixed ^= load_streaming(data + i).x;
+  if (mixed == 0x12345678u) *sink = mixed;  // so that nothing is optimised away
+}
+
+constexpr int kIndependent = 8;  ///< mma in flight a warp
+
+__global__ void __launch_bounds__(256) mma_kernel(int64_t steps, float* sink) {
+  float sums[kIndependent][4] = {};
+  const uint32_t a = threadIdx.x * 0x3c003c01u;
+  for (int64_t step = 0; step < steps; ++step) {
+#pragma unroll
+    for (int i = 0; i < kIndependent; ++i) mma(sums[i], a, a + 1, a + 2, a + 3, a + 4, a + 5);
+  }
+  float sum = 0;
+#pragma unroll
+  for (int i = 0; i < kIndependent; ++i) sum += sums[i][0] + sums[i][1] + sums[i][2] + sums[i][3];
+  if (sum == 12345.0F) *sink = sum;
+}
+
+int multiprocessors() {
+  int device = 0;
+  int count = 1;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
+  return count;
+}
+
+}  // namespace
+
+cudaError_t embed(cudaStream_t stream, const uint16_t* table, const Slices& slices,
+                  int64_t table_rows, const int32_t* tokens, int64_t first_token, float scale,
+                  int64_t rows, int64_t width, float* out) {
+  if (rows == 0) return cudaSuccess;
+  embed_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(
+      table, slices, table_rows, tokens, first_token, scale, width, out);
+  return cudaGetLastError();
+}
+
+cudaError_t rms_norm(cudaStream_t stream, const float* x, const float* gain, float eps,
+                     int64_t rows, int64_t width, float* out_f32, uint16_t* out_bf16) {
+  if (rows == 0) return cudaSuccess;
+  rms_norm_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(x, gain, eps, width,
+                                                                        out_f32, out_bf16);
+  return cudaGetLastError();
+}
+
+cudaError_t norm_rope(cudaStream_t stream, float* x, const float* gain, float eps,
+                      const int32_t* positions, const float* cos, const float* sin, int64_t rows,
+                      int64_t heads, int64_t head_dim) {
+  const int64_t count = rows * heads;
+  if (count == 0) return cudaSuccess;
+  norm_rope_kernel<<<blocks_for(count, kThreads / 32), kThreads, 0, stream>>>(
+      x, gain, eps, positions, cos, sin, count, heads, head_dim);
+  return cudaGetLastError();
+}
+
+cudaError_t kv_write(cudaStream_t stream, const float* keys, const float* values,
+                     const int32_t* positions, const int32_t* sequences, int64_t rows,
+                     const CacheArgs& cache) {
+  const int64_t count = rows * cache.kv_heads * cache.head_dim;
+  if (count == 0) return cudaSuccess;
+  kv_write_kernel<<<blocks_for(count), kThreads, 0, stream>>>(keys, values, positions, sequences,
+                                                              count, cache);
+  return cudaGetLastError();
+}
+
+cudaError_t gated_activation(cudaStream_t stream, bool gelu_tanh, const float* gate,
+                             const float* up, int64_t elements, uint16_t* out) {
+  if (elements == 0) return cudaSuccess;
+  auto* kernel = gelu_tanh ? gated_activation_kernel<true> : gated_activation_kernel<false>;
+  kernel<<<blocks_for(elements), kThreads, 0, stream>>>(gate, up, elements, out);
+  return cudaGetLastError();
+}
+
+cudaError_t to_bf16(cudaStream_t stream, const float* x, int64_t elements, uint16_t* out) {
+  if (elements == 0) return cudaSuccess;
+  to_bf16_kernel<<<blocks_for(elements), kThreads, 0, stream>>>(x, elements, out);
+  return cudaGetLastError();
+}
+
+cudaError_t add(cudaStream_t stream, float* x, const float* y, int64_t elements) {
+  if (elements == 0) return cudaSuccess;
+  add_kernel<<<blocks_for(elements), kThreads, 0, stream>>>(x, y, elements);
+  return cudaGetLastError();
+}
+
+cudaError_t add_bias(cudaStream_t stream, float* x, const float* bias, int64_t rows,
+                     int64_t width) {
+  if (rows * width == 0) return cudaSuccess;
+  add_bias_kernel<<<blocks_for(rows * width), kThreads, 0, stream>>>(x, bias, rows * width, width);
+  return cudaGetLastError();
+}
+
+cudaError_t gate_rows(cudaStream_t stream, float* x, const float* gate, int64_t rows,
+                      int64_t width) {
+  if (rows * width == 0) return cudaSuccess;
+  gate_rows_kernel<<<blocks_for(rows * width), kThreads, 0, stream>>>(x, gate, rows * width, width);
+  return cudaGetLastError();
+}
+
+cudaError_t gather_rows(cudaStream_t stream, const void* x, const int32_t* indices, int64_t rows,
+                        int64_t row_bytes, void* out) {
+  if (rows == 0) return cudaSuccess;
+  gather_rows_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(
+      static_cast<const uint16_t*>(x), indices, row_bytes / 2, static_cast<uint16_t*>(out));
+  return cudaGetLastError();
+}
+
+cudaError_t combine_slots(cudaStream_t stream, const uint16_t* y, const float* weights,
+                          int64_t rows, int64_t slots, int64_t width, float* out) {
+  if (rows * width == 0) return cudaSuccess;
+  combine_slots_kernel<<<blocks_for(rows * width), kThreads, 0, stream>>>(y, weights, rows * width,
+                                                                          slots, width, out);
+  return cudaGetLastError();
+}
+
+cudaError_t copy_columns(cudaStream_t stream, const float* x, int64_t x_stride, int64_t from_begin,
+                         float* out, int64_t out_stride, int64_t to_begin, int64_t rows,
+                         int64_t count) {
+  if (rows * count <= 0) return cudaSuccess;
+  copy_columns_kernel<<<blocks_for(rows * count), kThreads, 0, stream>>>(
+      x + from_begin, x_stride, out + to_begin, out_stride, rows * count, count);
+  return cudaGetLastError();
+}
+
+cudaError_t argmax_rows(cudaStream_t stream, const float* x, int64_t rows, int64_t width,
+                        int32_t* out) {
+  if (rows == 0) return cudaSuccess;
+  argmax_kernel<<<static_cast<unsigned>(rows), kArgmaxThreads, 0, stream>>>(x, width, out);
+  return cudaGetLastError();
+}
+
+cudaError_t read_memory(cudaStream_t stream, const void* data, int64_t bytes, uint32_t* sink) {
+  read_kernel<<<static_cast<unsigned>(multiprocessors() * 4), 512, 0, stream>>>(
+      static_cast<const uint4*>(data), bytes / 16, sink);
+  return cudaGetLastError();
+}
+
+cudaError_t compute_in_registers(cudaStream_t stream, int64_t steps, float* sink, double* flops) {
+  constexpr int kBlocksPerMultiprocessor = 4;
+  constexpr int kWarpsPerBlock = 8;
+  const int blocks = multiprocessors() * kBlocksPerMultiprocessor;
+  mma_kernel<<<static_cast<unsigned>(blocks), 32 * kWarpsPerBlock, 0, stream>>>(steps, sink);
+  *flops = 2.0 * 16 * 8 * 16 * kIndependent * kWarpsPerBlock * blocks * static_cast<double>(steps);
+  return cudaGetLastError();
+}
+
+}  // namespace fourfold::backend::cuda

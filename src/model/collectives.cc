@@ -1,0 +1,70 @@
+#include "model/collectives.h"
+
+namespace fourfold::model {
+
+using tensor::View;
+
+void Collectives::all_reduce_sum(comm::Communicator& group, View data, comm::Wire wire) const {
+  if (group.size() == 1) return;
+  const int64_t mark = host_.mark();
+  const View values = on_host(ops_, stream_, host_, data);
+  group.all_reduce_sum(values.f32_span(), wire);
+  if (values.data != data.data) {
+    ops_.copy_in(stream_, values, data);
+    stream_.synchronize();
+  }
+  host_.release_to(mark);
+}
+
+void Collectives::all_gather(comm::Communicator& group, View in, View out) const {
+  const auto bytes_of = [](View view) {
+    return std::span(static_cast<std::byte*>(view.data), static_cast<size_t>(view.bytes()));
+  };
+  const int64_t mark = host_.mark();
+  const View mine = on_host(ops_, stream_, host_, in);
+  if (ops_.in_host_memory()) {
+    group.all_gather(bytes_of(mine), bytes_of(out));
+  } else {
+    const View all = host_.allocate(out.dtype, out.shape);
+    group.all_gather(bytes_of(mine), bytes_of(all));
+    ops_.copy_in(stream_, all, out);
+    stream_.synchronize();
+  }
+  host_.release_to(mark);
+}
+
+void Collectives::send(comm::Communicator& group, View data, int to, comm::Wire wire) const {
+  const int64_t mark = host_.mark();
+  group.send(std::span<const float>(on_host(ops_, stream_, host_, data).f32_span()), to, wire);
+  host_.release_to(mark);
+}
+
+void Collectives::recv(comm::Communicator& group, View data, int from, comm::Wire wire) const {
+  if (ops_.in_host_memory()) return group.recv(data.f32_span(), from, wire);
+  const int64_t mark = host_.mark();
+  const View values = host_.allocate(data.dtype, data.shape);
+  group.recv(values.f32_span(), from, wire);
+  ops_.copy_in(stream_, values, data);
+  stream_.synchronize();
+  host_.release_to(mark);
+}
+
+View on_host(const backend::Ops& ops, backend::Stream& stream, tensor::Arena& host, View data) {
+  if (ops.in_host_memory()) {
+    stream.synchronize();
+    return data;
+  }
+  const View copy = host.allocate(data.dtype, data.shape);
+  ops.copy_out(stream, data, copy);
+  stream.synchronize();
+  return copy;
+}
+
+View on_device(const backend::Ops& ops, backend::Stream& stream, tensor::Arena& arena, View data) {
+  if (ops.in_host_memory()) return data;
+  const View copy = arena.allocate(data.dtype, data.shape);
+  ops.copy_in(stream, data, copy);
+  return copy;
+}
+
+}  // namespace fourfold::model

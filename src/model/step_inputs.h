@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstdint>
+
+#include "backend/ops.h"
+#include "base/result.h"
+
+namespace fourfold::model {
+
+/// What the rows of one step are, in the backend's memory.
+struct StepInputs {
+  backend::RowLayout rows;
+  tensor::View tokens;   ///< i32 [M]
+  tensor::View sampled;  ///< i32 [R], rows whose logits are wanted
+};
+
+/// Packs the inputs of one step after another into one buffer of the host and takes them to the
+/// backend in one copy.
+class StepPacker {
+ public:
+  struct Limits {
+    int64_t rows = 0;     ///< M, and R
+    int64_t entries = 0;  ///< of the block tables of all sequences of a step
+  };
+  static int64_t bytes(const Limits& limits);
+  static base::Result<StepPacker> create(const backend::Ops& ops, const Limits& limits);
+
+  /// In host memory, to be filled by the caller.
+  struct Fields {
+    tensor::View positions;     ///< i32 [M]
+    tensor::View sequences;     ///< i32 [M], index into block_tables
+    tensor::View block_tables;  ///< i32 [S, width]
+    tensor::View tokens;        ///< i32 [M]
+    tensor::View sampled;       ///< i32 [R]
+  };
+  /// What an earlier step holds is overwritten: its stream has to be synchronised.
+  Fields begin(int64_t rows, int64_t sequences, int64_t width, int64_t sampled);
+  /// The step begun, when its fields are filled. Valid until the next one begins.
+  StepInputs finish(backend::Stream& stream);
+
+ private:
+  StepPacker(const backend::Ops& ops, tensor::Buffer host, tensor::Buffer device)
+      : ops_(&ops), host_(std::move(host)), device_(std::move(device)) {}
+  tensor::View take(tensor::Shape shape);
+
+  const backend::Ops* ops_;
+  tensor::Buffer host_;
+  tensor::Buffer device_;  ///< empty where the backend's memory is the host's
+  int64_t used_ = 0;       ///< entries
+  Fields fields_;
+  backend::RowLayout host_rows_;
+};
+
+}  // namespace fourfold::model
