@@ -59,6 +59,9 @@ class ForwardingOps : public backend::Ops {
   void take_columns(backend::Stream& s, View x, int64_t begin, View out) const override {
     real_->take_columns(s, x, begin, out);
   }
+  void resolve_tokens(backend::Stream& stream, View tokens, View ring) const override {
+    real_->resolve_tokens(stream, tokens, ring);
+  }
   void argmax_rows(backend::Stream& s, View x, View out) const override {
     real_->argmax_rows(s, x, out);
   }

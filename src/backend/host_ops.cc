@@ -39,33 +39,6 @@ void check_layout(const RowLayout& rows, int64_t count) {
         rows.block_tables.shape.rank());
 }
 
-/// Adds the work of an attention; CHECKs the positions.
-void count_attention(OpCounters& counters, const RowLayout& rows, const KvLayer& cache,
-                     int64_t heads, int64_t window, int64_t kv_element_bytes) {
-  int64_t keys = 0;  // of all rows
-  int64_t read = 0;  // positions, once for each run of rows of a sequence
-  int64_t run_begin = 0;
-  int64_t run_end = 0;
-  int64_t run_sequence = -1;
-  for (int64_t row = 0; row < rows.positions.rows(); ++row) {
-    const int64_t position = rows.positions.i32()[row];
-    CHECK(position >= 0, "attention: position {}", position);
-    const int64_t begin = window_begin(position, window);
-    keys += position + 1 - begin;
-    if (rows.sequences.i32()[row] != run_sequence) {
-      read += run_end - run_begin;
-      run_sequence = rows.sequences.i32()[row];
-      run_begin = begin;
-      run_end = position + 1;
-    }
-    run_begin = std::min(run_begin, begin);
-    run_end = std::max(run_end, position + 1);
-  }
-  read += run_end - run_begin;
-  counters.attention_flops += 4 * keys * cache.head_dim * heads;
-  counters.bytes += 2 * read * cache.kv_heads * cache.head_dim * kv_element_bytes;
-}
-
 }  // namespace
 
 OpTimer::OpTimer(Stream& stream) : stream_(stream), begin_ns_(steady_ns()) {}
@@ -92,6 +65,17 @@ base::Result<WeightPtr> HostOps::load_vector(std::span<const float> values) cons
 base::Result<Peaks> HostOps::measure_peaks(Stream& stream, double seconds, int sharers) const {
   return backend::measure_peaks(pool_of(stream), seconds, sharers,
                                 [this](int64_t steps) { return compute_in_registers(steps); });
+}
+
+void HostOps::resolve_tokens(Stream& stream, View tokens, View ring) const {
+  OpTimer timer(stream);
+  const std::span<int32_t> values(tokens.i32(), static_cast<size_t>(tokens.shape.elements()));
+  for (int32_t& token : values) {
+    if (token >= 0) continue;
+    CHECK(-1 - token < ring.shape.elements(), "token {} of a ring of {}", -1 - token,
+          ring.shape.elements());
+    token = ring.i32()[-1 - token];
+  }
 }
 
 void HostOps::route(Stream& stream, View logits, const Weight* bias, const Routing& routing,
@@ -351,6 +335,32 @@ void check_kv_write(View keys, View values, const RowLayout& rows, const KvLayer
         "kv_write: [{}, {}, {}] into {} heads of {}", keys.rows(), keys.shape[1], keys.shape[2],
         cache.kv_heads, cache.head_dim);
   check_layout(rows, keys.rows());
+}
+
+void count_attention(OpCounters& counters, const RowLayout& rows, const KvLayer& cache,
+                     int64_t heads, int64_t window, int64_t kv_element_bytes) {
+  int64_t keys = 0;  // of all rows
+  int64_t read = 0;  // positions, once for each run of rows of a sequence
+  int64_t run_begin = 0;
+  int64_t run_end = 0;
+  int64_t run_sequence = -1;
+  for (int64_t row = 0; row < rows.positions.rows(); ++row) {
+    const int64_t position = rows.positions.i32()[row];
+    CHECK(position >= 0, "attention: position {}", position);
+    const int64_t begin = window_begin(position, window);
+    keys += position + 1 - begin;
+    if (rows.sequences.i32()[row] != run_sequence) {
+      read += run_end - run_begin;
+      run_sequence = rows.sequences.i32()[row];
+      run_begin = begin;
+      run_end = position + 1;
+    }
+    run_begin = std::min(run_begin, begin);
+    run_end = std::max(run_end, position + 1);
+  }
+  read += run_end - run_begin;
+  counters.attention_flops += 4 * keys * cache.head_dim * heads;
+  counters.bytes += 2 * read * cache.kv_heads * cache.head_dim * kv_element_bytes;
 }
 
 void check_attention(Stream& stream, View queries, const RowLayout& rows, const KvLayer& cache,

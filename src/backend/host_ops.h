@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <initializer_list>
 #include <memory>
 #include <span>
@@ -15,6 +16,12 @@ class HostStream final : public Stream {
  public:
   HostStream(int threads, std::span<const int> cpus) : pool(threads, cpus) {}
   void synchronize() override {}
+  int64_t mark() override { return 0; }
+  void wait(int64_t /*mark*/) override {}
+  void repeat(std::span<const int64_t> /*key*/, const RowLayout& /*rows*/,
+              const std::function<void()>& enqueue) override {
+    enqueue();
+  }
 
   ThreadPool pool;
 };
@@ -46,6 +53,7 @@ class HostOps : public Ops {
   base::Result<WeightPtr> load_vector(std::span<const float> values) const final;
   base::Result<Peaks> measure_peaks(Stream& stream, double seconds, int sharers) const final;
 
+  void resolve_tokens(Stream& stream, View tokens, View ring) const final;
   void route(Stream& stream, View logits, const Weight* bias, const Routing& routing, View experts,
              View weights) const final;
   void combine_slots(Stream& stream, View y, View weights, View out) const final;
@@ -97,6 +105,9 @@ void check_kv_write(View keys, View values, const RowLayout& rows, const KvLayer
 /// Also adds the work to the stream's counters.
 void check_attention(Stream& stream, View queries, const RowLayout& rows, const KvLayer& cache,
                      const Ops::AttentionParams& params, View out, DType out_dtype, DType kv_dtype);
+/// Adds the work of an attention; CHECKs the positions, which are in host memory.
+void count_attention(OpCounters& counters, const RowLayout& rows, const KvLayer& cache,
+                     int64_t heads, int64_t window, int64_t kv_element_bytes);
 void check_gated_activation(View gate, View up, View out, DType out_dtype);
 void check_copy(View from, View to);
 void check_join_columns(View parts, std::span<const int64_t> begins, View out);

@@ -39,6 +39,29 @@ struct Peaks {
   double read_bytes_s = 0;   ///< reading memory that no cache holds
 };
 
+/// Where the rows of a step are: part of the step's one packed input buffer. M rows, S sequences.
+struct RowLayout {
+  View positions;     ///< i32 [M], absolute
+  View sequences;     ///< i32 [M], index into block_tables
+  View block_tables;  ///< i32 [S, max_blocks]; entries past a sequence's blocks are not read
+  /// i32 [T, 2]: first row and number of rows, at most kTileRows, of one sequence at rising
+  /// positions. Every row is in one tile; tiles of a single row come first. What a device cuts
+  /// attention by; backends in host memory do not read it.
+  View tiles;
+  int64_t single_tiles = 0;  ///< tiles of one row
+  /// The same in the host's memory, where the backend's is another; it outlives the call.
+  const RowLayout* host = nullptr;
+  const RowLayout& on_host() const { return host == nullptr ? *this : *host; }
+};
+inline constexpr int64_t kTileRows = 16;
+
+/// The tiles of rows that belong to these sequences, two entries each, and how many are of one row.
+struct RowTiles {
+  std::vector<int32_t> entries;
+  int64_t single = 0;
+};
+RowTiles tiles_of(std::span<const int32_t> sequences);
+
 /// A queue of operators in order. On the CPU it is the rank's threads and an operator is done when
 /// the call returns; on a device it is a stream.
 class Stream {
@@ -46,6 +69,17 @@ class Stream {
   virtual ~Stream() = default;
   /// Returns when everything enqueued is done.
   virtual void synchronize() = 0;
+  /// Names what has been enqueued so far; wait() returns when that is done. Up to kMaxMarks marks
+  /// may be waited for, each once, in their order.
+  virtual int64_t mark() = 0;
+  virtual void wait(int64_t mark) = 0;
+  static constexpr int kMaxMarks = 8;
+
+  /// Does what `enqueue` enqueues. With the same `key` that is the same operators, views, weights
+  /// and shapes whenever it is called, all in the backend's memory, so that a device may keep them
+  /// and need not be told again; only what is in memory differs. `rows`: of its attentions.
+  virtual void repeat(std::span<const int64_t> key, const RowLayout& rows,
+                      const std::function<void()>& enqueue) = 0;
 
   OpCounters counters;
   base::Numerics numerics = base::Numerics::kInvariant;  ///< of the operators enqueued next
@@ -106,29 +140,6 @@ struct KvLayer {
   int64_t head_dim = 0;
 };
 
-/// Where the rows of a step are: part of the step's one packed input buffer. M rows, S sequences.
-struct RowLayout {
-  View positions;     ///< i32 [M], absolute
-  View sequences;     ///< i32 [M], index into block_tables
-  View block_tables;  ///< i32 [S, max_blocks]; entries past a sequence's blocks are not read
-  /// i32 [T, 2]: first row and number of rows, at most kTileRows, of one sequence at rising
-  /// positions. Every row is in one tile; tiles of a single row come first. What a device cuts
-  /// attention by; backends in host memory do not read it.
-  View tiles;
-  int64_t single_tiles = 0;  ///< tiles of one row
-  /// The same in the host's memory, where the backend's is another; it outlives the call.
-  const RowLayout* host = nullptr;
-  const RowLayout& on_host() const { return host == nullptr ? *this : *host; }
-};
-inline constexpr int64_t kTileRows = 16;
-
-/// The tiles of rows that belong to these sequences, two entries each, and how many are of one row.
-struct RowTiles {
-  std::vector<int32_t> entries;
-  int64_t single = 0;
-};
-RowTiles tiles_of(std::span<const int32_t> sequences);
-
 /// cos and sin of position * frequency, f32 [positions, head_dim / 2] each.
 struct RopeTable {
   View cos;
@@ -152,7 +163,9 @@ struct Routing {
   bool operator==(const Routing&) const = default;
 };
 
-/// The coarse operators of a decoder. M = rows of the step, H = hidden size.
+/// The coarse operators of a decoder. M = rows of the step, H = hidden size. Those that others are
+/// made of have that for their definition; a backend may do them at once, to the same bits in
+/// invariant numerics.
 ///
 /// Operators take views of the right shapes (CHECKed), allocate from the arena only and return
 /// nothing; zero rows are legal everywhere. With `activation` below the dtype of matmul inputs (f32
@@ -214,6 +227,9 @@ class Ops {
   virtual void embed(Stream& stream, const Weight& table, View tokens, int64_t first_token,
                      float scale, View out) const = 0;
 
+  /// tokens[m] = ring[-1 - tokens[m]] where it is negative. Both i32; tokens [M].
+  virtual void resolve_tokens(Stream& stream, View tokens, View ring) const = 0;
+
   /// out = x / sqrt(mean(x^2) + eps) * gain. x f32 [M, H]; out f32 or activation dtype [M, H]; may
   /// be x itself if f32.
   virtual void rms_norm(Stream& stream, View x, const Weight& gain, float eps, View out) const = 0;
@@ -260,6 +276,10 @@ class Ops {
   /// x += y. Both f32, same shape.
   virtual void add(Stream& stream, View x, View y) const = 0;
 
+  /// x += y, then out = the RMS norm of x in the activation dtype. x, y f32 [M, H].
+  virtual void add_norm(Stream& stream, View x, View y, const Weight& gain, float eps,
+                        View out) const;
+
   /// Optional RMS norm of each head (gain of head_dim; null: none), then rotary embedding, rotating
   /// pairs (i, i + head_dim/2), in place. x f32 [M, heads, head_dim]; positions i32 [M].
   virtual void norm_rope(Stream& stream, View x, const Weight* gain, float eps, View positions,
@@ -269,6 +289,15 @@ class Ops {
   /// [M, kv_heads, head_dim].
   virtual void kv_write(Stream& stream, View keys, View values, const RowLayout& rows,
                         const KvLayer& cache) const = 0;
+
+  struct HeadGains {
+    const Weight* queries = nullptr;  ///< null: no norm
+    const Weight* keys = nullptr;
+  };
+  /// norm_rope of queries and keys, then kv_write of keys and values.
+  virtual void rope_write(Stream& stream, View queries, View keys, View values,
+                          const HeadGains& gains, float eps, const RopeTable& rope,
+                          const RowLayout& rows, const KvLayer& cache) const;
 
   struct AttentionParams {
     float scale = 1.0F;  ///< of the scores
@@ -283,6 +312,11 @@ class Ops {
   /// out = act(gate) * up. gate, up f32 [M, F]; out activation dtype [M, F].
   virtual void gated_activation(Stream& stream, Activation activation, View gate, View up,
                                 View out) const = 0;
+
+  /// out = act(x gate^T) * (x up^T). x activation dtype [M, K]; gate, up [F, K], which are cut
+  /// alike; out activation dtype [M, F].
+  virtual void gated_matmul(Stream& stream, Arena& arena, View x, const Weight& gate,
+                            const Weight& up, Activation activation, View out) const;
 
   /// out[i] = x[indices[i]]. x [M, H] of any dtype; indices i32 [R]; out [R, H] of the same.
   virtual void gather_rows(Stream& stream, View x, View indices, View out) const = 0;

@@ -117,6 +117,24 @@ class StagedOps final : public Ops {
     Call call(*this, stream);
     device_->add(stream, call.out(x), call.in(y));
   }
+  void add_norm(Stream& stream, View x, View y, const Weight& gain, float eps,
+                View out) const override {
+    Call call(*this, stream);
+    device_->add_norm(stream, call.out(x), call.in(y), gain, eps, call.out(out));
+  }
+  void rope_write(Stream& stream, View queries, View keys, View values, const HeadGains& gains,
+                  float eps, const RopeTable& rope, const RowLayout& rows,
+                  const KvLayer& cache) const override {
+    Call call(*this, stream);
+    device_->rope_write(stream, call.out(queries), call.out(keys), call.in(values), gains, eps,
+                        {call.in(rope.cos), call.in(rope.sin)}, call.layout(rows),
+                        call.cache(cache));
+  }
+  void gated_matmul(Stream& stream, Arena& arena, View x, const Weight& gate, const Weight& up,
+                    Activation activation, View out) const override {
+    Call call(*this, stream);
+    device_->gated_matmul(stream, arena, call.in(x), gate, up, activation, call.out(out));
+  }
   void norm_rope(Stream& stream, View x, const Weight* gain, float eps, View positions,
                  const RopeTable& rope) const override {
     Call call(*this, stream);
@@ -151,6 +169,10 @@ class StagedOps final : public Ops {
   void take_columns(Stream& stream, View x, int64_t begin, View out) const override {
     Call call(*this, stream);
     device_->take_columns(stream, call.in(x), begin, call.out(out));
+  }
+  void resolve_tokens(Stream& stream, View tokens, View ring) const override {
+    Call call(*this, stream);
+    device_->resolve_tokens(stream, call.out(tokens), call.in(ring));
   }
   void argmax_rows(Stream& stream, View x, View out) const override {
     Call call(*this, stream);

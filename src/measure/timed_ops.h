@@ -102,6 +102,9 @@ class TimedOps final : public backend::Ops {
   void take_columns(Stream& stream, View x, int64_t begin, View out) const override {
     ops_.take_columns(stream, x, begin, out);
   }
+  void resolve_tokens(Stream& stream, View tokens, View ring) const override {
+    ops_.resolve_tokens(stream, tokens, ring);
+  }
   void argmax_rows(Stream& stream, View x, View out) const override {
     ops_.argmax_rows(stream, x, out);
   }

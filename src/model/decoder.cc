@@ -85,32 +85,51 @@ void Decoder::run_layers(backend::Stream& stream, StepMemory memory, const backe
                          std::span<const int64_t> replica_rows) {
   const int64_t alone = residual.rows();
   if (replica_rows.empty()) replica_rows = {&alone, 1};
+  const StepScope scope(memory);
+  Sum sum{residual};
+  const View attended = memory.arena.allocate(DType::kF32, residual.shape);
+  const View fed = memory.arena.allocate(DType::kF32, residual.shape);
   for (int layer = first_layer_; layer < end_layer_; ++layer) {
     if (residual.rows() > 0) {
       attention(stream, memory, rows, cache[static_cast<size_t>(layer - first_layer_)], layer,
-                residual);
+                attended, sum);
     }
-    feed_forward(stream, memory, layer, replica_rows, residual);
-    if (tap) tap(layer, residual);
+    feed_forward(stream, memory, layer, replica_rows, fed, sum);
+    if (tap) {
+      complete(stream, sum);
+      tap(layer, residual);
+    }
   }
+  complete(stream, sum);
+}
+
+void Decoder::complete(backend::Stream& stream, Sum& sum) {
+  if (sum.output) ops_.add(stream, sum.residual, *sum.output);
+  sum.output.reset();
+}
+
+void Decoder::norm(backend::Stream& stream, Sum& sum, ParamKind gain, int layer, View x) {
+  const backend::Weight& weight = weights_.get(gain, layer);
+  if (!sum.output) return ops_.rms_norm(stream, sum.residual, weight, spec_.norm_eps, x);
+  ops_.add_norm(stream, sum.residual, *sum.output, weight, spec_.norm_eps, x);
+  sum.output.reset();
 }
 
 void Decoder::attention(backend::Stream& stream, StepMemory memory, const backend::RowLayout& rows,
-                        const backend::KvLayer& cache, int layer, View residual) {
-  groups_.enter(comm::Operation::kAttention, layer, shown(residual));
+                        const backend::KvLayer& cache, int layer, View out, Sum& sum) {
+  groups_.enter(comm::Operation::kAttention, layer, shown(sum.residual));
   const StepScope scope(memory);
   tensor::Arena& arena = memory.arena;
   const AttentionSpec& spec = spec_.layers[static_cast<size_t>(layer)].attention;
   const int tp = groups_.mesh().config().tp;
   const int shard = groups_.coordinates().shard;
-  const int64_t m = residual.rows();
+  const int64_t m = out.rows();
   const int64_t heads = head_range(spec, tp, shard).size();
   const int64_t kv_heads = kv_head_range(spec, tp, shard).size();
   const int64_t d = spec.head_dim;
 
   const View x = arena.allocate(ops_.activation_dtype(), {m, spec_.hidden});
-  ops_.rms_norm(stream, residual, weights_.get(ParamKind::kAttentionNorm, layer), spec_.norm_eps,
-                x);
+  norm(stream, sum, ParamKind::kAttentionNorm, layer, x);
   const View q = arena.allocate(DType::kF32, {m, heads * d});
   const View k = arena.allocate(DType::kF32, {m, kv_heads * d});
   const View v = arena.allocate(DType::kF32, {m, kv_heads * d});
@@ -130,25 +149,20 @@ void Decoder::attention(backend::Stream& stream, StepMemory memory, const backen
 
   const View q_heads = q.reshape({m, heads, d});
   const View k_heads = k.reshape({m, kv_heads, d});
-  const backend::RopeTable& rope = ropes_[static_cast<size_t>(spec.rope)];
   const auto head_gain = [&](ParamKind kind) {
     return spec.qk_norm ? &weights_.get(kind, layer) : nullptr;
   };
-  ops_.norm_rope(stream, q_heads, head_gain(ParamKind::kQueryNorm), spec_.norm_eps, rows.positions,
-                 rope);
-  ops_.norm_rope(stream, k_heads, head_gain(ParamKind::kKeyNorm), spec_.norm_eps, rows.positions,
-                 rope);
-  ops_.kv_write(stream, k_heads, v.reshape({m, kv_heads, d}), rows, cache);
+  ops_.rope_write(stream, q_heads, k_heads, v.reshape({m, kv_heads, d}),
+                  {head_gain(ParamKind::kQueryNorm), head_gain(ParamKind::kKeyNorm)},
+                  spec_.norm_eps, ropes_[static_cast<size_t>(spec.rope)], rows, cache);
 
   const View attended = arena.allocate(ops_.activation_dtype(), {m, heads * d});
   ops_.attention(stream, arena, q_heads, rows, cache, {.scale = spec.scale, .window = spec.window},
                  attended);
-  const View partial = arena.allocate(DType::kF32, {m, spec_.hidden});
-  ops_.matmul(stream, arena, attended, {{weights_.get(ParamKind::kOutput, layer), partial}});
+  ops_.matmul(stream, arena, attended, {{weights_.get(ParamKind::kOutput, layer), out}});
   Collectives(ops_, stream, memory.host)
-      .all_reduce_sum(groups_.tensor(mesh::Role::kAttention), partial,
-                      comm::wire_of(stream.numerics));
-  add_output(stream, ParamKind::kPostAttentionNorm, layer, partial, residual);
+      .all_reduce_sum(groups_.tensor(mesh::Role::kAttention), out, comm::wire_of(stream.numerics));
+  add_output(stream, ParamKind::kPostAttentionNorm, layer, out, sum);
 }
 
 void Decoder::wide_norm(backend::Stream& stream, StepMemory memory, ParamKind gain, int layer,
@@ -174,24 +188,23 @@ void Decoder::wide_norm(backend::Stream& stream, StepMemory memory, ParamKind ga
 }
 
 void Decoder::feed_forward(backend::Stream& stream, StepMemory memory, int layer,
-                           std::span<const int64_t> replica_rows, View residual) {
+                           std::span<const int64_t> replica_rows, View out, Sum& sum) {
   const LayerSpec& spec = spec_.layers[static_cast<size_t>(layer)];
-  const int64_t m = residual.rows();
+  const int64_t m = out.rows();
   const bool has_experts = spec.experts.count > 0;
   if (m == 0 && !has_experts) return;  // with experts the other replicas wait for this one
-  groups_.enter(comm::Operation::kMlp, layer, shown(residual));
+  groups_.enter(comm::Operation::kMlp, layer, shown(sum.residual));
   const StepScope scope(memory);
   tensor::Arena& arena = memory.arena;
   const View x = arena.allocate(ops_.activation_dtype(), {m, spec_.hidden});
-  ops_.rms_norm(stream, residual, weights_.get(ParamKind::kMlpNorm, layer), spec_.norm_eps, x);
-  const View out = arena.allocate(DType::kF32, {m, spec_.hidden});
+  norm(stream, sum, ParamKind::kMlpNorm, layer, x);
   if (has_experts) experts_->run(stream, memory, layer, x, replica_rows, out);
   if (spec.mlp.intermediate > 0 && m > 0) {
     const View shared = has_experts ? arena.allocate(DType::kF32, {m, spec_.hidden}) : out;
     mlp(stream, memory, layer, x, shared);
     if (has_experts) ops_.add(stream, out, shared);
   }
-  add_output(stream, ParamKind::kPostMlpNorm, layer, out, residual);
+  add_output(stream, ParamKind::kPostMlpNorm, layer, out, sum);
 }
 
 void Decoder::mlp(backend::Stream& stream, StepMemory memory, int layer, View x, View out) {
@@ -201,11 +214,9 @@ void Decoder::mlp(backend::Stream& stream, StepMemory memory, int layer, View x,
   const int64_t m = x.rows();
   const backend::Weight& gate_weight = weights_.get(ParamKind::kGate, layer);
   const int64_t width = gate_weight.rows();
-  const View gate = arena.allocate(DType::kF32, {m, width});
-  const View up = arena.allocate(DType::kF32, {m, width});
-  ops_.matmul(stream, arena, x, {{gate_weight, gate}, {weights_.get(ParamKind::kUp, layer), up}});
   const View hidden = arena.allocate(ops_.activation_dtype(), {m, width});
-  ops_.gated_activation(stream, spec.activation, gate, up, hidden);
+  ops_.gated_matmul(stream, arena, x, gate_weight, weights_.get(ParamKind::kUp, layer),
+                    spec.activation, hidden);
   ops_.matmul(stream, arena, hidden, {{weights_.get(ParamKind::kDown, layer), out}});
   Collectives(ops_, stream, memory.host)
       .all_reduce_sum(groups_.tensor(mesh::Role::kMlp), out, comm::wire_of(stream.numerics));
@@ -217,11 +228,11 @@ void Decoder::mlp(backend::Stream& stream, StepMemory memory, int layer, View x,
 }
 
 void Decoder::add_output(backend::Stream& stream, ParamKind post_norm, int layer, View output,
-                         View residual) {
+                         Sum& sum) {
   if (const backend::Weight* gain = weights_.find(post_norm, layer)) {
     ops_.rms_norm(stream, output, *gain, spec_.norm_eps, output);
   }
-  ops_.add(stream, residual, output);
+  sum.output = output;
 }
 
 View Decoder::logits(backend::Stream& stream, StepMemory memory, View residual, View indices) {
@@ -278,13 +289,13 @@ int64_t Decoder::arena_bytes(const ModelSpec& spec, const backend::Ops& ops, con
     limits.head_dim = std::max(limits.head_dim, a.head_dim);
   }
   int64_t scratch = ops.scratch_bytes(threads, limits);
-  // Residual, normed input and partial sums; the head's copies of the logits.
-  int64_t layers = rows * (2 * spec.hidden + widest) * kF32;
+  // Normed input and the outputs of both parts of a layer; the head's copies of the logits.
+  int64_t layers = rows * (3 * spec.hidden + widest) * kF32;
   if (mesh.has_experts()) {
     const Experts::Plan plan = Experts::plan(spec, ops, mesh, exchange, rows);
     // Normed input and the sums of experts; beside these, experts or shared experts work.
     layers = std::max(layers + rows * spec.hidden * kF32,
-                      rows * 2 * spec.hidden * kF32 + plan.arena_bytes);
+                      rows * 3 * spec.hidden * kF32 + plan.arena_bytes);
     scratch = std::max(scratch, ops.scratch_bytes(threads, plan.limits));
   }
   const int64_t head =

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -73,22 +74,32 @@ class Decoder {
   Decoder(ModelSpec spec, const backend::Ops& ops, RankGroups& groups, Weights weights,
           ExchangeKind exchange);
   base::Status make_rope_tables(backend::Stream& stream, int64_t max_positions);
+  /// The residual, and the output of the last part of a layer that has not been added to it yet: it
+  /// is when the next part norms it.
+  struct Sum {
+    tensor::View residual;                    ///< f32 [M, H]
+    std::optional<tensor::View> output = {};  ///< f32 [M, H]
+  };
+  /// Adds what has not been added.
+  void complete(backend::Stream& stream, Sum& sum);
   /// The residual for whoever watches; nothing where the host cannot read it.
   std::span<float> shown(tensor::View residual) const;
   void attention(backend::Stream& stream, StepMemory memory, const backend::RowLayout& rows,
-                 const backend::KvLayer& cache, int layer, tensor::View residual);
+                 const backend::KvLayer& cache, int layer, tensor::View out, Sum& sum);
   using HeadRange = mesh::Range(const AttentionSpec& attention, int tp, int shard);
   /// RMS norm of a row's heads of all shards together; x f32 [M, own heads * head_dim] in place.
   void wide_norm(backend::Stream& stream, StepMemory memory, ParamKind gain, int layer,
                  HeadRange* range_of, tensor::View x);
   /// What comes after attention: experts, an MLP beside them, or an MLP alone.
   void feed_forward(backend::Stream& stream, StepMemory memory, int layer,
-                    std::span<const int64_t> replica_rows, tensor::View residual);
+                    std::span<const int64_t> replica_rows, tensor::View out, Sum& sum);
   /// x activation dtype [M, H], M > 0; out f32 [M, H], summed over the shards.
   void mlp(backend::Stream& stream, StepMemory memory, int layer, tensor::View x, tensor::View out);
-  /// residual += [norm] output.
+  /// x = norm(residual), in the activation dtype.
+  void norm(backend::Stream& stream, Sum& sum, ParamKind gain, int layer, tensor::View x);
+  /// Norms the output of a part of a layer, where the model does that, and leaves it to be added.
   void add_output(backend::Stream& stream, ParamKind post_norm, int layer, tensor::View output,
-                  tensor::View residual);
+                  Sum& sum);
 
   ModelSpec spec_;
   const backend::Ops& ops_;

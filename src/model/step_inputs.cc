@@ -12,8 +12,12 @@ int64_t StepPacker::bytes(const Limits& limits) {
   return (6 * limits.rows + limits.entries) * size_of(DType::kI32);
 }
 
-base::Result<StepPacker> StepPacker::create(const backend::Ops& ops, const Limits& limits) {
-  FF_ASSIGN(tensor::Buffer host, ops.allocate_host(bytes(limits)));
+base::Result<StepPacker> StepPacker::create(const backend::Ops& ops, const Limits& limits,
+                                            int steps) {
+  std::vector<tensor::Buffer> host(static_cast<size_t>(steps));
+  for (tensor::Buffer& buffer : host) {
+    FF_ASSIGN(buffer, ops.allocate_host(bytes(limits)));
+  }
   tensor::Buffer device;
   if (!ops.in_host_memory()) {
     FF_ASSIGN(device, ops.allocate(bytes(limits)));
@@ -24,14 +28,15 @@ base::Result<StepPacker> StepPacker::create(const backend::Ops& ops, const Limit
 View StepPacker::take(tensor::Shape shape) {
   const int64_t begin = used_;
   used_ += shape.elements();
-  CHECK(used_ * size_of(DType::kI32) <= host_.bytes(), "a step of {} numbers in {} bytes", used_,
-        host_.bytes());
-  return {static_cast<int32_t*>(host_.data()) + begin, DType::kI32, shape};
+  CHECK(used_ * size_of(DType::kI32) <= host().bytes(), "a step of {} numbers in {} bytes", used_,
+        host().bytes());
+  return {static_cast<int32_t*>(host().data()) + begin, DType::kI32, shape};
 }
 
 StepPacker::Fields StepPacker::begin(int64_t rows, int64_t sequences, int64_t width,
                                      int64_t sampled) {
   used_ = 0;
+  turn_ = (turn_ + 1) % host_.size();
   fields_.positions = take({rows});
   fields_.sequences = take({rows});
   fields_.block_tables = take({sequences, width});
@@ -53,11 +58,11 @@ StepInputs StepPacker::finish(backend::Stream& stream) {
   StepInputs in{.rows = host_rows_, .tokens = fields_.tokens, .sampled = fields_.sampled};
   if (ops_->in_host_memory()) return in;
 
-  ops_->copy_in(stream, {host_.data(), DType::kI32, {used_}},
+  ops_->copy_in(stream, {host().data(), DType::kI32, {used_}},
                 {device_.data(), DType::kI32, {used_}});
   const auto move = [this](View& view) {
     view.data = static_cast<std::byte*>(device_.data()) +
-                (static_cast<std::byte*>(view.data) - static_cast<std::byte*>(host_.data()));
+                (static_cast<std::byte*>(view.data) - static_cast<std::byte*>(host().data()));
   };
   for (View* view : {&in.rows.positions, &in.rows.sequences, &in.rows.block_tables, &in.rows.tiles,
                      &in.tokens, &in.sampled}) {

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
+#include <vector>
 
 #include "backend/ops.h"
 #include "base/result.h"
@@ -23,7 +25,9 @@ class StepPacker {
     int64_t entries = 0;  ///< of the block tables of all sequences of a step
   };
   static int64_t bytes(const Limits& limits);
-  static base::Result<StepPacker> create(const backend::Ops& ops, const Limits& limits);
+  /// The inputs of `steps` steps may be on their way to the backend at once.
+  static base::Result<StepPacker> create(const backend::Ops& ops, const Limits& limits,
+                                         int steps = 1);
 
   /// In host memory, to be filled by the caller.
   struct Fields {
@@ -33,18 +37,21 @@ class StepPacker {
     tensor::View tokens;        ///< i32 [M]
     tensor::View sampled;       ///< i32 [R]
   };
-  /// What an earlier step holds is overwritten: its stream has to be synchronised.
+  /// The host's fields of the last but `steps` are overwritten, and the backend's of the last when
+  /// this one is finished.
   Fields begin(int64_t rows, int64_t sequences, int64_t width, int64_t sampled);
   /// The step begun, when its fields are filled. Valid until the next one begins.
   StepInputs finish(backend::Stream& stream);
 
  private:
-  StepPacker(const backend::Ops& ops, tensor::Buffer host, tensor::Buffer device)
+  StepPacker(const backend::Ops& ops, std::vector<tensor::Buffer> host, tensor::Buffer device)
       : ops_(&ops), host_(std::move(host)), device_(std::move(device)) {}
   tensor::View take(tensor::Shape shape);
+  const tensor::Buffer& host() const { return host_[turn_]; }
 
   const backend::Ops* ops_;
-  tensor::Buffer host_;
+  std::vector<tensor::Buffer> host_;  ///< taken in turns
+  size_t turn_ = 0;
   tensor::Buffer device_;  ///< empty where the backend's memory is the host's
   int64_t used_ = 0;       ///< entries
   Fields fields_;

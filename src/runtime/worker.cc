@@ -3,8 +3,10 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <bit>
 #include <chrono>
 #include <deque>
+#include <map>
 #include <numeric>
 #include <optional>
 #include <span>
@@ -63,7 +65,9 @@ class StageWorker final : public Worker {
 
   base::Status load(const model::ModelSource& source);
 
-  StageReport run(const std::vector<StepBatch>& batches) override;
+  void begin(const std::vector<StepBatch>& batches) override;
+  StageReport finish() override;
+  int depth() const override { return runs_ahead_ ? 2 : 1; }
   bool reports() const override { return groups_->coordinates().shard == 0; }
   RankMemory memory() const override { return memory_; }
   base::Result<RankStats> stats(double peaks_s) override;
@@ -72,16 +76,22 @@ class StageWorker final : public Worker {
   base::Status allocate_cache();
   void apply_tables(const StepBatch& batch);
   model::StepInputs pack_inputs(const StepBatch& batch, const std::vector<SampledRow>& sampled);
-  void resolve_tokens(const StepBatch& batch, View tokens);
-  const std::vector<int32_t>& sampled_tokens(StepId step);
+  base::Status allocate_tokens();
+  void name_tokens(const StepBatch& batch, View tokens);
   void receive_tokens_until(StepId step);
-  void sample_rows(const StepBatch& batch, const std::vector<SampledRow>& sampled,
-                   const model::StepInputs& inputs, View residual, engine::StepOutput& output);
-  void sample_logits(const StepBatch& batch, const std::vector<SampledRow>& sampled, View logits,
-                     engine::StepOutput& output);
+  View tokens_of(StepId step, int64_t count) const;
+  void keep_tokens(StepId step, std::span<int32_t> tokens);
+  struct Begun;
+  void sample_rows(const StepBatch& batch, const std::vector<SampledRow>& sampled, View logits,
+                   Begun& begun);
+  void sample_on_host(const StepBatch& batch, const std::vector<SampledRow>& sampled, View logits,
+                      engine::StepOutput& output);
+  bool is_argmax(const StepBatch& batch, const std::vector<SampledRow>& sampled) const;
   model::Decoder::Tap make_tap(const StepBatch& batch, engine::StepOutput& output);
-  void run_rows(const StepBatch& batch, const std::vector<int64_t>& replica_rows,
-                engine::StepOutput& output);
+  void run_rows(const StepBatch& batch, const std::vector<int64_t>& replica_rows, Begun& begun);
+  View run_alone(const StepBatch& batch, const model::StepInputs& inputs, View residual,
+                 const model::Decoder::Tap& tap, const std::vector<int64_t>& replica_rows);
+  void embed(const model::StepInputs& inputs, View residual, const model::Decoder::Tap& tap);
   void run_layers(const model::StepInputs& inputs, View residual, const model::Decoder::Tap& tap,
                   const std::vector<int64_t>& replica_rows);
   void show_step(StepId step, int64_t rows);
@@ -109,14 +119,32 @@ class StageWorker final : public Worker {
   int64_t zero_row_steps_ = 0;
   int64_t rows_ = 0;
 
-  /// Tokens sampled in the latest steps, for rows named by (step, row). The first stage of several
-  /// gets them from the last one and receives them only when it has to.
-  struct Sampled {
+  /// Tokens sampled in the latest steps, for rows named by (step, row), in the backend's memory: a
+  /// part for each of the last ring_steps_.size() steps.
+  tensor::Buffer ring_;
+  std::vector<StepId> ring_steps_;
+  int64_t ring_width_ = 0;
+  /// Where a device samples while the host goes on: the tokens of the steps in progress.
+  tensor::Buffer host_tokens_;
+  /// The first stage of several gets the tokens from the last one, and receives them only when it
+  /// has to.
+  struct Expected {
     StepId step;
-    std::vector<int32_t> tokens;
-    bool received = false;
+    size_t count = 0;
   };
-  std::deque<Sampled> history_;
+  std::deque<Expected> expected_;
+
+  struct Begun {
+    StageReport report;
+    /// Where a device works on it: when it is done, and where its tokens come to.
+    std::optional<int64_t> mark;
+    View tokens;
+  };
+  std::deque<Begun> begun_;
+  /// True where steps are enqueued on a device and nothing in them waits for the host.
+  bool runs_ahead_ = false;
+  /// Logits of the steps that are repeated, by key.
+  std::map<std::vector<int64_t>, View> repeated_logits_;
 };
 
 std::vector<SampledRow> sampled_rows(const StepBatch& batch) {
@@ -149,7 +177,10 @@ base::Status StageWorker::load(const model::ModelSource& source) {
                 config_.limits.max_step_tokens,
                 std::min(config_.limits.slots, config_.limits.max_step_tokens))));
   host_arena_ = tensor::Arena(std::move(host_arena));
-  FF_ASSIGN(packer_, model::StepPacker::create(*ops_, packer_limits(config_.limits)));
+  runs_ahead_ = !ops_->in_host_memory() && groups_->mesh().world_size() == 1 &&
+                !groups_->mesh().has_experts();
+  FF_ASSIGN(packer_, model::StepPacker::create(*ops_, packer_limits(config_.limits), depth() + 1));
+  FF_TRY(allocate_tokens());
 
   memory_.weight_bytes = decoder_->weights().bytes();
   memory_.file_bytes_read = decoder_->weights().file_bytes_read();
@@ -184,6 +215,16 @@ base::Status StageWorker::allocate_cache() {
   return {};
 }
 
+base::Status StageWorker::allocate_tokens() {
+  const engine::ExecutorLimits& limits = config_.limits;
+  ring_steps_.assign(static_cast<size_t>(limits.depth) + 1, StepId(-1));
+  ring_width_ = std::min(limits.slots, limits.max_step_tokens);
+  const int64_t bytes = std::ssize(ring_steps_) * ring_width_ * size_of(DType::kI32);
+  FF_ASSIGN(ring_, ops_->allocate(bytes));
+  FF_ASSIGN(host_tokens_, ops_->allocate_host(bytes));
+  return {};
+}
+
 void StageWorker::apply_tables(const StepBatch& batch) {
   for (const engine::SlotStart& start : batch.starts) {
     slots_.at(static_cast<size_t>(start.slot.value)) = {Sampler(start), {}};
@@ -204,6 +245,13 @@ model::StepInputs StageWorker::pack_inputs(const StepBatch& batch,
     width = std::max(width,
                      base::ceil_div(chunk.position + chunk.num_tokens, config_.limits.block_size));
   }
+  if (runs_ahead_) {
+    // Few widths: a step of the same shape as one before need not be enqueued anew.
+    constexpr int64_t kLeastPositions = 1024;
+    const auto wanted = std::max(width, base::ceil_div(kLeastPositions, config_.limits.block_size));
+    width = std::min(static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(wanted))),
+                     base::ceil_div(config_.limits.max_positions, config_.limits.block_size));
+  }
   const model::StepPacker::Fields in = packer_->begin(m, s, width, std::ssize(sampled));
   int64_t row = 0;
   for (int64_t i = 0; i < s; ++i) {
@@ -221,41 +269,52 @@ model::StepInputs StageWorker::pack_inputs(const StepBatch& batch,
   }
   for (size_t i = 0; i < sampled.size(); ++i) in.sampled.i32()[i] = sampled[i].row;
   if (groups_->first_stage()) {
-    resolve_tokens(batch, in.tokens);
+    name_tokens(batch, in.tokens);
   } else {
     std::fill_n(in.tokens.i32(), m, 0);
   }
   return packer_->finish(*stream_);
 }
 
+/// Where the tokens of a step are in the ring.
+View StageWorker::tokens_of(StepId step, int64_t count) const {
+  const int64_t part = step.value % std::ssize(ring_steps_);
+  return {static_cast<int32_t*>(ring_.data()) + part * ring_width_, DType::kI32, {count}};
+}
+
+/// Puts tokens that the host has into the ring.
+void StageWorker::keep_tokens(StepId step, std::span<int32_t> tokens) {
+  const View from{tokens.data(), DType::kI32, {std::ssize(tokens)}};
+  ops_->copy_in(*stream_, from, tokens_of(step, std::ssize(tokens)));
+  stream_->synchronize();
+  ring_steps_[static_cast<size_t>(step.value) % ring_steps_.size()] = step;
+}
+
 void StageWorker::receive_tokens_until(StepId step) {
-  for (Sampled& entry : history_) {
-    if (entry.step > step) break;
-    if (entry.received) continue;
-    groups_->pipeline().recv(std::as_writable_bytes(std::span(entry.tokens)),
+  for (; !expected_.empty() && expected_.front().step <= step; expected_.pop_front()) {
+    std::vector<int32_t> tokens(expected_.front().count);
+    groups_->pipeline().recv(std::as_writable_bytes(std::span(tokens)),
                              groups_->mesh().config().pp - 1);
-    entry.received = true;
+    keep_tokens(expected_.front().step, tokens);
   }
 }
 
-const std::vector<int32_t>& StageWorker::sampled_tokens(StepId step) {
-  receive_tokens_until(step);
-  const auto it = std::find_if(history_.begin(), history_.end(),
-                               [step](const Sampled& entry) { return entry.step == step; });
-  CHECK(it != history_.end(), "a row names step {}, which is not among the last {}", step.value,
-        config_.limits.depth);
-  return it->tokens;
-}
-
-void StageWorker::resolve_tokens(const StepBatch& batch, View tokens) {
+/// Tokens that are not known here yet become places of the ring (Ops::resolve_tokens).
+void StageWorker::name_tokens(const StepBatch& batch, View tokens) {
   for (size_t i = 0; i < batch.tokens.size(); ++i) {
     const engine::TokenId token = batch.tokens[i];
     if (token >= 0) {
       tokens.i32()[i] = token;
-    } else {
-      const engine::SampledRef& ref = batch.refs[static_cast<size_t>(-1 - token)];
-      tokens.i32()[i] = sampled_tokens(ref.step)[static_cast<size_t>(ref.row)];
+      continue;
     }
+    const engine::SampledRef& ref = batch.refs[static_cast<size_t>(-1 - token)];
+    receive_tokens_until(ref.step);
+    const auto part = static_cast<size_t>(ref.step.value) % ring_steps_.size();
+    CHECK(ring_steps_[part] == ref.step && ref.row < ring_width_,
+          "a row names step {}, row {}, which is not among the last {} steps", ref.step.value,
+          ref.row, config_.limits.depth);
+    tokens.i32()[i] =
+        static_cast<int32_t>(-1 - (static_cast<int64_t>(part) * ring_width_ + ref.row));
   }
 }
 
@@ -271,58 +330,65 @@ model::Decoder::Tap StageWorker::make_tap(const StepBatch& batch, engine::StepOu
   };
 }
 
-/// Tokens for the rows of `logits`. The largest logit is found where the logits are; all else that
-/// sampling does is done on the host.
-void StageWorker::sample_logits(const StepBatch& batch, const std::vector<SampledRow>& sampled,
-                                View logits, engine::StepOutput& output) {
-  const model::StepMemory memory = step_memory();
-  const auto sampler = [&](const SampledRow& row) -> Sampler& {
-    return slots_[static_cast<size_t>(row.slot.value)].sampler;
-  };
-  const bool greedy = !batch.trace && std::all_of(sampled.begin(), sampled.end(), [&](auto& row) {
-    return sampler(row).is_argmax(row.next_position);
+bool StageWorker::is_argmax(const StepBatch& batch, const std::vector<SampledRow>& sampled) const {
+  return !batch.trace && std::all_of(sampled.begin(), sampled.end(), [this](const auto& row) {
+    return slots_[static_cast<size_t>(row.slot.value)].sampler.is_argmax(row.next_position);
   });
-  if (greedy) {
-    const View best = memory.arena.allocate(DType::kI32, {logits.rows()});
-    ops_->argmax_rows(*stream_, logits, best);
-    const View tokens = model::on_host(*ops_, *stream_, memory.host, best);
-    for (int64_t i = 0; i < tokens.rows(); ++i) {
-      output.sampled.push_back({SampledToken{.token = tokens.i32()[i]}});
-    }
-    return;
-  }
+}
+
+/// Chooses tokens for the rows of `logits`, with whatever the requests ask of them.
+void StageWorker::sample_on_host(const StepBatch& batch, const std::vector<SampledRow>& sampled,
+                                 View logits, engine::StepOutput& output) {
   const auto vocab = static_cast<size_t>(decoder_->spec().vocab);
-  const View values = model::on_host(*ops_, *stream_, memory.host, logits);
+  const View values = model::on_host(*ops_, *stream_, step_memory().host, logits);
   std::vector<uint64_t> hashes(sampled.size());
   if (batch.trace) ops_->hash_rows(*stream_, logits, hashes);
   stream_->synchronize();
   for (size_t i = 0; i < sampled.size(); ++i) {
     groups_->enter(comm::Operation::kSample);
-    SampledToken token =
-        sampler(sampled[i])
-            .sample(values.f32_span().subspan(i * vocab, vocab), sampled[i].next_position);
+    SampledToken token = slots_[static_cast<size_t>(sampled[i].slot.value)].sampler.sample(
+        values.f32_span().subspan(i * vocab, vocab), sampled[i].next_position);
     token.logits_hash = hashes[i];
     output.sampled.push_back({std::move(token)});
   }
 }
 
+/// The last stage's part after the logits, which every shard has. The largest logit is found where
+/// they are; all else is done on the host, by shard 0.
 void StageWorker::sample_rows(const StepBatch& batch, const std::vector<SampledRow>& sampled,
-                              const model::StepInputs& inputs, View residual,
-                              engine::StepOutput& output) {
-  const View logits = decoder_->logits(*stream_, step_memory(), residual, inputs.sampled);
+                              View logits, Begun& begun) {
+  const bool greedy = is_argmax(batch, sampled);
+  const View kept = tokens_of(batch.step, std::ssize(sampled));
+  engine::StepOutput& output = begun.report.output;
   std::vector<int32_t> tokens(sampled.size());
-  if (reports()) {
-    groups_->enter(comm::Operation::kSample);
-    sample_logits(batch, sampled, logits, output);
-    for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = output.sampled[i].front().token;
-  }
-  groups_->tensor(mesh::Role::kVocab)
-      .broadcast(std::as_writable_bytes(std::span(tokens)), /*root=*/0);
-  if (groups_->first_stage()) {
-    history_.push_back({batch.step, std::move(tokens), /*received=*/true});
+  groups_->enter(comm::Operation::kSample);
+  if (greedy) {
+    ops_->argmax_rows(*stream_, logits, kept);
+    ring_steps_[static_cast<size_t>(batch.step.value) % ring_steps_.size()] = batch.step;
+    if (runs_ahead_) {
+      begun.tokens = kept;
+      begun.tokens.data =
+          static_cast<std::byte*>(host_tokens_.data()) +
+          (static_cast<std::byte*>(kept.data) - static_cast<std::byte*>(ring_.data()));
+      ops_->copy_out(*stream_, kept, begun.tokens);
+      begun.mark = stream_->mark();
+      return;
+    }
+    ops_->copy_out(*stream_, kept, {tokens.data(), DType::kI32, kept.shape});
+    stream_->synchronize();
+    if (reports()) {
+      for (const int32_t token : tokens) output.sampled.push_back({SampledToken{.token = token}});
+    }
   } else {
-    groups_->pipeline().send(std::as_bytes(std::span(tokens)), /*to=*/0);
+    if (reports()) {
+      sample_on_host(batch, sampled, logits, output);
+      for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = output.sampled[i].front().token;
+    }
+    groups_->tensor(mesh::Role::kVocab)
+        .broadcast(std::as_writable_bytes(std::span(tokens)), /*root=*/0);
+    keep_tokens(batch.step, tokens);
   }
+  if (!groups_->first_stage()) groups_->pipeline().send(std::as_bytes(std::span(tokens)), /*to=*/0);
 }
 
 /// Shows which step this is and what one of its layers will take. `rows`: of all replicas, as their
@@ -345,12 +411,13 @@ void StageWorker::run_layers(const model::StepInputs& inputs, View residual,
   layer_times_.add(rows, (clock.now_ns() - begin) / std::ssize(cache_));
 }
 
-StageReport StageWorker::run(const std::vector<StepBatch>& batches) {
+void StageWorker::begin(const std::vector<StepBatch>& batches) {
   const mesh::Coordinates at = groups_->coordinates();
   const StepBatch& batch = batches.at(static_cast<size_t>(at.replica));
   base::set_check_context(fmt::format("rank {} (stage {}, shard {}), step {}", groups_->rank(),
                                       at.stage, at.shard, batch.step.value));
-  StageReport report{.step = batch.step, .stage = at.stage, .output = {}};
+  Begun& begun = begun_.emplace_back();
+  begun.report = {.step = batch.step, .stage = at.stage, .output = {}};
   apply_tables(batch);
   std::vector<int64_t> replica_rows;
   int64_t all_rows = 0;
@@ -364,7 +431,7 @@ StageReport StageWorker::run(const std::vector<StepBatch>& batches) {
   ++steps_;
   rows_ += m;
   show_step(batch.step, all_rows);
-  if (busy == nullptr) return report;
+  if (busy == nullptr) return;
 
   // A batch without rows says nothing of its own about the step.
   stream_->numerics = busy->numerics;
@@ -372,36 +439,51 @@ StageReport StageWorker::run(const std::vector<StepBatch>& batches) {
   arena_.reset();
   host_arena_.reset();
   if (m > 0) {
-    run_rows(batch, replica_rows, report.output);
+    run_rows(batch, replica_rows, begun);
   } else {
     ++zero_row_steps_;
     const View no_rows = arena_.allocate(DType::kF32, {0, decoder_->spec().hidden});
     run_layers({}, no_rows, nullptr, replica_rows);
   }
-  return report;
+}
+
+StageReport StageWorker::finish() {
+  Begun begun = std::move(begun_.front());
+  begun_.pop_front();
+  if (begun.mark) {
+    stream_->wait(*begun.mark);
+    groups_->enter(comm::Operation::kSample);
+    for (int64_t i = 0; i < begun.tokens.rows(); ++i) {
+      begun.report.output.sampled.push_back({SampledToken{.token = begun.tokens.i32()[i]}});
+    }
+  }
+  return std::move(begun.report);
 }
 
 /// The step of a replica that has rows.
 void StageWorker::run_rows(const StepBatch& batch, const std::vector<int64_t>& replica_rows,
-                           engine::StepOutput& output) {
+                           Begun& begun) {
   // Steps that old are finished everywhere, so taking their tokens does not wait; leaving them
   // would let them pile up in the transport.
-  const StepId finished(batch.step.value - config_.limits.depth);
-  if (groups_->first_stage()) receive_tokens_until(finished);
-  while (!history_.empty() && history_.front().step < finished) history_.pop_front();
-
+  if (groups_->first_stage()) {
+    receive_tokens_until(StepId(batch.step.value - config_.limits.depth));
+  }
   const int stage = groups_->coordinates().stage;
   const std::vector<SampledRow> sampled = sampled_rows(batch);
   const model::StepInputs inputs = pack_inputs(batch, sampled);
   const View residual =
       arena_.allocate(DType::kF32, {std::ssize(batch.tokens), decoder_->spec().hidden});
-  const model::Decoder::Tap tap = make_tap(batch, output);
+  const model::Decoder::Tap tap = make_tap(batch, begun.report.output);
+  if (groups_->mesh().config().pp == 1) {
+    const View logits = run_alone(batch, inputs, residual, tap, replica_rows);
+    if (!sampled.empty()) sample_rows(batch, sampled, logits, begun);
+    return;
+  }
+
   const model::Collectives collectives(*ops_, *stream_, step_memory().host);
   const comm::Wire wire = comm::wire_of(batch.numerics);
-
   if (groups_->first_stage()) {
-    decoder_->embed(*stream_, step_memory(), inputs.tokens, residual);
-    if (tap) tap(-1, residual);
+    embed(inputs, residual, tap);
   } else {
     collectives.recv(groups_->pipeline(), residual, stage - 1, wire);
   }
@@ -409,11 +491,45 @@ void StageWorker::run_rows(const StepBatch& batch, const std::vector<int64_t>& r
   if (!groups_->last_stage()) {
     collectives.send(groups_->pipeline(), residual, stage + 1, wire);
     if (groups_->first_stage() && !sampled.empty()) {
-      history_.push_back({batch.step, std::vector<int32_t>(sampled.size()), /*received=*/false});
+      expected_.push_back({batch.step, sampled.size()});
     }
   } else if (!sampled.empty()) {
-    sample_rows(batch, sampled, inputs, residual, output);
+    sample_rows(batch, sampled, decoder_->logits(*stream_, step_memory(), residual, inputs.sampled),
+                begun);
   }
+}
+
+void StageWorker::embed(const model::StepInputs& inputs, View residual,
+                        const model::Decoder::Tap& tap) {
+  const View ring{ring_.data(), DType::kI32, {std::ssize(ring_steps_) * ring_width_}};
+  ops_->resolve_tokens(*stream_, inputs.tokens, ring);
+  decoder_->embed(*stream_, step_memory(), inputs.tokens, residual);
+  if (tap) tap(-1, residual);
+}
+
+/// The whole model of a group of one stage, up to the logits.
+View StageWorker::run_alone(const StepBatch& batch, const model::StepInputs& inputs, View residual,
+                            const model::Decoder::Tap& tap,
+                            const std::vector<int64_t>& replica_rows) {
+  View logits;
+  const auto run = [&] {
+    embed(inputs, residual, tap);
+    run_layers(inputs, residual, tap, replica_rows);
+    if (inputs.sampled.rows() > 0) {
+      logits = decoder_->logits(*stream_, step_memory(), residual, inputs.sampled);
+    }
+  };
+  const bool decodes = batch.tokens.size() == batch.chunks.size();
+  if (!runs_ahead_ || !decodes || tap) {
+    run();
+    return logits;
+  }
+  // What the operators of a decode step are depends on this alone: the arena is used alike by each.
+  const std::vector<int64_t> key = {static_cast<int64_t>(batch.numerics), inputs.tokens.rows(),
+                                    inputs.sampled.rows(), inputs.rows.block_tables.shape[1]};
+  stream_->repeat(key, inputs.rows, run);
+  const auto known = repeated_logits_.try_emplace(key, logits);
+  return known.first->second;
 }
 
 base::Result<RankStats> StageWorker::stats(double peaks_s) {

@@ -101,16 +101,21 @@ class Worker {
                                                       std::shared_ptr<const backend::Ops> ops,
                                                       std::unique_ptr<comm::Communicator> group);
 
-  /// Executes one step, one batch per replica of the block. All ranks of the group run the same
+  /// Begins one step, one batch per replica of the block. All ranks of the group begin the same
   /// steps in the same order. A replica without rows serves the experts of the others; without any
   /// row nothing runs. Throws comm::CommAborted if the group is gone.
-  virtual StageReport run(const std::vector<engine::StepBatch>& batches) = 0;
+  virtual void begin(const std::vector<engine::StepBatch>& batches) = 0;
+  /// The report of the oldest step that was begun and not finished, when it is done.
+  virtual StageReport finish() = 0;
+  /// Steps that may be begun before the oldest of them is finished: 1 where begin() does the work,
+  /// more where a device does it meanwhile.
+  virtual int depth() const { return 1; }
 
-  /// True where run()'s report has to reach the front: shard 0 of each stage.
+  /// True where finish()'s report has to reach the front: shard 0 of each stage.
   virtual bool reports() const = 0;
   virtual RankMemory memory() const = 0;
-  /// With `peaks_s` > 0 it measures the peaks for so many seconds first. Errors: those of
-  /// Ops::measure_peaks.
+  /// Of all steps, which are finished. With `peaks_s` > 0 it measures the peaks for so many seconds
+  /// first. Errors: those of Ops::measure_peaks.
   virtual base::Result<RankStats> stats(double peaks_s) = 0;
 };
 

@@ -93,6 +93,8 @@ __device__ void attend(const AttentionArgs& a, const Work& work, uint16_t* share
   const auto head_of = [&](int query) {
     return work.head * work.per_head + (work.first_query + query) % work.per_head;
   };
+  wait_for_inputs();
+  let_next_start();
   for (int i = thread; i < L::kQueries * 16 * kDepth; i += kThreads) {
     const int query = i / (16 * kDepth);
     const int column = i % (16 * kDepth);
@@ -331,7 +333,10 @@ __global__ void __launch_bounds__(kThreads)
   const int most = 8 * kQueryTiles;
   const int first_query = static_cast<int>(blockIdx.y) % query_groups * most;
   const int queries = min(most, rows * per_head - first_query);
-  if (queries <= 0) return;
+  if (queries <= 0) {
+    wait_for_inputs();
+    return;
+  }
   const int begin = a.window > 0 ? max(0, a.positions[first_row] - a.window + 1) / kPiece : 0;
   const int end = a.positions[first_row + rows - 1] / kPiece + 1;
   Work work{.first_row = first_row,
@@ -345,37 +350,72 @@ __global__ void __launch_bounds__(kThreads)
             .apart = apart};
   if (apart) {
     const int piece = static_cast<int>(blockIdx.z);
-    if (piece < begin || piece >= end) return;
+    if (piece < begin || piece >= end) {
+      wait_for_inputs();  // whoever waits for this kernel waits for those before it, too
+      return;
+    }
     work.first_piece = piece;
     work.end_piece = piece + 1;
   }
   attend<kDepth, kQueryTiles>(a, work, shared);
 }
 
-/// Merges the pieces of the row of each single-row tile; a warp takes one head.
+/// Merges the pieces of the row of each single-row tile; a warp takes one head. Pieces are read
+/// some at a time, so that their loads overlap, and merged one by one.
 __global__ void __launch_bounds__(kThreads) merge_kernel(const __grid_constant__ AttentionArgs a) {
   const int64_t item = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
-  if (item >= static_cast<int64_t>(a.single_tiles) * a.heads) return;
+  const bool works = item < static_cast<int64_t>(a.single_tiles) * a.heads;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int row = a.tiles[2 * (item / a.heads)];
+  const int row = works ? a.tiles[2 * (item / a.heads)] : 0;
+  const int position = a.positions[row];
+  wait_for_inputs();
+  let_next_start();
+  if (!works) return;
   const int head = static_cast<int>(item % a.heads);
   const int d = a.cache.head_dim;
-  const int position = a.positions[row];
   const int begin = a.window > 0 ? max(0, position - a.window + 1) / kPiece : 0;
   const int end = position / kPiece + 1;
   constexpr int kColumns = 256 / 32;
+  constexpr int kAtOnce = 8;
+  const int columns = (d + 31) / 32;
   float run[kColumns] = {};
   float max = kMinusInfinity;
   float sum = 0;
-  for (int piece = begin; piece < end; ++piece) {
-    const float* from = a.partials + (item * a.pieces + piece) * (d + 2);
-    const Merge factors = merge_factors(max, from[0]);
-    max = fmaxf(max, from[0]);
-    sum = merged(sum, from[1], factors);
+  const float* from = a.partials + item * a.pieces * (d + 2);
+  for (int first = begin; first < end; first += kAtOnce) {
+    float maxima[kAtOnce];
+    float totals[kAtOnce];
+    float old_factors[kAtOnce];
+    float new_factors[kAtOnce];
+#pragma unroll
+    for (int p = 0; p < kAtOnce; ++p) {
+      const int piece = min(first + p, end - 1);
+      maxima[p] = from[piece * (d + 2)];
+      totals[p] = from[piece * (d + 2) + 1];
+    }
+#pragma unroll
+    for (int p = 0; p < kAtOnce; ++p) {
+      if (first + p >= end) break;
+      const Merge factors = merge_factors(max, maxima[p]);
+      max = fmaxf(max, maxima[p]);
+      sum = merged(sum, totals[p], factors);
+      old_factors[p] = factors.old_factor;
+      new_factors[p] = factors.new_factor;
+    }
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
-      const int column = c * 32 + lane;
-      if (column < d) run[c] = merged(run[c], from[2 + column], factors);
+      if (c >= columns) break;
+      const int column = min(c * 32 + lane, d - 1);
+      float values[kAtOnce];
+#pragma unroll
+      for (int p = 0; p < kAtOnce; ++p) {
+        values[p] = from[min(first + p, end - 1) * (d + 2) + 2 + column];
+      }
+#pragma unroll
+      for (int p = 0; p < kAtOnce; ++p) {
+        if (first + p >= end) break;
+        run[c] = merged(run[c], values[p], {old_factors[p], new_factors[p]});
+      }
     }
   }
   uint16_t* out = a.out + (static_cast<int64_t>(row) * a.heads + head) * d;
@@ -399,8 +439,7 @@ cudaError_t launch(cudaStream_t stream, const AttentionArgs& a, int first_tile, 
   const int groups = (most_rows * per_head + L::kQueries - 1) / L::kQueries;
   const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(a.cache.kv_heads * groups),
                   apart ? static_cast<unsigned>(a.pieces) : 1U);
-  kernel<<<grid, kThreads, L::kBytes, stream>>>(a, first_tile, groups, apart);
-  return cudaGetLastError();
+  return launch_early(kernel, grid, kThreads, L::kBytes, stream, a, first_tile, groups, apart);
 }
 
 template <int kDepth>
@@ -415,9 +454,10 @@ cudaError_t attention_of(cudaStream_t stream, const AttentionArgs& a) {
     if (status != cudaSuccess) return status;
     if (apart) {
       const int64_t items = static_cast<int64_t>(a.single_tiles) * a.heads;
-      merge_kernel<<<static_cast<unsigned>((items + kWarps - 1) / kWarps), kThreads, 0, stream>>>(
-          a);
-      if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) return error;
+      const cudaError_t merging =
+          launch_early(merge_kernel, static_cast<unsigned>((items + kWarps - 1) / kWarps), kThreads,
+                       0, stream, a);
+      if (merging != cudaSuccess) return merging;
     }
   }
   if (a.all_tiles == a.single_tiles) return cudaSuccess;

@@ -25,9 +25,6 @@
 namespace fourfold::backend::cuda {
 namespace {
 
-/// Rows up to which fast numerics take the own kernel, too: it reads weights quicker than cuBLASLt
-/// (bench/results).
-constexpr int64_t kFewRows = 16;
 /// Memory for the pieces of attention that are computed apart. Where it is too small, blocks go
 /// over the pieces one by one: the same bits, fewer blocks at work.
 constexpr int64_t kMostPartialBytes = int64_t{256} << 20;
@@ -125,9 +122,7 @@ int64_t CudaOps::scratch_bytes(int /*threads*/, const Limits& limits) const {
   return std::min(kMostPartialBytes, limits.rows * limits.heads * (kLongest / kPiece) * piece);
 }
 
-int64_t CudaOps::matrix_bytes(const MatrixShape& shape) const {
-  return device_matrix_bytes(shape);
-}
+int64_t CudaOps::matrix_bytes(const MatrixShape& shape) const { return device_matrix_bytes(shape); }
 
 base::Result<Peaks> CudaOps::measure_peaks(Stream& stream, double seconds, int sharers) const {
   // Larger than any cache, whatever the sharers take at the same time.
@@ -190,6 +185,11 @@ void CudaOps::embed(Stream& stream, const Weight& table, View tokens, int64_t fi
         "embedding");
 }
 
+void CudaOps::resolve_tokens(Stream& stream, View tokens, View ring) const {
+  check(cuda::resolve_tokens(stream_of(stream).begin(), tokens.i32(), ring.i32(), tokens.rows()),
+        "resolving tokens");
+}
+
 void CudaOps::rms_norm(Stream& stream, View x, const Weight& gain, float eps, View out) const {
   check_rms_norm(x, out, activation_dtype());
   const bool wide = out.dtype == DType::kF32;
@@ -210,7 +210,7 @@ void CudaOps::matmul(Stream& stream, Arena& /*arena*/, View x,
   }
   if (x.rows() == 0) return;
   const DeviceMatrix& first = device_matrix(targets.begin()->weight);
-  if (stream.numerics == base::Numerics::kFast && x.rows() > kFewRows && first.plain() &&
+  if (stream.numerics == base::Numerics::kFast && x.rows() > kMostStreamedRows && first.plain() &&
       first.columns() % 8 == 0 && cuda.cublas != nullptr) {
     bool ran = true;
     for (const MatmulTarget& target : targets) {
@@ -312,6 +312,63 @@ void CudaOps::add(Stream& stream, View x, View y) const {
   check(cuda::add(stream_of(stream).begin(), x.f32(), y.f32(), x.shape.elements()), "adding rows");
 }
 
+void CudaOps::add_norm(Stream& stream, View x, View y, const Weight& gain, float eps,
+                       View out) const {
+  check_rms_norm(x, out, activation_dtype());
+  CHECK(x.shape == y.shape && out.dtype == DType::kBF16, "add_norm: {} and {} elements -> {}",
+        x.shape.elements(), y.shape.elements(), name_of(out.dtype));
+  check(cuda::add_norm(stream_of(stream).begin(), x.f32(), y.f32(), device_vector(gain, x.shape[1]),
+                       eps, x.rows(), x.shape[1], bits_of(out)),
+        "adding and norming rows");
+}
+
+void CudaOps::rope_write(Stream& stream, View queries, View keys, View values,
+                         const HeadGains& gains, float eps, const RopeTable& rope,
+                         const RowLayout& rows, const KvLayer& cache) const {
+  check_norm_rope_shapes(queries, rows.positions, rope);
+  check_norm_rope_shapes(keys, rows.positions, rope);
+  check_kv_write(keys, values, rows, cache);
+  const auto gain_of = [&](const Weight* gain) {
+    return gain == nullptr ? nullptr : device_vector(*gain, cache.head_dim);
+  };
+  check(cuda::rope_write(stream_of(stream).begin(), {.queries = queries.f32(),
+                                                     .keys = keys.f32(),
+                                                     .values = values.f32(),
+                                                     .query_gain = gain_of(gains.queries),
+                                                     .key_gain = gain_of(gains.keys),
+                                                     .eps = eps,
+                                                     .positions = rows.positions.i32(),
+                                                     .sequences = rows.sequences.i32(),
+                                                     .cos = rope.cos.f32(),
+                                                     .sin = rope.sin.f32(),
+                                                     .rows = queries.rows(),
+                                                     .heads = queries.shape[1],
+                                                     .cache = cache_args(rows, cache)}),
+        "rotating heads and writing the cache");
+}
+
+void CudaOps::gated_matmul(Stream& stream, Arena& arena, View x, const Weight& gate,
+                           const Weight& up, Activation activation, View out) const {
+  const DeviceMatrix& first = device_matrix(gate);
+  const DeviceMatrix& second = device_matrix(up);
+  MatmulArgs args = matmul_args(x, first, stream.numerics);
+  if (x.rows() == 0 || !streams(args) || first.rows() != second.rows()) {
+    return Ops::gated_matmul(stream, arena, x, gate, up, activation, out);
+  }
+  CHECK(out.dtype == DType::kBF16, "gated_matmul: out is {}", name_of(out.dtype));
+  const View one{nullptr, DType::kF32, out.shape};  // what matmul would give
+  check_matmul(stream, x, activation_dtype(), gate, one);
+  check_matmul(stream, x, activation_dtype(), up, one);
+  CHECK(first.slices.x_ends == second.slices.x_ends, "gated_matmul: matrices of different slices");
+  const auto n = static_cast<int32_t>(first.rows());
+  args.targets = 2;
+  args.target[0] = {first.data(), nullptr, n};
+  args.target[1] = {second.data(), nullptr, n};
+  args.hidden = bits_of(out);
+  args.gelu_tanh = activation == Activation::kGeluTanh;
+  check(cuda::matmul(stream_of(stream).begin(), args), "multiplying matrices");
+}
+
 void CudaOps::norm_rope(Stream& stream, View x, const Weight* gain, float eps, View positions,
                         const RopeTable& rope) const {
   check_norm_rope_shapes(x, positions, rope);
@@ -336,6 +393,7 @@ void CudaOps::attention(Stream& stream, Arena& arena, View queries, const RowLay
   CHECK(cache.head_dim <= 256, "attention: heads of {}, at most 256", cache.head_dim);
   const int64_t heads = queries.shape[1];
   const int64_t mark = arena.mark();
+  stream_of(stream).note_attention(cache, heads, params.window);
   AttentionArgs args{.queries = queries.f32(),
                      .positions = rows.positions.i32(),
                      .sequences = rows.sequences.i32(),

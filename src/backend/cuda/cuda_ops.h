@@ -33,6 +33,7 @@ class CudaOps final : public Ops {
 
   void embed(Stream& stream, const Weight& table, View tokens, int64_t first_token, float scale,
              View out) const override;
+  void resolve_tokens(Stream& stream, View tokens, View ring) const override;
   void rms_norm(Stream& stream, View x, const Weight& gain, float eps, View out) const override;
   void matmul(Stream& stream, Arena& arena, View x,
               std::initializer_list<MatmulTarget> targets) const override;
@@ -45,6 +46,13 @@ class CudaOps final : public Ops {
   void add_bias(Stream& stream, View x, const Weight& bias) const override;
   void gate_rows(Stream& stream, View x, View gate) const override;
   void add(Stream& stream, View x, View y) const override;
+  void add_norm(Stream& stream, View x, View y, const Weight& gain, float eps,
+                View out) const override;
+  void rope_write(Stream& stream, View queries, View keys, View values, const HeadGains& gains,
+                  float eps, const RopeTable& rope, const RowLayout& rows,
+                  const KvLayer& cache) const override;
+  void gated_matmul(Stream& stream, Arena& arena, View x, const Weight& gate, const Weight& up,
+                    Activation activation, View out) const override;
   void norm_rope(Stream& stream, View x, const Weight* gain, float eps, View positions,
                  const RopeTable& rope) const override;
   void kv_write(Stream& stream, View keys, View values, const RowLayout& rows,

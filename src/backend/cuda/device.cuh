@@ -4,16 +4,53 @@
 // multiply-add is one only where __fmaf_rn stands.
 
 #include <cuda_bf16.h>
+#include <cuda_runtime.h>
 
 #include <cstdint>
+#include <utility>
 
 namespace fourfold::backend::cuda {
+
+/// Launches a kernel that may start while the one before it ends, so it must call wait_for_inputs
+/// before it reads or writes anything that others touch.
+template <typename... Parameters, typename... Arguments>
+cudaError_t launch_early(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared_bytes,
+                         cudaStream_t stream, Arguments&&... arguments) {
+  cudaLaunchAttribute early{};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = &early;
+  config.numAttrs = 1;
+  return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
+}
+
+/// Returns when the kernels before this one are done.
+__device__ inline void wait_for_inputs() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+/// The next kernel may start when every block got here.
+__device__ inline void let_next_start() { asm volatile("griddepcontrol.launch_dependents;"); }
 
 __device__ inline uint16_t to_bf16_bits(float x) {
   return __bfloat16_as_ushort(__float2bfloat16_rn(x));
 }
 __device__ inline float from_bf16_bits(uint16_t bits) {
   return __uint_as_float(static_cast<uint32_t>(bits) << 16);
+}
+
+/// act(gate) * up with SiLU or the tanh form of GELU.
+template <bool kGelu>
+__device__ inline float gated(float gate, float up) {
+  float exponent = -gate;
+  if (kGelu) {
+    const float cube = __fmul_rn(__fmul_rn(gate, gate), gate);
+    const float u = __fmul_rn(0.7978845608028654F, __fmaf_rn(0.044715F, cube, gate));
+    exponent = __fmul_rn(-2.0F, u);
+  }
+  return __fmul_rn(__fdiv_rn(gate, __fadd_rn(1.0F, expf(exponent))), up);
 }
 
 /// c += a b for a 16 x 16, b 16 x 8, as the tensor core adds them.

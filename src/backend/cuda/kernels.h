@@ -38,8 +38,15 @@ struct MatmulArgs {
   Slices slices;
   int32_t targets = 0;
   std::array<Target, kMaxTargets> target{};
+  /// Of two targets of the same n instead: hidden[m][n] = act(first) * second, bf16.
+  uint16_t* hidden = nullptr;
+  bool gelu_tanh = false;
 };
 cudaError_t matmul(cudaStream_t stream, const MatmulArgs& args);
+/// Up to so many rows weights are streamed, if x and the slices allow reads of 16 bytes. Only then
+/// may `hidden` be given.
+inline constexpr int kMostStreamedRows = 32;
+bool streams(const MatmulArgs& args);
 
 /// A paged cache of one layer, [blocks][kv_heads][block_size][head_dim].
 struct CacheArgs {
@@ -79,15 +86,37 @@ cudaError_t attention(cudaStream_t stream, const AttentionArgs& args);
 cudaError_t embed(cudaStream_t stream, const uint16_t* table, const Slices& slices,
                   int64_t table_rows, const int32_t* tokens, int64_t first_token, float scale,
                   int64_t rows, int64_t width, float* out);
+cudaError_t resolve_tokens(cudaStream_t stream, int32_t* tokens, const int32_t* ring, int64_t rows);
 /// out f32 or, if that is null, bf16.
 cudaError_t rms_norm(cudaStream_t stream, const float* x, const float* gain, float eps,
                      int64_t rows, int64_t width, float* out_f32, uint16_t* out_bf16);
+/// x += y, and out = its norm.
+cudaError_t add_norm(cudaStream_t stream, float* x, const float* y, const float* gain, float eps,
+                     int64_t rows, int64_t width, uint16_t* out);
 cudaError_t norm_rope(cudaStream_t stream, float* x, const float* gain, float eps,
                       const int32_t* positions, const float* cos, const float* sin, int64_t rows,
                       int64_t heads, int64_t head_dim);
 cudaError_t kv_write(cudaStream_t stream, const float* keys, const float* values,
                      const int32_t* positions, const int32_t* sequences, int64_t rows,
                      const CacheArgs& cache);
+/// Norm, if there are gains, and rotation of queries and keys in place; keys and values go to the
+/// cache.
+struct RopeWriteArgs {
+  float* queries = nullptr;  ///< [rows][heads][head_dim]
+  float* keys = nullptr;     ///< [rows][kv_heads][head_dim], as are the values
+  const float* values = nullptr;
+  const float* query_gain = nullptr;  ///< [head_dim], or null
+  const float* key_gain = nullptr;
+  float eps = 0;
+  const int32_t* positions = nullptr;
+  const int32_t* sequences = nullptr;
+  const float* cos = nullptr;  ///< [positions][head_dim / 2]
+  const float* sin = nullptr;
+  int64_t rows = 0;
+  int64_t heads = 0;
+  CacheArgs cache;
+};
+cudaError_t rope_write(cudaStream_t stream, const RopeWriteArgs& args);
 cudaError_t gated_activation(cudaStream_t stream, bool gelu_tanh, const float* gate,
                              const float* up, int64_t elements, uint16_t* out);
 cudaError_t to_bf16(cudaStream_t stream, const float* x, int64_t elements, uint16_t* out);

@@ -4,6 +4,7 @@
 // its row of w and of its row of x alike; the first four of each go into the first mma and the
 // others into the second. A sum over k does not mind which of the hardware's k they are.
 
+#include <algorithm>
 #include <type_traits>
 
 #include "backend/cuda/device.cuh"
@@ -18,7 +19,7 @@ constexpr int kChunk = 32;  // columns
 template <bool kAligned>
 __device__ uint4 load_x(const uint16_t* row, int column, int end) {
   if constexpr (kAligned) {
-    return __ldg(reinterpret_cast<const uint4*>(row + column));
+    return *reinterpret_cast<const uint4*>(row + column);
   } else {
     uint32_t words[4];
 #pragma unroll
@@ -29,6 +30,16 @@ __device__ uint4 load_x(const uint16_t* row, int column, int end) {
     }
     return {words[0], words[1], words[2], words[3]};
   }
+}
+
+/// The join of the slices of one element, `of(s)` its part of slice s.
+template <typename Of>
+__device__ float join_slices(int slices, const Of& of) {
+  float sum = of(0);
+  if (slices >= 2) sum = sum + of(1);
+  if (slices >= 4) sum += of(2) + of(3);
+  if (slices == 8) sum += (of(4) + of(5)) + (of(6) + of(7));
+  return sum;
 }
 
 /// A warp computes 16 * kRowTiles rows of w by 8 * kColumnTiles rows of x over one slice.
@@ -75,6 +86,8 @@ __global__ void __launch_bounds__(32 * kWarps)
     x[c] = args.x + static_cast<int64_t>(column) * args.k;
   }
 
+  wait_for_inputs();
+  let_next_start();
   float sums[kRowTiles][kColumnTiles][4] = {};
   const auto add_chunks = [&]<int kCount>(int chunk, std::integral_constant<int, kCount>) {
     uint4 ws[kCount][kRowTiles][2];
@@ -125,11 +138,8 @@ __global__ void __launch_bounds__(32 * kWarps)
         if (slice == 0) {
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
-            const auto of = [&](int s) { return joined[warp + s][i][lane]; };
-            float sum = of(0) + of(1);
-            if (args.slices.count >= 4) sum += of(2) + of(3);
-            if (args.slices.count == 8) sum += (of(4) + of(5)) + (of(6) + of(7));
-            sums[r][c][i] = sum;
+            sums[r][c][i] =
+                join_slices(args.slices.count, [&](int s) { return joined[warp + s][i][lane]; });
           }
         }
         __syncthreads();
@@ -147,36 +157,210 @@ __global__ void __launch_bounds__(32 * kWarps)
   }
 }
 
-template <int kRowTiles, int kColumnTiles, int kUnroll>
-cudaError_t launch(cudaStream_t stream, const MatmulArgs& args, bool aligned) {
-  int first_tiles[kMaxTargets] = {};
-  int tiles = 0;
-  for (int t = 0; t < kMaxTargets; ++t) {
-    first_tiles[t] = tiles;
-    if (t < args.targets) {
-      tiles += (args.target[static_cast<size_t>(t)].n + 16 * kRowTiles - 1) / (16 * kRowTiles);
-    } else {
-      first_tiles[t] = 1 << 30;
+// Few rows of x: all that matters is that the memory is never idle. A block stays on its
+// multiprocessor and goes over tiles of w; each warp streams its slice of them through a ring of
+// its own in shared memory, 64 columns of 16 rows at a time, whole lines of the memory, and the
+// ring goes on into the next tile. It is filled before the kernel that makes x has ended.
+
+constexpr int kRingBytes = 16384;  ///< of a warp
+constexpr int kStageColumns = 64;
+
+template <int kSets, int kColumnTiles>
+struct Ring {
+  static constexpr int kUnits = kSets * 16 * kStageColumns / 8;  ///< of 16 bytes, of a stage
+  static constexpr int kStages = kRingBytes / (kUnits * 16);
+  static constexpr int kElements = kSets * kColumnTiles * 4;  ///< of a lane
+  static constexpr int kJoinBytes = 2 * kWarps * kElements * 32 * 4;
+  static constexpr int kBytes = kWarps * kRingBytes + kJoinBytes;
+};
+
+/// Where tiles begin that belong to the second, third and fourth target.
+struct TileMap {
+  int first[kMaxTargets - 1];
+  int all;
+};
+
+/// kSets = 2: of a tile the rows of two targets, whose gated activation is the result.
+template <int kSets, int kColumnTiles>
+__global__ void __launch_bounds__(32 * kWarps, 1)
+    stream_kernel(const __grid_constant__ MatmulArgs args, const __grid_constant__ TileMap map) {
+  using R = Ring<kSets, kColumnTiles>;
+  extern __shared__ __align__(16) uint4 memory[];
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int group = lane / 4;
+  const int quad = lane % 4;
+  const int slices = args.slices.count;
+  const int slice = warp % slices;
+  const int tiles_of_block = kWarps / slices;
+  const int stride_of_tiles = static_cast<int>(gridDim.x) * tiles_of_block;
+  const int first_tile = static_cast<int>(blockIdx.x) * tiles_of_block + warp / slices;
+  uint4* ring = memory + warp * (kRingBytes / 16);
+  float* joined = reinterpret_cast<float*>(memory + kWarps * (kRingBytes / 16));
+
+  const int begin = slice == 0 ? 0 : args.slices.x_ends[static_cast<size_t>(slice - 1)];
+  const int end = args.slices.x_ends[static_cast<size_t>(slice)];
+  const int w_begin = args.slices.w_begins[static_cast<size_t>(slice)];
+  const int chunks = (end - begin + kStageColumns - 1) / kStageColumns;
+  const auto target_of = [&](int& tile) {
+    if constexpr (kSets == 2) return 0;
+    const int t = (tile >= map.first[0]) + (tile >= map.first[1]) + (tile >= map.first[2]);
+    if (t > 0) tile -= map.first[t - 1];
+    return t;
+  };
+
+  // The copies: lane l takes 16 bytes, l % 8 of the line, of rows l / 8, l / 8 + 4, ...
+  int copied_tile = first_tile;
+  int copied_chunk = 0;
+  int copied_stage = 0;
+  const uint16_t* from[kSets][4];
+  const auto begin_tile = [&] {
+    if (copied_tile >= map.all) return;
+    int tile = copied_tile;
+    const int t = target_of(tile);
+#pragma unroll
+    for (int set = 0; set < kSets; ++set) {
+      const MatmulArgs::Target& target = args.target[static_cast<size_t>(t + set)];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int row = min(tile * 16 + lane / 8 + 4 * i, target.n - 1);
+        from[set][i] =
+            target.w + static_cast<int64_t>(row) * args.slices.stride + w_begin + lane % 8 * 8;
+      }
+    }
+  };
+  const auto copy_chunk = [&] {
+    if (copied_tile < map.all && chunks > 0) {
+      const bool valid = begin + copied_chunk * kStageColumns + lane % 8 * 8 < end;
+#pragma unroll
+      for (int set = 0; set < kSets; ++set) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int row = lane / 8 + 4 * i;
+          uint4* to =
+              ring + copied_stage * R::kUnits + (set * 16 + row) * 8 + (lane % 8 ^ row % 2 * 4);
+          copy_async(to, valid ? from[set][i] + copied_chunk * kStageColumns : from[set][i], valid);
+        }
+      }
+      copied_stage = copied_stage + 1 == R::kStages ? 0 : copied_stage + 1;
+      if (++copied_chunk == chunks) {
+        copied_chunk = 0;
+        copied_tile += stride_of_tiles;
+        begin_tile();
+      }
+    }
+    commit_copies();
+  };
+  begin_tile();
+#pragma unroll
+  for (int i = 0; i < R::kStages - 1; ++i) copy_chunk();
+  wait_for_inputs();
+  let_next_start();
+
+  const uint16_t* x[kColumnTiles];
+#pragma unroll
+  for (int c = 0; c < kColumnTiles; ++c) {
+    x[c] = args.x + static_cast<int64_t>(min(c * 8 + group, args.rows - 1)) * args.k + begin +
+           quad * 8;
+  }
+  int stage = 0;
+  int turn = 0;
+  const int last_tile = static_cast<int>(blockIdx.x) * tiles_of_block;
+  for (int block_tile = last_tile; block_tile < map.all; block_tile += stride_of_tiles) {
+    int tile = block_tile + warp / slices;
+    const bool works = tile < map.all;
+    float sums[kSets][kColumnTiles][4] = {};
+    for (int chunk = 0; works && chunk < chunks; ++chunk) {
+      uint4 xs[kColumnTiles][2];
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int column = chunk * kStageColumns + half * 32;
+        const bool valid = begin + column + quad * 8 < end;
+#pragma unroll
+        for (int c = 0; c < kColumnTiles; ++c) {
+          xs[c][half] = valid ? *reinterpret_cast<const uint4*>(x[c] + column) : uint4{0, 0, 0, 0};
+        }
+      }
+      wait_for_copies<R::kStages - 2>();
+      __syncwarp();
+      copy_chunk();  // into the stage that was read last
+#pragma unroll
+      for (int set = 0; set < kSets; ++set) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const uint4* at = ring + stage * R::kUnits + (set * 16 + group) * 8 +
+                            ((quad + half * 4) ^ group % 2 * 4);
+          const uint4 low = at[0];
+          const uint4 high = at[8 * 8];
+#pragma unroll
+          for (int c = 0; c < kColumnTiles; ++c) {
+            const uint4& v = xs[c][half];
+            mma(sums[set][c], low.x, high.x, low.y, high.y, v.x, v.y);
+            mma(sums[set][c], low.z, high.z, low.w, high.w, v.z, v.w);
+          }
+        }
+      }
+      stage = stage + 1 == R::kStages ? 0 : stage + 1;
+    }
+    if (slices > 1) {
+      float* mine = joined + ((turn * kWarps + warp) * R::kElements) * 32 + lane;
+#pragma unroll
+      for (int set = 0; set < kSets; ++set) {
+#pragma unroll
+        for (int c = 0; c < kColumnTiles; ++c) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            mine[((set * kColumnTiles + c) * 4 + i) * 32] = sums[set][c][i];
+          }
+        }
+      }
+      __syncthreads();
+      turn ^= 1;
+    }
+    if (slice != 0 || !works) continue;
+    const int t = target_of(tile);
+    const MatmulArgs::Target& target = args.target[static_cast<size_t>(t)];
+    const float* parts = joined + (((turn ^ 1) * kWarps + warp) * R::kElements) * 32 + lane;
+    const auto total = [&](int set, int c, int i) {
+      if (slices == 1) return sums[set][c][i];
+      return join_slices(slices, [&](int s) {
+        return parts[(s * R::kElements + (set * kColumnTiles + c) * 4 + i) * 32];
+      });
+    };
+#pragma unroll
+    for (int c = 0; c < kColumnTiles; ++c) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int row = tile * 16 + group + i / 2 * 8;
+        const int column = c * 8 + quad * 2 + i % 2;
+        if (row >= target.n || column >= args.rows) continue;
+        const int64_t at = static_cast<int64_t>(column) * target.n + row;
+        if constexpr (kSets == 2) {
+          const float gate = total(0, c, i);
+          const float up = total(1, c, i);
+          args.hidden[at] =
+              to_bf16_bits(args.gelu_tanh ? gated<true>(gate, up) : gated<false>(gate, up));
+        } else {
+          target.out[at] = total(0, c, i);
+        }
+      }
     }
   }
-  const int tiles_of_block = kWarps / args.slices.count;
-  const auto row_blocks = static_cast<unsigned>((tiles + tiles_of_block - 1) / tiles_of_block);
-  const auto column_blocks =
-      static_cast<unsigned>((args.rows + 8 * kColumnTiles - 1) / (8 * kColumnTiles));
-  // Neighbouring blocks share what is larger: a tile of w is then read from memory once.
-  const bool columns_first = column_blocks > 1;
-  const dim3 grid = columns_first ? dim3(column_blocks, row_blocks) : dim3(row_blocks, 1);
-  auto* kernel = aligned ? matmul_kernel<kRowTiles, kColumnTiles, kUnroll, true>
-                         : matmul_kernel<kRowTiles, kColumnTiles, kUnroll, false>;
-  kernel<<<grid, 32 * kWarps, 0, stream>>>(args, first_tiles[1], first_tiles[2], first_tiles[3],
-                                           tiles, columns_first);
-  return cudaGetLastError();
 }
 
-}  // namespace
+int multiprocessors() {
+  static const int kCount = [] {
+    int device = 0;
+    int count = 1;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
+    return count;
+  }();
+  return kCount;
+}
 
-cudaError_t matmul(cudaStream_t stream, const MatmulArgs& args) {
-  if (args.rows == 0 || args.targets == 0) return cudaSuccess;
+/// Whether the kernels may read x 16 bytes at a time.
+bool is_aligned(const MatmulArgs& args) {
   bool aligned = args.k % 8 == 0;
   int begin = 0;
   for (int s = 0; s < args.slices.count; ++s) {
@@ -184,6 +368,69 @@ cudaError_t matmul(cudaStream_t stream, const MatmulArgs& args) {
     aligned = aligned && begin % 8 == 0 && (end - begin) % kChunk == 0;
     begin = end;
   }
+  return aligned;
+}
+
+TileMap map_tiles(const MatmulArgs& args, int rows_of_tile) {
+  TileMap map{.first = {}, .all = 0};
+  for (int t = 0; t < kMaxTargets; ++t) {
+    if (t > 0) map.first[t - 1] = t < args.targets ? map.all : 1 << 30;
+    if (t < args.targets) {
+      map.all += (args.target[static_cast<size_t>(t)].n + rows_of_tile - 1) / rows_of_tile;
+    }
+  }
+  return map;
+}
+
+template <int kRowTiles, int kColumnTiles, int kUnroll>
+cudaError_t launch(cudaStream_t stream, const MatmulArgs& args, bool aligned) {
+  const TileMap map = map_tiles(args, 16 * kRowTiles);
+  const int tiles_of_block = kWarps / args.slices.count;
+  const auto row_blocks = static_cast<unsigned>((map.all + tiles_of_block - 1) / tiles_of_block);
+  const auto column_blocks =
+      static_cast<unsigned>((args.rows + 8 * kColumnTiles - 1) / (8 * kColumnTiles));
+  // Neighbouring blocks share what is larger: a tile of w is then read from memory once.
+  const bool columns_first = column_blocks > 1;
+  const dim3 grid = columns_first ? dim3(column_blocks, row_blocks) : dim3(row_blocks, 1);
+  auto* kernel = aligned ? matmul_kernel<kRowTiles, kColumnTiles, kUnroll, true>
+                         : matmul_kernel<kRowTiles, kColumnTiles, kUnroll, false>;
+  return launch_early(kernel, grid, 32 * kWarps, 0, stream, args, map.first[0], map.first[1],
+                      map.first[2], map.all, columns_first);
+}
+
+template <int kSets, int kColumnTiles>
+cudaError_t stream_weights(cudaStream_t stream, const MatmulArgs& args) {
+  using R = Ring<kSets, kColumnTiles>;
+  TileMap map = map_tiles(args, 16);
+  if (kSets == 2) map.all /= 2;
+  auto* kernel = stream_kernel<kSets, kColumnTiles>;
+  const cudaError_t status =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, R::kBytes);
+  if (status != cudaSuccess) return status;
+  const int tiles_of_block = kWarps / args.slices.count;
+  const int blocks = std::min(multiprocessors(), (map.all + tiles_of_block - 1) / tiles_of_block);
+  return launch_early(kernel, static_cast<unsigned>(blocks), 32 * kWarps, R::kBytes, stream, args,
+                      map);
+}
+
+}  // namespace
+
+bool streams(const MatmulArgs& args) { return is_aligned(args) && args.rows <= kMostStreamedRows; }
+
+cudaError_t matmul(cudaStream_t stream, const MatmulArgs& args) {
+  if (args.rows == 0 || args.targets == 0) return cudaSuccess;
+  if (streams(args)) {
+    if (args.hidden != nullptr) {
+      if (args.rows <= 8) return stream_weights<2, 1>(stream, args);
+      if (args.rows <= 16) return stream_weights<2, 2>(stream, args);
+      return stream_weights<2, 4>(stream, args);
+    }
+    if (args.rows <= 8) return stream_weights<1, 1>(stream, args);
+    if (args.rows <= 16) return stream_weights<1, 2>(stream, args);
+    return stream_weights<1, 4>(stream, args);
+  }
+  if (args.hidden != nullptr) return cudaErrorInvalidValue;
+  const bool aligned = is_aligned(args);
   if (args.rows <= 8) return launch<1, 1, 8>(stream, args, aligned);
   if (args.rows <= 16) return launch<1, 2, 4>(stream, args, aligned);
   if (args.rows <= 32) return launch<1, 4, 4>(stream, args, aligned);

@@ -22,6 +22,8 @@ __device__ inline int64_t global_thread() {
 __global__ void embed_kernel(const uint16_t* table, const __grid_constant__ Slices slices,
                              int64_t table_rows, const int32_t* tokens, int64_t first_token,
                              float scale, int64_t width, float* out) {
+  wait_for_inputs();
+  let_next_start();
   const int64_t row = blockIdx.x;
   const int64_t token = tokens[row] - first_token;
   const bool here = 0 <= token && token < table_rows;
@@ -35,37 +37,71 @@ __global__ void embed_kernel(const uint16_t* table, const __grid_constant__ Slic
   }
 }
 
-__global__ void __launch_bounds__(kThreads)
-    rms_norm_kernel(const float* x, const float* gain, float eps, int64_t width, float* out_f32,
-                    uint16_t* out_bf16) {
-  __shared__ float shared[kThreads / 32];
-  const float* row = x + blockIdx.x * width;
+__global__ void resolve_tokens_kernel(int32_t* tokens, const int32_t* ring, int64_t count) {
+  wait_for_inputs();
+  let_next_start();
+  const int64_t i = global_thread();
+  if (i < count && tokens[i] < 0) tokens[i] = ring[-1 - tokens[i]];
+}
+
+/// A block takes a row: adds y to it, if there is one, and norms it. Thread t keeps the values at
+/// t, t + kNormThreads, ... in registers as far as they go.
+constexpr int kNormThreads = 512;
+constexpr int kKept = 16;
+
+__global__ void __launch_bounds__(kNormThreads)
+    rms_norm_kernel(float* x, const float* y, const float* gain, float eps, int64_t width,
+                    float* out_f32, uint16_t* out_bf16) {
+  __shared__ float shared[kNormThreads / 32];
+  float* row = x + blockIdx.x * width;
+  const float* more = y == nullptr ? nullptr : y + blockIdx.x * width;
+  wait_for_inputs();
+  let_next_start();
+  float kept[kKept];
   float squares = 0;
-  for (int64_t i = threadIdx.x; i < width; i += kThreads) {
-    squares = __fmaf_rn(row[i], row[i], squares);
+  const auto value_at = [&](int64_t i) {
+    float value = row[i];
+    if (more != nullptr) {
+      value = __fadd_rn(value, more[i]);
+      row[i] = value;
+    }
+    return value;
+  };
+#pragma unroll
+  for (int u = 0; u < kKept; ++u) {
+    const int64_t i = threadIdx.x + int64_t{u} * kNormThreads;
+    kept[u] = i < width ? value_at(i) : 0.0F;
   }
-  squares = block_sum<kThreads>(squares, shared);
+#pragma unroll
+  for (int u = 0; u < kKept; ++u) squares = __fmaf_rn(kept[u], kept[u], squares);
+  for (int64_t i = threadIdx.x + int64_t{kKept} * kNormThreads; i < width; i += kNormThreads) {
+    const float value = value_at(i);
+    squares = __fmaf_rn(value, value, squares);
+  }
+  squares = block_sum<kNormThreads>(squares, shared);
   const float r =
       __fdiv_rn(1.0F, __fsqrt_rn(__fadd_rn(__fdiv_rn(squares, static_cast<float>(width)), eps)));
-  for (int64_t i = threadIdx.x; i < width; i += kThreads) {
-    const float value = __fmul_rn(__fmul_rn(row[i], r), gain[i]);
+  const auto put = [&](int64_t i, float value) {
+    const float normed = __fmul_rn(__fmul_rn(value, r), gain[i]);
     if (out_f32 != nullptr) {
-      out_f32[blockIdx.x * width + i] = value;
+      out_f32[blockIdx.x * width + i] = normed;
     } else {
-      out_bf16[blockIdx.x * width + i] = to_bf16_bits(value);
+      out_bf16[blockIdx.x * width + i] = to_bf16_bits(normed);
     }
+  };
+#pragma unroll
+  for (int u = 0; u < kKept; ++u) {
+    const int64_t i = threadIdx.x + int64_t{u} * kNormThreads;
+    if (i < width) put(i, kept[u]);
+  }
+  for (int64_t i = threadIdx.x + int64_t{kKept} * kNormThreads; i < width; i += kNormThreads) {
+    put(i, row[i]);
   }
 }
 
-/// A warp takes one head of one row.
-__global__ void __launch_bounds__(kThreads)
-    norm_rope_kernel(float* x, const float* gain, float eps, const int32_t* positions,
-                     const float* cos, const float* sin, int64_t count, int64_t heads,
-                     int64_t head_dim) {
-  const int64_t item = static_cast<int64_t>(blockIdx.x) * (kThreads / 32) + threadIdx.x / 32;
-  if (item >= count) return;
-  const int64_t lane = threadIdx.x % 32;
-  float* head = x + item * head_dim;
+/// A warp norms and rotates one head in place. `lane` of 32.
+__device__ inline void norm_rope_head(float* head, const float* gain, float eps, const float* cos,
+                                      const float* sin, int64_t head_dim, int64_t lane) {
   const int64_t half = head_dim / 2;
   float r = 1;
   if (gain != nullptr) {
@@ -75,7 +111,6 @@ __global__ void __launch_bounds__(kThreads)
     r = __fdiv_rn(1.0F,
                   __fsqrt_rn(__fadd_rn(__fdiv_rn(squares, static_cast<float>(head_dim)), eps)));
   }
-  const int64_t at = positions[item / heads] * half;
   for (int64_t i = lane; i < half; i += 32) {
     float a = head[i];
     float b = head[i + half];
@@ -83,29 +118,84 @@ __global__ void __launch_bounds__(kThreads)
       a = __fmul_rn(__fmul_rn(a, r), gain[i]);
       b = __fmul_rn(__fmul_rn(b, r), gain[i + half]);
     }
-    const float c = cos[at + i];
-    const float s = sin[at + i];
+    const float c = cos[i];
+    const float s = sin[i];
     head[i] = __fmaf_rn(-b, s, __fmul_rn(a, c));
     head[i + half] = __fmaf_rn(a, s, __fmul_rn(b, c));
   }
 }
 
+/// Where the cache holds a head of a row.
+__device__ inline int64_t cache_index(const CacheArgs& cache, int64_t position, int64_t sequence,
+                                      int64_t head) {
+  const int64_t block =
+      cache.block_tables[sequence * cache.table_width + position / cache.block_size];
+  return ((block * cache.kv_heads + head) * cache.block_size + position % cache.block_size) *
+         cache.head_dim;
+}
+
+constexpr int kHeadsOfBlock = kThreads / 32;
+
+/// A warp takes one head of one row.
+__global__ void __launch_bounds__(kThreads)
+    norm_rope_kernel(float* x, const float* gain, float eps, const int32_t* positions,
+                     const float* cos, const float* sin, int64_t count, int64_t heads,
+                     int64_t head_dim) {
+  wait_for_inputs();
+  let_next_start();
+  const int64_t item = static_cast<int64_t>(blockIdx.x) * kHeadsOfBlock + threadIdx.x / 32;
+  if (item >= count) return;
+  const int64_t at = positions[item / heads] * (head_dim / 2);
+  norm_rope_head(x + item * head_dim, gain, eps, cos + at, sin + at, head_dim, threadIdx.x % 32);
+}
+
+/// A warp takes one head of one row: those of the queries, then of the keys, which also go to the
+/// cache, then of the values, which only do that.
+__global__ void __launch_bounds__(kThreads)
+    rope_write_kernel(const __grid_constant__ RopeWriteArgs a, int64_t count) {
+  const int64_t item = static_cast<int64_t>(blockIdx.x) * kHeadsOfBlock + threadIdx.x / 32;
+  const int64_t lane = threadIdx.x % 32;
+  const int64_t d = a.cache.head_dim;
+  const int64_t heads = a.heads + 2 * a.cache.kv_heads;
+  const int64_t row = item < count ? item / heads : 0;
+  // Inputs of the step: no kernel before this one writes them.
+  const int64_t position = a.positions[row];
+  const int64_t sequence = a.sequences[row];
+  wait_for_inputs();
+  let_next_start();
+  if (item >= count) return;
+  int64_t head = item % heads;
+  const float* cos = a.cos + position * (d / 2);
+  const float* sin = a.sin + position * (d / 2);
+  if (head < a.heads) {
+    norm_rope_head(a.queries + (row * a.heads + head) * d, a.query_gain, a.eps, cos, sin, d, lane);
+    return;
+  }
+  head -= a.heads;
+  const bool is_key = head < a.cache.kv_heads;
+  if (!is_key) head -= a.cache.kv_heads;
+  const int64_t from = (row * a.cache.kv_heads + head) * d;
+  uint16_t* to =
+      (is_key ? a.cache.keys : a.cache.values) + cache_index(a.cache, position, sequence, head);
+  if (is_key) {
+    norm_rope_head(a.keys + from, a.key_gain, a.eps, cos, sin, d, lane);
+    __syncwarp();
+  }
+  const float* source = is_key ? a.keys + from : a.values + from;
+  for (int64_t i = lane; i < d; i += 32) to[i] = to_bf16_bits(source[i]);
+}
+
 __global__ void kv_write_kernel(const float* keys, const float* values, const int32_t* positions,
                                 const int32_t* sequences, int64_t count, CacheArgs cache) {
+  wait_for_inputs();
+  let_next_start();
   const int64_t i = global_thread();
   if (i >= count) return;
   const int64_t width = static_cast<int64_t>(cache.kv_heads) * cache.head_dim;
   const int64_t row = i / width;
-  const int64_t head = i % width / cache.head_dim;
-  const int64_t column = i % cache.head_dim;
-  const int64_t position = positions[row];
-  const int64_t block =
-      cache.block_tables[static_cast<int64_t>(sequences[row]) * cache.table_width +
-                         position / cache.block_size];
   const int64_t to =
-      ((block * cache.kv_heads + head) * cache.block_size + position % cache.block_size) *
-          cache.head_dim +
-      column;
+      cache_index(cache, positions[row], sequences[row], i % width / cache.head_dim) +
+      i % cache.head_dim;
   cache.keys[to] = to_bf16_bits(keys[i]);
   cache.values[to] = to_bf16_bits(values[i]);
 }
@@ -113,35 +203,36 @@ __global__ void kv_write_kernel(const float* keys, const float* values, const in
 template <bool kGelu>
 __global__ void gated_activation_kernel(const float* gate, const float* up, int64_t count,
                                         uint16_t* out) {
+  wait_for_inputs();
+  let_next_start();
   const int64_t i = global_thread();
-  if (i >= count) return;
-  const float x = gate[i];
-  float exponent = -x;
-  if (kGelu) {
-    const float cube = __fmul_rn(__fmul_rn(x, x), x);
-    const float u = __fmul_rn(0.7978845608028654F, __fmaf_rn(0.044715F, cube, x));
-    exponent = __fmul_rn(-2.0F, u);
-  }
-  const float activated = __fdiv_rn(x, __fadd_rn(1.0F, expf(exponent)));
-  out[i] = to_bf16_bits(__fmul_rn(activated, up[i]));
+  if (i < count) out[i] = to_bf16_bits(gated<kGelu>(gate[i], up[i]));
 }
 
 __global__ void to_bf16_kernel(const float* x, int64_t count, uint16_t* out) {
+  wait_for_inputs();
+  let_next_start();
   const int64_t i = global_thread();
   if (i < count) out[i] = to_bf16_bits(x[i]);
 }
 
 __global__ void add_kernel(float* x, const float* y, int64_t count) {
+  wait_for_inputs();
+  let_next_start();
   const int64_t i = global_thread();
   if (i < count) x[i] = __fadd_rn(x[i], y[i]);
 }
 
 __global__ void add_bias_kernel(float* x, const float* bias, int64_t count, int64_t width) {
+  wait_for_inputs();
+  let_next_start();
   const int64_t i = global_thread();
   if (i < count) x[i] = __fadd_rn(x[i], bias[i % width]);
 }
 
 __global__ void gate_rows_kernel(float* x, const float* gate, int64_t count, int64_t width) {
+  wait_for_inputs();
+  let_next_start();
   const int64_t i = global_thread();
   if (i >= count) return;
   const float factor = __fdiv_rn(1.0F, __fadd_rn(1.0F, expf(-gate[i / width])));
@@ -150,6 +241,8 @@ __global__ void gate_rows_kernel(float* x, const float* gate, int64_t count, int
 
 __global__ void gather_rows_kernel(const uint16_t* x, const int32_t* indices, int64_t row_words,
                                    uint16_t* out) {
+  wait_for_inputs();
+  let_next_start();
   const int64_t from = static_cast<int64_t>(indices[blockIdx.x]) * row_words;
   const int64_t to = static_cast<int64_t>(blockIdx.x) * row_words;
   for (int64_t i = threadIdx.x; i < row_words; i += blockDim.x) out[to + i] = x[from + i];
@@ -157,6 +250,8 @@ __global__ void gather_rows_kernel(const uint16_t* x, const int32_t* indices, in
 
 __global__ void combine_slots_kernel(const uint16_t* y, const float* weights, int64_t count,
                                      int64_t slots, int64_t width, float* out) {
+  wait_for_inputs();
+  let_next_start();
   const int64_t i = global_thread();
   if (i >= count) return;
   const int64_t row = i / width;
@@ -171,6 +266,8 @@ __global__ void combine_slots_kernel(const uint16_t* y, const float* weights, in
 
 __global__ void copy_columns_kernel(const float* x, int64_t x_stride, float* out,
                                     int64_t out_stride, int64_t total, int64_t count) {
+  wait_for_inputs();
+  let_next_start();
   const int64_t i = global_thread();
   if (i >= total) return;
   out[i / count * out_stride + i % count] = x[i / count * x_stride + i % count];
@@ -180,6 +277,8 @@ constexpr int kArgmaxThreads = 1024;
 
 __global__ void __launch_bounds__(kArgmaxThreads)
     argmax_kernel(const float* x, int64_t width, int32_t* out) {
+  wait_for_inputs();
+  let_next_start();
   __shared__ float best_values[32];
   __shared__ int32_t best_indices[32];
   const float* row = x + blockIdx.x * width;
@@ -261,17 +360,29 @@ cudaError_t embed(cudaStream_t stream, const uint16_t* table, const Slices& slic
                   int64_t table_rows, const int32_t* tokens, int64_t first_token, float scale,
                   int64_t rows, int64_t width, float* out) {
   if (rows == 0) return cudaSuccess;
-  embed_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(
-      table, slices, table_rows, tokens, first_token, scale, width, out);
-  return cudaGetLastError();
+  return launch_early(embed_kernel, static_cast<unsigned>(rows), kThreads, 0, stream, table, slices,
+                      table_rows, tokens, first_token, scale, width, out);
+}
+
+cudaError_t resolve_tokens(cudaStream_t stream, int32_t* tokens, const int32_t* ring,
+                           int64_t rows) {
+  if (rows == 0) return cudaSuccess;
+  return launch_early(resolve_tokens_kernel, blocks_for(rows), kThreads, 0, stream, tokens, ring,
+                      rows);
 }
 
 cudaError_t rms_norm(cudaStream_t stream, const float* x, const float* gain, float eps,
                      int64_t rows, int64_t width, float* out_f32, uint16_t* out_bf16) {
   if (rows == 0) return cudaSuccess;
-  rms_norm_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(x, gain, eps, width,
-                                                                        out_f32, out_bf16);
-  return cudaGetLastError();
+  return launch_early(rms_norm_kernel, static_cast<unsigned>(rows), kNormThreads, 0, stream,
+                      const_cast<float*>(x), nullptr, gain, eps, width, out_f32, out_bf16);
+}
+
+cudaError_t add_norm(cudaStream_t stream, float* x, const float* y, const float* gain, float eps,
+                     int64_t rows, int64_t width, uint16_t* out) {
+  if (rows == 0) return cudaSuccess;
+  return launch_early(rms_norm_kernel, static_cast<unsigned>(rows), kNormThreads, 0, stream, x, y,
+                      gain, eps, width, nullptr, out);
 }
 
 cudaError_t norm_rope(cudaStream_t stream, float* x, const float* gain, float eps,
@@ -279,9 +390,8 @@ cudaError_t norm_rope(cudaStream_t stream, float* x, const float* gain, float ep
                       int64_t heads, int64_t head_dim) {
   const int64_t count = rows * heads;
   if (count == 0) return cudaSuccess;
-  norm_rope_kernel<<<blocks_for(count, kThreads / 32), kThreads, 0, stream>>>(
-      x, gain, eps, positions, cos, sin, count, heads, head_dim);
-  return cudaGetLastError();
+  return launch_early(norm_rope_kernel, blocks_for(count, kThreads / 32), kThreads, 0, stream, x,
+                      gain, eps, positions, cos, sin, count, heads, head_dim);
 }
 
 cudaError_t kv_write(cudaStream_t stream, const float* keys, const float* values,
@@ -289,75 +399,76 @@ cudaError_t kv_write(cudaStream_t stream, const float* keys, const float* values
                      const CacheArgs& cache) {
   const int64_t count = rows * cache.kv_heads * cache.head_dim;
   if (count == 0) return cudaSuccess;
-  kv_write_kernel<<<blocks_for(count), kThreads, 0, stream>>>(keys, values, positions, sequences,
-                                                              count, cache);
-  return cudaGetLastError();
+  return launch_early(kv_write_kernel, blocks_for(count), kThreads, 0, stream, keys, values,
+                      positions, sequences, count, cache);
+}
+
+cudaError_t rope_write(cudaStream_t stream, const RopeWriteArgs& args) {
+  const int64_t count = args.rows * (args.heads + int64_t{2} * args.cache.kv_heads);
+  if (count == 0) return cudaSuccess;
+  return launch_early(rope_write_kernel, blocks_for(count, kHeadsOfBlock), kThreads, 0, stream,
+                      args, count);
 }
 
 cudaError_t gated_activation(cudaStream_t stream, bool gelu_tanh, const float* gate,
                              const float* up, int64_t elements, uint16_t* out) {
   if (elements == 0) return cudaSuccess;
   auto* kernel = gelu_tanh ? gated_activation_kernel<true> : gated_activation_kernel<false>;
-  kernel<<<blocks_for(elements), kThreads, 0, stream>>>(gate, up, elements, out);
-  return cudaGetLastError();
+  return launch_early(kernel, blocks_for(elements), kThreads, 0, stream, gate, up, elements, out);
 }
 
 cudaError_t to_bf16(cudaStream_t stream, const float* x, int64_t elements, uint16_t* out) {
   if (elements == 0) return cudaSuccess;
-  to_bf16_kernel<<<blocks_for(elements), kThreads, 0, stream>>>(x, elements, out);
-  return cudaGetLastError();
+  return launch_early(to_bf16_kernel, blocks_for(elements), kThreads, 0, stream, x, elements, out);
 }
 
 cudaError_t add(cudaStream_t stream, float* x, const float* y, int64_t elements) {
   if (elements == 0) return cudaSuccess;
-  add_kernel<<<blocks_for(elements), kThreads, 0, stream>>>(x, y, elements);
-  return cudaGetLastError();
+  return launch_early(add_kernel, blocks_for(elements), kThreads, 0, stream, x, y, elements);
 }
 
 cudaError_t add_bias(cudaStream_t stream, float* x, const float* bias, int64_t rows,
                      int64_t width) {
   if (rows * width == 0) return cudaSuccess;
-  add_bias_kernel<<<blocks_for(rows * width), kThreads, 0, stream>>>(x, bias, rows * width, width);
-  return cudaGetLastError();
+  return launch_early(add_bias_kernel, blocks_for(rows * width), kThreads, 0, stream, x, bias,
+                      rows * width, width);
 }
 
 cudaError_t gate_rows(cudaStream_t stream, float* x, const float* gate, int64_t rows,
                       int64_t width) {
   if (rows * width == 0) return cudaSuccess;
-  gate_rows_kernel<<<blocks_for(rows * width), kThreads, 0, stream>>>(x, gate, rows * width, width);
-  return cudaGetLastError();
+  return launch_early(gate_rows_kernel, blocks_for(rows * width), kThreads, 0, stream, x, gate,
+                      rows * width, width);
 }
 
 cudaError_t gather_rows(cudaStream_t stream, const void* x, const int32_t* indices, int64_t rows,
                         int64_t row_bytes, void* out) {
   if (rows == 0) return cudaSuccess;
-  gather_rows_kernel<<<static_cast<unsigned>(rows), kThreads, 0, stream>>>(
-      static_cast<const uint16_t*>(x), indices, row_bytes / 2, static_cast<uint16_t*>(out));
-  return cudaGetLastError();
+  return launch_early(gather_rows_kernel, static_cast<unsigned>(rows), kThreads, 0, stream,
+                      static_cast<const uint16_t*>(x), indices, row_bytes / 2,
+                      static_cast<uint16_t*>(out));
 }
 
 cudaError_t combine_slots(cudaStream_t stream, const uint16_t* y, const float* weights,
                           int64_t rows, int64_t slots, int64_t width, float* out) {
   if (rows * width == 0) return cudaSuccess;
-  combine_slots_kernel<<<blocks_for(rows * width), kThreads, 0, stream>>>(y, weights, rows * width,
-                                                                          slots, width, out);
-  return cudaGetLastError();
+  return launch_early(combine_slots_kernel, blocks_for(rows * width), kThreads, 0, stream, y,
+                      weights, rows * width, slots, width, out);
 }
 
 cudaError_t copy_columns(cudaStream_t stream, const float* x, int64_t x_stride, int64_t from_begin,
                          float* out, int64_t out_stride, int64_t to_begin, int64_t rows,
                          int64_t count) {
   if (rows * count <= 0) return cudaSuccess;
-  copy_columns_kernel<<<blocks_for(rows * count), kThreads, 0, stream>>>(
-      x + from_begin, x_stride, out + to_begin, out_stride, rows * count, count);
-  return cudaGetLastError();
+  return launch_early(copy_columns_kernel, blocks_for(rows * count), kThreads, 0, stream,
+                      x + from_begin, x_stride, out + to_begin, out_stride, rows * count, count);
 }
 
 cudaError_t argmax_rows(cudaStream_t stream, const float* x, int64_t rows, int64_t width,
                         int32_t* out) {
   if (rows == 0) return cudaSuccess;
-  argmax_kernel<<<static_cast<unsigned>(rows), kArgmaxThreads, 0, stream>>>(x, width, out);
-  return cudaGetLastError();
+  return launch_early(argmax_kernel, static_cast<unsigned>(rows), kArgmaxThreads, 0, stream, x,
+                      width, out);
 }
 
 cudaError_t read_memory(cudaStream_t stream, const void* data, int64_t bytes, uint32_t* sink) {

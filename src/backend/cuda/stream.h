@@ -1,7 +1,9 @@
 #pragma once
 
+#include <array>
+#include <map>
 #include <memory>
-#include <utility>
+#include <vector>
 
 #include "backend/cuda/check.h"
 #include "backend/cuda/cublas_lt.h"
@@ -9,51 +11,62 @@
 
 namespace fourfold::backend::cuda {
 
-/// A CUDA stream, with the time of the GPU between the first operator after a synchronisation and
-/// the next one.
+/// A CUDA stream. Its counted seconds are the GPU's from the first operator after a mark to the
+/// next mark.
 class CudaStream final : public Stream {
  public:
-  CudaStream() {
-    check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
-    check(cudaEventCreate(&begin_), "making an event");
-    check(cudaEventCreate(&end_), "making an event");
-    cublas = CublasMatmul::create();
-  }
-  ~CudaStream() override {
-    cublas.reset();
-    cudaEventDestroy(begin_);
-    cudaEventDestroy(end_);
-    cudaStreamDestroy(stream_);
-  }
+  CudaStream();
+  ~CudaStream() override;
 
   /// For an operator that is about to be enqueued.
-  cudaStream_t begin() {
-    if (!std::exchange(busy_, true)) check(cudaEventRecord(begin_, stream_), "beginning a step");
-    return stream_;
-  }
+  cudaStream_t begin();
 
-  void synchronize() override {
-    if (!std::exchange(busy_, false)) return;
-    check(cudaEventRecord(end_, stream_), "ending a step");
-    check(cudaStreamSynchronize(stream_), "waiting for the GPU");
-    float milliseconds = 0;
-    check(cudaEventElapsedTime(&milliseconds, begin_, end_), "reading the GPU's clock");
-    counters.seconds += double{milliseconds} * 1e-3;
-  }
+  void synchronize() override;
+  int64_t mark() override;
+  void wait(int64_t mark) override;
+  /// Runs the operators the first time, captures them as a graph the second, and launches that from
+  /// then on.
+  void repeat(std::span<const int64_t> key, const RowLayout& rows,
+              const std::function<void()>& enqueue) override;
+
+  /// An attention that has been counted: its work differs whenever a graph of it is launched.
+  void note_attention(const KvLayer& cache, int64_t heads, int64_t window);
 
   std::unique_ptr<CublasMatmul> cublas;  ///< null where the library is missing
 
  private:
+  /// Attentions of a graph that do the same work.
+  struct Attentions {
+    KvLayer cache;
+    int64_t heads = 0;
+    int64_t window = 0;
+    int64_t count = 0;
+  };
+  struct Graph {
+    cudaGraphExec_t exec = nullptr;
+    OpCounters work;  ///< of one launch, but for its attentions
+    std::vector<Attentions> attentions;
+  };
+  void capture(Graph& graph, const RowLayout& rows, const std::function<void()>& enqueue);
+  static void count(OpCounters& counters, const std::vector<Attentions>& attentions,
+                    const RowLayout& rows);
+
+  /// The events around what lies between two marks.
+  struct Span {
+    cudaEvent_t begin = nullptr;
+    cudaEvent_t end = nullptr;
+  };
+  Span& span(int64_t mark) { return spans_.at(static_cast<size_t>(mark) % spans_.size()); }
+
   cudaStream_t stream_ = nullptr;
-  cudaEvent_t begin_ = nullptr;
-  cudaEvent_t end_ = nullptr;
-  bool busy_ = false;
+  std::array<Span, kMaxMarks> spans_;
+  int64_t next_mark_ = 0;
+  bool busy_ = false;  ///< something was enqueued after the last mark
+  bool capturing_ = false;
+  std::vector<Attentions> noted_;  ///< while capturing
+  std::map<std::vector<int64_t>, Graph> graphs_;
 };
 
-inline CudaStream& stream_of(Stream& stream) {
-  auto* cuda = dynamic_cast<CudaStream*>(&stream);
-  CHECK(cuda != nullptr, "a stream of another backend");
-  return *cuda;
-}
+CudaStream& stream_of(Stream& stream);
 
 }  // namespace fourfold::backend::cuda

@@ -165,17 +165,18 @@ class ThreadExecutor final : public GroupExecutor {
     done_.notify_all();
   }
 
-  /// The next thing to do for a rank; nothing once the group has failed.
-  std::optional<Task> next_task(Rank& rank) {
-    rank.progress->enter(comm::Operation::kIdle);
+  /// The next thing to do for a rank; nothing once the group has failed or, without `wait`, while
+  /// there is none.
+  std::optional<Task> next_task(Rank& rank, bool wait) {
+    if (wait) rank.progress->enter(comm::Operation::kIdle);
     const base::SteadyClock clock;
     const int64_t idle_ns = clock.now_ns();
     std::unique_lock lock(mutex_);
-    work_.wait(lock, [&] { return !rank.tasks.empty() || collector_.failure(); });
+    if (wait) work_.wait(lock, [&] { return !rank.tasks.empty() || collector_.failure(); });
     const double idle_s = base::seconds_between(idle_ns, clock.now_ns());
     rank.control.wait_seconds += idle_s;
     rank.control.seconds += idle_s;
-    if (collector_.failure()) return std::nullopt;
+    if (collector_.failure() || rank.tasks.empty()) return std::nullopt;
     Task task = std::move(rank.tasks.front());
     rank.tasks.pop_front();
     return task;
@@ -205,23 +206,37 @@ class ThreadExecutor final : public GroupExecutor {
       ++loaded_;
       done_.notify_all();
     }
-    while (const std::optional<Task> task = next_task(ranks_[index])) {
-      if (const auto* step = std::get_if<StepTask>(&*task)) {
-        StageReport report = worker->run(**step);
+    int begun = 0;
+    const auto finish = [&]() -> base::Status {
+      --begun;
+      StageReport report = worker->finish();
+      if (!worker->reports()) return {};
+      ++ranks_[index].control.calls;
+      const std::lock_guard lock(mutex_);
+      FF_TRY(collector_.add(rank, std::move(report)));
+      done_.notify_all();
+      return {};
+    };
+    while (true) {
+      // While a device works only what is there already is taken.
+      const std::optional<Task> task =
+          begun < worker->depth() ? next_task(ranks_[index], /*wait=*/begun == 0) : std::nullopt;
+      if (!task) {
+        if (begun == 0) return {};
+        FF_TRY(finish());
+      } else if (const auto* step = std::get_if<StepTask>(&*task)) {
+        worker->begin(**step);
+        ++begun;
         ++ranks_[index].control.calls;
-        if (!worker->reports()) continue;
-        ++ranks_[index].control.calls;
-        const std::lock_guard lock(mutex_);
-        FF_TRY(collector_.add(rank, std::move(report)));
       } else {
+        while (begun > 0) FF_TRY(finish());
         FF_ASSIGN(RankStats stats, worker->stats(std::get<StatsTask>(*task).peaks_s));
         const std::lock_guard lock(mutex_);
         stats.comm.emplace_back(mesh::Axis::kControl, ranks_[index].control);
         ranks_[index].stats = std::move(stats);
+        done_.notify_all();
       }
-      done_.notify_all();
     }
-    return {};
   }
 
   std::string describe(int rank, std::string_view what) const {

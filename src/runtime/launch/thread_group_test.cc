@@ -42,7 +42,9 @@ class FakeWorker final : public Worker {
                               mesh::Axis::kPipeline)),
         hook_(std::move(hook)) {}
 
-  StageReport run(const std::vector<StepBatch>& batches) override {
+  void begin(const std::vector<StepBatch>& batches) override { report_ = run(batches); }
+  StageReport finish() override { return std::move(report_); }
+  StageReport run(const std::vector<StepBatch>& batches) {
     const StepBatch& batch = batches.at(static_cast<size_t>(at_.replica));
     hook_(rank_, batch.step);
     ++steps_;
@@ -93,6 +95,7 @@ class FakeWorker final : public Worker {
   std::unique_ptr<comm::Communicator> shards_;
   std::unique_ptr<comm::Communicator> stages_;
   Hook hook_;
+  StageReport report_;
   int64_t steps_ = 0;
 };
 
@@ -251,11 +254,11 @@ TEST(ThreadGroup, EndsWithStepsOutstanding) {
 class DeadlockedWorker final : public Worker {
  public:
   explicit DeadlockedWorker(std::unique_ptr<comm::Communicator> group) : group_(std::move(group)) {}
-  StageReport run(const std::vector<StepBatch>& batches) override {
+  void begin(const std::vector<StepBatch>& /*batches*/) override {
     std::byte byte{};
     group_->recv({&byte, 1}, 1 - group_->rank());
-    return {.step = batches[0].step, .stage = 0, .output = {}};
   }
+  StageReport finish() override { return {}; }
   bool reports() const override { return true; }
   RankMemory memory() const override { return {}; }
   base::Result<RankStats> stats(double /*peaks_s*/) override { return RankStats(); }

@@ -40,9 +40,11 @@ class Inbox {
   Inbox(const Inbox&) = delete;
   Inbox& operator=(const Inbox&) = delete;
 
-  Message next() {
+  /// Nothing, only without `wait`, if there is no message yet.
+  std::optional<Message> next(bool wait) {
     std::unique_lock lock(mutex_);
-    arrived_.wait(lock, [this] { return !messages_.empty(); });
+    if (wait) arrived_.wait(lock, [this] { return !messages_.empty(); });
+    if (messages_.empty()) return std::nullopt;
     Message message = std::move(messages_.front());
     messages_.pop_front();
     return message;
@@ -93,26 +95,43 @@ base::Status serve(Worker& worker, const RankConfig& config, Channel& channel, I
                    comm::Progress& progress) {
   const base::SteadyClock clock;
   comm::CommStats control;
+  int begun = 0;
+  const auto finish = [&]() -> base::Status {
+    --begun;
+    StageReport report = worker.finish();
+    if (!worker.reports()) return {};
+    const int64_t begin_ns = clock.now_ns();
+    FF_TRY(channel.send(Report{std::move(report)}));
+    control.seconds += base::seconds_between(begin_ns, clock.now_ns());
+    ++control.calls;
+    return {};
+  };
   while (true) {
-    progress.enter(comm::Operation::kIdle);
+    // While a device works only what is there already is taken.
+    if (begun == 0) progress.enter(comm::Operation::kIdle);
     const int64_t idle_ns = clock.now_ns();
-    const Message message = inbox.next();
+    const std::optional<Message> next =
+        begun < worker.depth() ? inbox.next(/*wait=*/begun == 0) : std::nullopt;
     const double idle_s = base::seconds_between(idle_ns, clock.now_ns());
     control.wait_seconds += idle_s;
     control.seconds += idle_s;
+    if (!next) {
+      FF_TRY(finish());
+      continue;
+    }
+    const Message& message = *next;
     if (const auto* step = std::get_if<Step>(&message)) {
       if (std::ssize(step->batches) != config.group.dp) {
         return base::fail("a step has {} batches, expected {}", step->batches.size(),
                           config.group.dp);
       }
       ++control.calls;
-      StageReport report = worker.run(step->batches);
-      if (!worker.reports()) continue;
-      const int64_t begin_ns = clock.now_ns();
-      FF_TRY(channel.send(Report{std::move(report)}));
-      control.seconds += base::seconds_between(begin_ns, clock.now_ns());
-      ++control.calls;
-    } else if (const auto* request = std::get_if<StatsRequest>(&message)) {
+      worker.begin(step->batches);
+      ++begun;
+      continue;
+    }
+    while (begun > 0) FF_TRY(finish());
+    if (const auto* request = std::get_if<StatsRequest>(&message)) {
       FF_ASSIGN(RankStats stats, worker.stats(request->peaks_s));
       control.bytes = channel.bytes();
       stats.comm.emplace_back(mesh::Axis::kControl, control);
@@ -126,7 +145,7 @@ base::Status serve(Worker& worker, const RankConfig& config, Channel& channel, I
 }
 
 base::Status run_rank(int rank, int ranks, Channel& channel, Inbox& inbox, Marks& marks) {
-  const Message first = inbox.next();
+  const Message first = *inbox.next(/*wait=*/true);
   const auto* message = std::get_if<Config>(&first);
   if (message == nullptr) return base::fail("the front sent no configuration");
   const RankConfig& config = message->config;

@@ -1,0 +1,133 @@
+#include "backend/cuda/stream.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "backend/host_ops.h"
+#include "base/check.h"
+
+namespace fourfold::backend::cuda {
+
+CudaStream::CudaStream() {
+  check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
+  for (Span& span : spans_) {
+    check(cudaEventCreate(&span.begin), "making an event");
+    check(cudaEventCreate(&span.end), "making an event");
+  }
+  cublas = CublasMatmul::create();
+}
+
+CudaStream::~CudaStream() {
+  cudaStreamSynchronize(stream_);
+  for (auto& [key, graph] : graphs_) {
+    if (graph.exec != nullptr) cudaGraphExecDestroy(graph.exec);
+  }
+  cublas.reset();
+  for (const Span& span : spans_) {
+    cudaEventDestroy(span.begin);
+    cudaEventDestroy(span.end);
+  }
+  cudaStreamDestroy(stream_);
+}
+
+cudaStream_t CudaStream::begin() {
+  if (!std::exchange(busy_, true)) {
+    check(cudaEventRecord(span(next_mark_).begin, stream_), "beginning a step");
+  }
+  return stream_;
+}
+
+int64_t CudaStream::mark() {
+  begin();
+  busy_ = false;
+  check(cudaEventRecord(span(next_mark_).end, stream_), "ending a step");
+  return next_mark_++;
+}
+
+void CudaStream::wait(int64_t mark) {
+  CHECK(mark < next_mark_ && next_mark_ - mark <= kMaxMarks, "mark {} of {}", mark, next_mark_);
+  const Span& s = span(mark);
+  check(cudaEventSynchronize(s.end), "waiting for the GPU");
+  float milliseconds = 0;
+  check(cudaEventElapsedTime(&milliseconds, s.begin, s.end), "reading the GPU's clock");
+  counters.seconds += double{milliseconds} * 1e-3;
+}
+
+void CudaStream::synchronize() {
+  if (busy_) {
+    CHECK(!capturing_, "a captured step waits for the GPU");
+    wait(mark());
+  } else {
+    check(cudaStreamSynchronize(stream_), "waiting for the GPU");
+  }
+}
+
+void CudaStream::note_attention(const KvLayer& cache, int64_t heads, int64_t window) {
+  if (!capturing_) return;
+  const auto same = [&](const Attentions& known) {
+    return known.cache.kv_heads == cache.kv_heads && known.cache.head_dim == cache.head_dim &&
+           known.heads == heads && known.window == window;
+  };
+  const auto it = std::find_if(noted_.begin(), noted_.end(), same);
+  Attentions& attentions =
+      it != noted_.end() ? *it : noted_.emplace_back(Attentions{cache, heads, window, /*count=*/0});
+  ++attentions.count;
+}
+
+void CudaStream::count(OpCounters& counters, const std::vector<Attentions>& attentions,
+                       const RowLayout& rows) {
+  for (const Attentions& a : attentions) {
+    OpCounters one;
+    count_attention(one, rows.on_host(), a.cache, a.heads, a.window, sizeof(uint16_t));
+    counters.attention_flops += a.count * one.attention_flops;
+    counters.bytes += a.count * one.bytes;
+  }
+}
+
+void CudaStream::capture(Graph& graph, const RowLayout& rows,
+                         const std::function<void()>& enqueue) {
+  const OpCounters before = counters;
+  capturing_ = true;
+  noted_.clear();
+  check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeRelaxed), "capturing a step");
+  cudaGraph_t captured = nullptr;
+  try {
+    enqueue();
+  } catch (...) {
+    capturing_ = false;
+    cudaStreamEndCapture(stream_, &captured);
+    throw;
+  }
+  capturing_ = false;
+  check(cudaStreamEndCapture(stream_, &captured), "capturing a step");
+  const cudaError_t status = cudaGraphInstantiate(&graph.exec, captured, 0);
+  cudaGraphDestroy(captured);
+  check(status, "making a graph of a step");
+  graph.attentions = std::move(noted_);
+  OpCounters attention;
+  count(attention, graph.attentions, rows);
+  graph.work.matmul_flops = counters.matmul_flops - before.matmul_flops;
+  graph.work.bytes = counters.bytes - before.bytes - attention.bytes;
+  counters = before;  // launching it counts
+}
+
+void CudaStream::repeat(std::span<const int64_t> key, const RowLayout& rows,
+                        const std::function<void()>& enqueue) {
+  const auto [it, first] = graphs_.try_emplace({key.begin(), key.end()});
+  if (first) return enqueue();
+  Graph& graph = it->second;
+  begin();
+  if (graph.exec == nullptr) capture(graph, rows, enqueue);
+  check(cudaGraphLaunch(graph.exec, stream_), "launching a step");
+  counters.matmul_flops += graph.work.matmul_flops;
+  counters.bytes += graph.work.bytes;
+  count(counters, graph.attentions, rows);
+}
+
+CudaStream& stream_of(Stream& stream) {
+  auto* cuda = dynamic_cast<CudaStream*>(&stream);
+  CHECK(cuda != nullptr, "a stream of another backend");
+  return *cuda;
+}
+
+}  // namespace fourfold::backend::cuda
