@@ -1,7 +1,7 @@
 # The few commands that a person or CI needs; each works in a clean clone. The build itself is
 # CMake's: CMakePresets.json has `release` for use, `dev` and `tsan` for tests under sanitizers.
 
-SOURCES = find src tests bench -name '*.cc' -o -name '*.h'
+SOURCES = find src tests bench -name '*.cc' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh'
 JOBS := $(shell nproc)
 
 .DEFAULT_GOAL := help

@@ -191,9 +191,9 @@ void ModelFlags::add_to(CLI::App& app) {
       ->capture_default_str()
       ->group(kMemory);
   app.add_option("--max-num-batched-tokens", max_num_batched_tokens,
-                 "Token budget of one step, prompt chunks and decodes together")
-      ->check(CLI::Range(1, 1 << 20))
-      ->capture_default_str()
+                 "Token budget of one step, prompt chunks and decodes together (default: 512 on "
+                 "a CPU, 8192 on a GPU)")
+      ->check(CLI::Range(0, 1 << 20))
       ->group(kMemory);
   app.add_flag("--enable-prefix-caching,!--no-enable-prefix-caching", prefix_caching,
                "Reuse the KV blocks of shared prefixes (default: on)")

@@ -38,7 +38,7 @@ struct ModelFlags {
   std::string kv_cache_memory;
   int max_model_len = 0;
   int max_num_seqs = 256;
-  int max_num_batched_tokens = 512;
+  int max_num_batched_tokens = 0;  ///< 0: what suits the backend
   bool prefix_caching = true;
   std::string expert_placement = "linear";
   std::string expert_exchange = "auto";

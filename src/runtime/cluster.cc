@@ -21,7 +21,8 @@
 namespace fourfold::runtime {
 namespace {
 
-constexpr int32_t kDefaultStepTokens = 512;
+constexpr int32_t kHostStepTokens = 512;
+constexpr int32_t kDeviceStepTokens = 8192;
 
 mesh::ParallelConfig group_config(const mesh::Mesh& mesh) {
   mesh::ParallelConfig config = mesh.config();
@@ -94,8 +95,9 @@ base::Result<engine::ExecutorLimits> plan_limits(const ClusterConfig& config,
   limits.stages = config.scheme.pp;
   limits.depth = config.depth > 0 ? config.depth : config.scheme.pp + 1;
   limits.slots = config.max_running;
-  limits.max_step_tokens =
-      config.scheduler.max_step_tokens > 0 ? config.scheduler.max_step_tokens : kDefaultStepTokens;
+  limits.max_step_tokens = config.scheduler.max_step_tokens > 0 ? config.scheduler.max_step_tokens
+                           : ops.in_host_memory()               ? kHostStepTokens
+                                                                : kDeviceStepTokens;
   limits.block_size = config.block_size;
   const int64_t positions =
       config.max_positions > 0 ? int64_t{config.max_positions} : spec.max_positions;

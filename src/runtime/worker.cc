@@ -23,6 +23,7 @@
 #include "model/weights.h"
 #include "runtime/layer_times.h"
 #include "runtime/sampler.h"
+#include "runtime/token_ring.h"
 
 namespace fourfold::runtime {
 namespace {
@@ -76,10 +77,8 @@ class StageWorker final : public Worker {
   base::Status allocate_cache();
   void apply_tables(const StepBatch& batch);
   model::StepInputs pack_inputs(const StepBatch& batch, const std::vector<SampledRow>& sampled);
-  base::Status allocate_tokens();
   void name_tokens(const StepBatch& batch, View tokens);
   void receive_tokens_until(StepId step);
-  View tokens_of(StepId step, int64_t count) const;
   void keep_tokens(StepId step, std::span<int32_t> tokens);
   struct Begun;
   void sample_rows(const StepBatch& batch, const std::vector<SampledRow>& sampled, View logits,
@@ -119,13 +118,7 @@ class StageWorker final : public Worker {
   int64_t zero_row_steps_ = 0;
   int64_t rows_ = 0;
 
-  /// Tokens sampled in the latest steps, for rows named by (step, row), in the backend's memory: a
-  /// part for each of the last ring_steps_.size() steps.
-  tensor::Buffer ring_;
-  std::vector<StepId> ring_steps_;
-  int64_t ring_width_ = 0;
-  /// Where a device samples while the host goes on: the tokens of the steps in progress.
-  tensor::Buffer host_tokens_;
+  TokenRing ring_;
   /// The first stage of several gets the tokens from the last one, and receives them only when it
   /// has to.
   struct Expected {
@@ -180,7 +173,9 @@ base::Status StageWorker::load(const model::ModelSource& source) {
   runs_ahead_ = !ops_->in_host_memory() && groups_->mesh().world_size() == 1 &&
                 !groups_->mesh().has_experts();
   FF_ASSIGN(packer_, model::StepPacker::create(*ops_, packer_limits(config_.limits), depth() + 1));
-  FF_TRY(allocate_tokens());
+  FF_ASSIGN(ring_,
+            TokenRing::create(*ops_, config_.limits.depth + 1,
+                              std::min(config_.limits.slots, config_.limits.max_step_tokens)));
 
   memory_.weight_bytes = decoder_->weights().bytes();
   memory_.file_bytes_read = decoder_->weights().file_bytes_read();
@@ -212,16 +207,6 @@ base::Status StageWorker::allocate_cache() {
     memory_.kv_bytes += 2 * bytes;
     cache_.push_back(layer);
   }
-  return {};
-}
-
-base::Status StageWorker::allocate_tokens() {
-  const engine::ExecutorLimits& limits = config_.limits;
-  ring_steps_.assign(static_cast<size_t>(limits.depth) + 1, StepId(-1));
-  ring_width_ = std::min(limits.slots, limits.max_step_tokens);
-  const int64_t bytes = std::ssize(ring_steps_) * ring_width_ * size_of(DType::kI32);
-  FF_ASSIGN(ring_, ops_->allocate(bytes));
-  FF_ASSIGN(host_tokens_, ops_->allocate_host(bytes));
   return {};
 }
 
@@ -276,18 +261,11 @@ model::StepInputs StageWorker::pack_inputs(const StepBatch& batch,
   return packer_->finish(*stream_);
 }
 
-/// Where the tokens of a step are in the ring.
-View StageWorker::tokens_of(StepId step, int64_t count) const {
-  const int64_t part = step.value % std::ssize(ring_steps_);
-  return {static_cast<int32_t*>(ring_.data()) + part * ring_width_, DType::kI32, {count}};
-}
-
 /// Puts tokens that the host has into the ring.
 void StageWorker::keep_tokens(StepId step, std::span<int32_t> tokens) {
   const View from{tokens.data(), DType::kI32, {std::ssize(tokens)}};
-  ops_->copy_in(*stream_, from, tokens_of(step, std::ssize(tokens)));
+  ops_->copy_in(*stream_, from, ring_.begin(step, std::ssize(tokens)));
   stream_->synchronize();
-  ring_steps_[static_cast<size_t>(step.value) % ring_steps_.size()] = step;
 }
 
 void StageWorker::receive_tokens_until(StepId step) {
@@ -309,12 +287,7 @@ void StageWorker::name_tokens(const StepBatch& batch, View tokens) {
     }
     const engine::SampledRef& ref = batch.refs[static_cast<size_t>(-1 - token)];
     receive_tokens_until(ref.step);
-    const auto part = static_cast<size_t>(ref.step.value) % ring_steps_.size();
-    CHECK(ring_steps_[part] == ref.step && ref.row < ring_width_,
-          "a row names step {}, row {}, which is not among the last {} steps", ref.step.value,
-          ref.row, config_.limits.depth);
-    tokens.i32()[i] =
-        static_cast<int32_t>(-1 - (static_cast<int64_t>(part) * ring_width_ + ref.row));
+    tokens.i32()[i] = ring_.name_of(ref.step, ref.row);
   }
 }
 
@@ -358,18 +331,14 @@ void StageWorker::sample_on_host(const StepBatch& batch, const std::vector<Sampl
 void StageWorker::sample_rows(const StepBatch& batch, const std::vector<SampledRow>& sampled,
                               View logits, Begun& begun) {
   const bool greedy = is_argmax(batch, sampled);
-  const View kept = tokens_of(batch.step, std::ssize(sampled));
   engine::StepOutput& output = begun.report.output;
   std::vector<int32_t> tokens(sampled.size());
   groups_->enter(comm::Operation::kSample);
   if (greedy) {
+    const View kept = ring_.begin(batch.step, std::ssize(sampled));
     ops_->argmax_rows(*stream_, logits, kept);
-    ring_steps_[static_cast<size_t>(batch.step.value) % ring_steps_.size()] = batch.step;
     if (runs_ahead_) {
-      begun.tokens = kept;
-      begun.tokens.data =
-          static_cast<std::byte*>(host_tokens_.data()) +
-          (static_cast<std::byte*>(kept.data) - static_cast<std::byte*>(ring_.data()));
+      begun.tokens = ring_.on_host(batch.step, std::ssize(sampled));
       ops_->copy_out(*stream_, kept, begun.tokens);
       begun.mark = stream_->mark();
       return;
@@ -501,8 +470,7 @@ void StageWorker::run_rows(const StepBatch& batch, const std::vector<int64_t>& r
 
 void StageWorker::embed(const model::StepInputs& inputs, View residual,
                         const model::Decoder::Tap& tap) {
-  const View ring{ring_.data(), DType::kI32, {std::ssize(ring_steps_) * ring_width_}};
-  ops_->resolve_tokens(*stream_, inputs.tokens, ring);
+  ops_->resolve_tokens(*stream_, inputs.tokens, ring_.whole());
   decoder_->embed(*stream_, step_memory(), inputs.tokens, residual);
   if (tap) tap(-1, residual);
 }

@@ -2,8 +2,8 @@
 // query heads of one KV head) and one piece of 128 positions after another: scores are mma of keys
 // by queries, sums mma of values by weights, so that queries are always the columns of the right
 // operand and a query's bits do not depend on how many stand beside it. Each piece is computed by
-// itself and merged into those before it (docs/numerics.md), in the block or, where each piece has
-// a block of its own, by a second kernel, with the same operations.
+// itself and merged into those before it (docs/numerics.md): by the block as it goes or, where each
+// piece has a block of its own, by the block that is done last, with the same operations.
 
 #include "backend/cuda/device.cuh"
 #include "backend/cuda/kernels.h"
@@ -36,6 +36,60 @@ __device__ inline Merge merge_factors(float old_max, float new_max) {
 
 __device__ inline float merged(float old_value, float new_value, Merge factors) {
   return __fmaf_rn(new_value, factors.new_factor, __fmul_rn(old_value, factors.old_factor));
+}
+
+/// Where a piece of a head of a single-row tile is among the partials: sums of all, then their
+/// maximum and sum of weights.
+__device__ inline int64_t partial_index(const AttentionArgs& a, int64_t tile, int64_t head,
+                                        int64_t piece) {
+  return (tile * a.heads + head) * a.pieces + piece;
+}
+__device__ inline float2* partial_stats(const AttentionArgs& a) {
+  return reinterpret_cast<float2*>(a.partials + static_cast<int64_t>(a.single_tiles) * a.heads *
+                                                    a.pieces * a.cache.head_dim);
+}
+
+/// Merges the pieces [begin, end) of one head of a row; a warp does it.
+__device__ void merge_pieces(const AttentionArgs& a, int64_t tile, int64_t head, int begin, int end,
+                             uint16_t* out, int lane) {
+  const int d = a.cache.head_dim;
+  constexpr int kColumns = 256 / 32;  // of a lane
+  constexpr int kAtOnce = 4;
+  float run[kColumns] = {};
+  float max = kMinusInfinity;
+  float sum = 0;
+  const int64_t first = partial_index(a, tile, head, 0);
+  for (int base = begin; base < end; base += 32) {
+    const int count = min(32, end - base);
+    float2 stats = make_float2(kMinusInfinity, 0);
+    if (lane < count) stats = __ldcg(partial_stats(a) + first + base + lane);
+    for (int p = 0; p < count; p += kAtOnce) {
+      float values[kAtOnce][kColumns];
+#pragma unroll
+      for (int u = 0; u < kAtOnce; ++u) {
+        const float* from = a.partials + (first + base + min(p + u, count - 1)) * d;
+#pragma unroll
+        for (int c = 0; c < kColumns; ++c) {
+          values[u][c] = c * 32 + lane < d ? __ldcg(from + c * 32 + lane) : 0.0F;
+        }
+      }
+#pragma unroll
+      for (int u = 0; u < kAtOnce; ++u) {
+        const float piece_max = __shfl_sync(0xffffffffu, stats.x, (p + u) % 32);
+        const float piece_sum = __shfl_sync(0xffffffffu, stats.y, (p + u) % 32);
+        if (p + u >= count) continue;
+        const Merge factors = merge_factors(max, piece_max);
+        max = fmaxf(max, piece_max);
+        sum = merged(sum, piece_sum, factors);
+#pragma unroll
+        for (int c = 0; c < kColumns; ++c) run[c] = merged(run[c], values[u][c], factors);
+      }
+    }
+  }
+#pragma unroll
+  for (int c = 0; c < kColumns; ++c) {
+    if (c * 32 + lane < d) out[c * 32 + lane] = to_bf16_bits(__fdiv_rn(run[c], sum));
+  }
 }
 
 /// Shared memory of a block: head_dim is rounded up to 16 * kDepth, queries to 8 * kQueryTiles.
@@ -302,15 +356,10 @@ __device__ void attend(const AttentionArgs& a, const Work& work, uint16_t* share
         if (query >= work.queries || column >= d) continue;
         const int64_t at = static_cast<int64_t>(row_of(query)) * a.heads + head_of(query);
         if (work.apart) {
-          // Single-row tiles come first in the list, not in the step: partials go by tile.
-          float* to = a.partials +
-                      ((static_cast<int64_t>(blockIdx.x) * a.heads + head_of(query)) * a.pieces +
-                       work.first_piece) *
-                          (d + 2);
-          to[2 + column] = run[r][q][i];
+          const int64_t piece = partial_index(a, blockIdx.x, head_of(query), work.first_piece);
+          a.partials[piece * d + column] = run[r][q][i];
           if (column == 0) {
-            to[0] = run_max[query];
-            to[1] = run_sum[query];
+            partial_stats(a)[piece] = make_float2(run_max[query], run_sum[query]);
           }
         } else {
           a.out[at * d + column] = to_bf16_bits(__fdiv_rn(run[r][q][i], run_sum[query]));
@@ -356,73 +405,28 @@ __global__ void __launch_bounds__(kThreads)
     }
     work.first_piece = piece;
     work.end_piece = piece + 1;
+    work.apart = end - begin > 1;  // of one piece there is nothing to merge
   }
   attend<kDepth, kQueryTiles>(a, work, shared);
-}
+  if (!apart || end - begin == 1) return;
 
-/// Merges the pieces of the row of each single-row tile; a warp takes one head. Pieces are read
-/// some at a time, so that their loads overlap, and merged one by one.
-__global__ void __launch_bounds__(kThreads) merge_kernel(const __grid_constant__ AttentionArgs a) {
-  const int64_t item = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
-  const bool works = item < static_cast<int64_t>(a.single_tiles) * a.heads;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int row = works ? a.tiles[2 * (item / a.heads)] : 0;
-  const int position = a.positions[row];
-  wait_for_inputs();
-  let_next_start();
-  if (!works) return;
-  const int head = static_cast<int>(item % a.heads);
-  const int d = a.cache.head_dim;
-  const int begin = a.window > 0 ? max(0, position - a.window + 1) / kPiece : 0;
-  const int end = position / kPiece + 1;
-  constexpr int kColumns = 256 / 32;
-  constexpr int kAtOnce = 8;
-  const int columns = (d + 31) / 32;
-  float run[kColumns] = {};
-  float max = kMinusInfinity;
-  float sum = 0;
-  const float* from = a.partials + item * a.pieces * (d + 2);
-  for (int first = begin; first < end; first += kAtOnce) {
-    float maxima[kAtOnce];
-    float totals[kAtOnce];
-    float old_factors[kAtOnce];
-    float new_factors[kAtOnce];
-#pragma unroll
-    for (int p = 0; p < kAtOnce; ++p) {
-      const int piece = min(first + p, end - 1);
-      maxima[p] = from[piece * (d + 2)];
-      totals[p] = from[piece * (d + 2) + 1];
-    }
-#pragma unroll
-    for (int p = 0; p < kAtOnce; ++p) {
-      if (first + p >= end) break;
-      const Merge factors = merge_factors(max, maxima[p]);
-      max = fmaxf(max, maxima[p]);
-      sum = merged(sum, totals[p], factors);
-      old_factors[p] = factors.old_factor;
-      new_factors[p] = factors.new_factor;
-    }
-#pragma unroll
-    for (int c = 0; c < kColumns; ++c) {
-      if (c >= columns) break;
-      const int column = min(c * 32 + lane, d - 1);
-      float values[kAtOnce];
-#pragma unroll
-      for (int p = 0; p < kAtOnce; ++p) {
-        values[p] = from[min(first + p, end - 1) * (d + 2) + 2 + column];
-      }
-#pragma unroll
-      for (int p = 0; p < kAtOnce; ++p) {
-        if (first + p >= end) break;
-        run[c] = merged(run[c], values[p], {old_factors[p], new_factors[p]});
-      }
-    }
+  __shared__ bool last;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    uint32_t* arrivals = a.arrivals + blockIdx.x * gridDim.y + blockIdx.y;
+    last = atomicAdd(arrivals, 1) + 1 == static_cast<uint32_t>(end - begin);
+    if (last) *arrivals = 0;
   }
-  uint16_t* out = a.out + (static_cast<int64_t>(row) * a.heads + head) * d;
-#pragma unroll
-  for (int c = 0; c < kColumns; ++c) {
-    const int column = c * 32 + lane;
-    if (column < d) out[column] = to_bf16_bits(__fdiv_rn(run[c], sum));
+  __syncthreads();
+  if (!last) return;
+  __threadfence();
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  for (int query = warp; query < queries; query += kWarps) {
+    const int head = work.head * per_head + (first_query + query) % per_head;
+    merge_pieces(a, blockIdx.x, head, begin, end,
+                 a.out + (static_cast<int64_t>(first_row) * a.heads + head) * a.cache.head_dim,
+                 static_cast<int>(threadIdx.x) % 32);
   }
 }
 
@@ -452,20 +456,30 @@ cudaError_t attention_of(cudaStream_t stream, const AttentionArgs& a) {
     const cudaError_t status = few ? launch<kDepth, 1>(stream, a, 0, a.single_tiles, 1, apart)
                                    : launch<kDepth, kWide>(stream, a, 0, a.single_tiles, 1, apart);
     if (status != cudaSuccess) return status;
-    if (apart) {
-      const int64_t items = static_cast<int64_t>(a.single_tiles) * a.heads;
-      const cudaError_t merging =
-          launch_early(merge_kernel, static_cast<unsigned>((items + kWarps - 1) / kWarps), kThreads,
-                       0, stream, a);
-      if (merging != cudaSuccess) return merging;
-    }
   }
   if (a.all_tiles == a.single_tiles) return cudaSuccess;
   return launch<kDepth, kWide>(stream, a, a.single_tiles, a.all_tiles - a.single_tiles, kTileRows,
                                /*apart=*/false);
 }
 
+int64_t query_groups_of_single(const AttentionArgs& a) {
+  const int per_head = a.heads / a.cache.kv_heads;
+  const int wide = a.cache.head_dim <= 128 ? 64 : 32;
+  return per_head <= 8 ? 1 : (per_head + wide - 1) / wide;
+}
+
 }  // namespace
+
+int64_t partial_floats(const AttentionArgs& args) {
+  return static_cast<int64_t>(args.single_tiles) * args.heads * args.pieces *
+         (args.cache.head_dim + 2);
+}
+
+bool may_split(const AttentionArgs& args) {
+  return static_cast<int64_t>(args.single_tiles) * args.cache.kv_heads *
+             query_groups_of_single(args) <=
+         kMaxArrivals;
+}
 
 cudaError_t attention(cudaStream_t stream, const AttentionArgs& args) {
   const int depth = (args.cache.head_dim + 15) / 16;

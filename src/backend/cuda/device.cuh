@@ -108,18 +108,4 @@ __device__ inline float warp_sum(float x) {
   return x;
 }
 
-/// Over a block of `kThreads`; `shared` has one float a warp.
-template <int kThreads>
-__device__ inline float block_sum(float x, float* shared) {
-  constexpr int kWarps = kThreads / 32;
-  x = warp_sum(x);
-  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = x;
-  __syncthreads();
-  float sum = 0;
-#pragma unroll
-  for (int w = 0; w < kWarps; ++w) sum += shared[w];
-  __syncthreads();
-  return sum;
-}
-
 }  // namespace fourfold::backend::cuda

@@ -75,11 +75,17 @@ struct AttentionArgs {
   float scale = 1.0F;
   int32_t window = 0;       ///< 0: none
   uint16_t* out = nullptr;  ///< [rows][heads][head_dim]
-  /// Of tiles of one row: pieces are computed apart and merged afterwards, if `partial` has place
-  /// for them: pieces * single_tiles * heads * (head_dim + 2) floats.
+  /// Of tiles of one row: each piece has a block of its own, and the last one to finish merges
+  /// them, if there is room for what the others leave: partial_floats() floats, and an arrival
+  /// counter for each tile and group of queries, at most kMaxArrivals, zero before and after.
   int32_t pieces = 0;  ///< of the longest row, at most
   float* partials = nullptr;
+  uint32_t* arrivals = nullptr;
 };
+inline constexpr int64_t kMaxArrivals = int64_t{1} << 16;
+int64_t partial_floats(const AttentionArgs& args);
+/// Whether there are counters enough.
+bool may_split(const AttentionArgs& args);
 /// head_dim is at most 256.
 cudaError_t attention(cudaStream_t stream, const AttentionArgs& args);
 

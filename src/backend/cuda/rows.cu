@@ -44,59 +44,88 @@ __global__ void resolve_tokens_kernel(int32_t* tokens, const int32_t* ring, int6
   if (i < count && tokens[i] < 0) tokens[i] = ring[-1 - tokens[i]];
 }
 
-/// A block takes a row: adds y to it, if there is one, and norms it. Thread t keeps the values at
-/// t, t + kNormThreads, ... in registers as far as they go.
-constexpr int kNormThreads = 512;
+constexpr int kNormThreads = 1024;
+/// Values of a row that a thread keeps in registers; what is further is read again.
 constexpr int kKept = 16;
 
+/// Values that a thread takes at once.
+template <int kWide>
+struct __align__(4 * kWide) Pack {
+  float v[kWide];
+};
+
+/// A block takes a row: adds y to it, if there is one, and norms it. Thread t takes the packs t,
+/// t + kNormThreads, ... of the row.
+template <int kWide>
 __global__ void __launch_bounds__(kNormThreads)
     rms_norm_kernel(float* x, const float* y, const float* gain, float eps, int64_t width,
                     float* out_f32, uint16_t* out_bf16) {
-  __shared__ float shared[kNormThreads / 32];
-  float* row = x + blockIdx.x * width;
-  const float* more = y == nullptr ? nullptr : y + blockIdx.x * width;
+  using P = Pack<kWide>;
+  constexpr int kPacks = kKept / kWide;
+  __shared__ float warp_sums[kNormThreads / 32];
+  const int64_t packs = width / kWide;
+  P* row = reinterpret_cast<P*>(x + blockIdx.x * width);
+  const P* more = y == nullptr ? nullptr : reinterpret_cast<const P*>(y + blockIdx.x * width);
+  const P* gains = reinterpret_cast<const P*>(gain);
+  const auto at = [&](int u) { return threadIdx.x + int64_t{u} * kNormThreads; };
   wait_for_inputs();
   let_next_start();
-  float kept[kKept];
+  P kept[kPacks] = {};
+  P added[kPacks] = {};
+#pragma unroll
+  for (int u = 0; u < kPacks; ++u) {
+    if (at(u) >= packs) break;
+    kept[u] = row[at(u)];
+    if (more != nullptr) added[u] = more[at(u)];
+  }
   float squares = 0;
-  const auto value_at = [&](int64_t i) {
-    float value = row[i];
-    if (more != nullptr) {
-      value = __fadd_rn(value, more[i]);
-      row[i] = value;
+#pragma unroll
+  for (int u = 0; u < kPacks; ++u) {
+    if (at(u) >= packs) break;
+#pragma unroll
+    for (int i = 0; i < kWide; ++i) {
+      if (more != nullptr) kept[u].v[i] = __fadd_rn(kept[u].v[i], added[u].v[i]);
+      squares = __fmaf_rn(kept[u].v[i], kept[u].v[i], squares);
     }
-    return value;
-  };
-#pragma unroll
-  for (int u = 0; u < kKept; ++u) {
-    const int64_t i = threadIdx.x + int64_t{u} * kNormThreads;
-    kept[u] = i < width ? value_at(i) : 0.0F;
+    if (more != nullptr) row[at(u)] = kept[u];
   }
+  for (int64_t p = at(kPacks); p < packs; p += kNormThreads) {
+    P pack = row[p];
 #pragma unroll
-  for (int u = 0; u < kKept; ++u) squares = __fmaf_rn(kept[u], kept[u], squares);
-  for (int64_t i = threadIdx.x + int64_t{kKept} * kNormThreads; i < width; i += kNormThreads) {
-    const float value = value_at(i);
-    squares = __fmaf_rn(value, value, squares);
+    for (int i = 0; i < kWide; ++i) {
+      if (more != nullptr) pack.v[i] = __fadd_rn(pack.v[i], more[p].v[i]);
+      squares = __fmaf_rn(pack.v[i], pack.v[i], squares);
+    }
+    if (more != nullptr) row[p] = pack;
   }
-  squares = block_sum<kNormThreads>(squares, shared);
+  squares = warp_sum(squares);
+  if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = squares;
+  __syncthreads();
+  squares = warp_sum(warp_sums[threadIdx.x % 32]);
   const float r =
       __fdiv_rn(1.0F, __fsqrt_rn(__fadd_rn(__fdiv_rn(squares, static_cast<float>(width)), eps)));
-  const auto put = [&](int64_t i, float value) {
-    const float normed = __fmul_rn(__fmul_rn(value, r), gain[i]);
+  const auto put = [&](int64_t p, const P& values) {
+    const P g = gains[p];
+    P normed;
+#pragma unroll
+    for (int i = 0; i < kWide; ++i) normed.v[i] = __fmul_rn(__fmul_rn(values.v[i], r), g.v[i]);
+    const int64_t to = blockIdx.x * width + p * kWide;
     if (out_f32 != nullptr) {
-      out_f32[blockIdx.x * width + i] = normed;
+      *reinterpret_cast<P*>(out_f32 + to) = normed;
+    } else if constexpr (kWide == 4) {
+      const uint32_t low = to_bf16_bits(normed.v[0]) | uint32_t{to_bf16_bits(normed.v[1])} << 16;
+      const uint32_t high = to_bf16_bits(normed.v[2]) | uint32_t{to_bf16_bits(normed.v[3])} << 16;
+      *reinterpret_cast<uint2*>(out_bf16 + to) = {low, high};
     } else {
-      out_bf16[blockIdx.x * width + i] = to_bf16_bits(normed);
+      out_bf16[to] = to_bf16_bits(normed.v[0]);
     }
   };
 #pragma unroll
-  for (int u = 0; u < kKept; ++u) {
-    const int64_t i = threadIdx.x + int64_t{u} * kNormThreads;
-    if (i < width) put(i, kept[u]);
+  for (int u = 0; u < kPacks; ++u) {
+    if (at(u) >= packs) break;
+    put(at(u), kept[u]);
   }
-  for (int64_t i = threadIdx.x + int64_t{kKept} * kNormThreads; i < width; i += kNormThreads) {
-    put(i, row[i]);
-  }
+  for (int64_t p = at(kPacks); p < packs; p += kNormThreads) put(p, row[p]);
 }
 
 /// A warp norms and rotates one head in place. `lane` of 32.
@@ -354,6 +383,15 @@ int multiprocessors() {
   return count;
 }
 
+/// x is written only if there is a y.
+cudaError_t launch_norm(cudaStream_t stream, float* x, const float* y, const float* gain, float eps,
+                        int64_t rows, int64_t width, float* out_f32, uint16_t* out_bf16) {
+  if (rows == 0) return cudaSuccess;
+  auto* kernel = width % 4 == 0 ? rms_norm_kernel<4> : rms_norm_kernel<1>;
+  return launch_early(kernel, static_cast<unsigned>(rows), kNormThreads, 0, stream, x, y, gain, eps,
+                      width, out_f32, out_bf16);
+}
+
 }  // namespace
 
 cudaError_t embed(cudaStream_t stream, const uint16_t* table, const Slices& slices,
@@ -373,16 +411,13 @@ cudaError_t resolve_tokens(cudaStream_t stream, int32_t* tokens, const int32_t* 
 
 cudaError_t rms_norm(cudaStream_t stream, const float* x, const float* gain, float eps,
                      int64_t rows, int64_t width, float* out_f32, uint16_t* out_bf16) {
-  if (rows == 0) return cudaSuccess;
-  return launch_early(rms_norm_kernel, static_cast<unsigned>(rows), kNormThreads, 0, stream,
-                      const_cast<float*>(x), nullptr, gain, eps, width, out_f32, out_bf16);
+  return launch_norm(stream, const_cast<float*>(x), nullptr, gain, eps, rows, width, out_f32,
+                     out_bf16);
 }
 
 cudaError_t add_norm(cudaStream_t stream, float* x, const float* y, const float* gain, float eps,
                      int64_t rows, int64_t width, uint16_t* out) {
-  if (rows == 0) return cudaSuccess;
-  return launch_early(rms_norm_kernel, static_cast<unsigned>(rows), kNormThreads, 0, stream, x, y,
-                      gain, eps, width, nullptr, out);
+  return launch_norm(stream, x, y, gain, eps, rows, width, nullptr, out);
 }
 
 cudaError_t norm_rope(cudaStream_t stream, float* x, const float* gain, float eps,

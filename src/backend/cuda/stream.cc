@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "backend/cuda/kernels.h"
 #include "backend/host_ops.h"
 #include "base/check.h"
 
@@ -14,6 +15,9 @@ CudaStream::CudaStream() {
     check(cudaEventCreate(&span.begin), "making an event");
     check(cudaEventCreate(&span.end), "making an event");
   }
+  constexpr size_t kArrivalBytes = kMaxArrivals * sizeof(uint32_t);
+  check(cudaMalloc(reinterpret_cast<void**>(&arrivals_), kArrivalBytes), "allocating counters");
+  check(cudaMemset(arrivals_, 0, kArrivalBytes), "clearing counters");
   cublas = CublasMatmul::create();
 }
 
@@ -23,6 +27,7 @@ CudaStream::~CudaStream() {
     if (graph.exec != nullptr) cudaGraphExecDestroy(graph.exec);
   }
   cublas.reset();
+  cudaFree(arrivals_);
   for (const Span& span : spans_) {
     cudaEventDestroy(span.begin);
     cudaEventDestroy(span.end);

@@ -32,6 +32,9 @@ class CudaStream final : public Stream {
   /// An attention that has been counted: its work differs whenever a graph of it is launched.
   void note_attention(const KvLayer& cache, int64_t heads, int64_t window);
 
+  /// kMaxArrivals counters of attention.
+  uint32_t* arrivals() const { return arrivals_; }
+
   std::unique_ptr<CublasMatmul> cublas;  ///< null where the library is missing
 
  private:
@@ -59,6 +62,7 @@ class CudaStream final : public Stream {
   Span& span(int64_t mark) { return spans_.at(static_cast<size_t>(mark) % spans_.size()); }
 
   cudaStream_t stream_ = nullptr;
+  uint32_t* arrivals_ = nullptr;
   std::array<Span, kMaxMarks> spans_;
   int64_t next_mark_ = 0;
   bool busy_ = false;  ///< something was enqueued after the last mark
