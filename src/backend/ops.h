@@ -188,6 +188,8 @@ class Ops {
   virtual bool in_host_memory() const = 0;
   /// Memory of the host that is quick to copy from and to: `allocate`, where that is the host's.
   virtual base::Result<Buffer> allocate_host(int64_t bytes) const = 0;
+  /// The GPU that ranks run on, as its driver names it; empty: they run on cores.
+  virtual std::string gpu() const { return ""; }
   /// What `allocate` can still give; nothing where that is memory of the host.
   virtual std::optional<int64_t> free_bytes() const = 0;
   /// Copies between memory of the host and of the backend; the same dtype and number of elements.

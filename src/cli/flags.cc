@@ -179,8 +179,14 @@ void ModelFlags::add_to(CLI::App& app) {
   app.add_option(
          "--kv-cache-memory-bytes", kv_cache_memory,
          "KV cache of one device, for example 512MiB (default: what the load needs, at most "
-         "a quarter of the free memory)")
+         "a quarter of the free memory, or of a GPU's what --gpu-memory-utilization leaves)")
       ->check(checked_by(parse_bytes))
+      ->group(kMemory);
+  app.add_option("--gpu-memory-utilization", gpu_memory_utilization,
+                 "Share of a GPU's free memory that weights, activations and KV cache may take, of "
+                 "all devices on it together")
+      ->check(CLI::Range(0.05, 0.98))
+      ->capture_default_str()
       ->group(kMemory);
   app.add_option("--max-model-len", max_model_len,
                  "Longest prompt and output together (default: what the command needs)")
@@ -225,6 +231,7 @@ base::Result<runtime::ClusterConfig> ModelFlags::cluster_config() const {
   if (!kv_cache_memory.empty()) {
     FF_ASSIGN(config.kv_bytes, parse_bytes(kv_cache_memory));
   }
+  config.gpu_memory_share = gpu_memory_utilization;
   config.max_positions = max_model_len;
   config.max_running = max_num_seqs;
   config.scheduler.max_step_tokens = max_num_batched_tokens;

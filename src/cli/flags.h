@@ -38,6 +38,7 @@ struct ModelFlags {
   std::string kv_cache_memory;
   int max_model_len = 0;
   int max_num_seqs = 256;
+  double gpu_memory_utilization = 0.9;
   int max_num_batched_tokens = 0;  ///< 0: what suits the backend
   bool prefix_caching = true;
   std::string expert_placement = "linear";

@@ -74,7 +74,6 @@ int64_t kv_budget(const ClusterConfig& config, const model::ModelSpec& spec,
   const std::optional<int64_t> free = ops.free_bytes();
   if (!free) return available_memory_bytes() / 4 / devices;
   // All ranks share one GPU, which also holds what the libraries and the driver take.
-  constexpr double kShare = 0.9;
   constexpr int64_t kReserve = int64_t{512} << 20;
   engine::ExecutorLimits without_cache = limits;
   without_cache.blocks = 0;
@@ -82,7 +81,7 @@ int64_t kv_budget(const ClusterConfig& config, const model::ModelSpec& spec,
   for (const RankMemory& rank : plan_memory(config, spec, ops, without_cache)) {
     others = std::max(others, rank.weight_bytes + rank.activation_bytes);
   }
-  const auto usable = static_cast<int64_t>(kShare * static_cast<double>(*free));
+  const auto usable = static_cast<int64_t>(config.gpu_memory_share * static_cast<double>(*free));
   return std::max<int64_t>(0, usable / devices - others - kReserve);
 }
 

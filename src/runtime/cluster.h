@@ -35,8 +35,10 @@ struct ClusterConfig {
 
   int32_t block_size = 16;
   int64_t kv_bytes = 0;   ///< per device; 0: what max_running sequences need, within a quarter of
-                          ///< the available memory
+                          ///< the available memory or, on a GPU, within gpu_memory_share
   int64_t kv_blocks = 0;  ///< per replica; 0: by kv_bytes
+  /// Of a GPU's free memory, that weights, activations and KV cache of all its ranks may take.
+  double gpu_memory_share = 0.9;
   int32_t max_positions = 0;  ///< longest sequence; 0: the model's context
   int32_t max_running = 256;  ///< sequences a replica runs at once
   int32_t depth = 0;          ///< steps in flight; 0: pp + 1

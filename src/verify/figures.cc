@@ -178,6 +178,7 @@ std::vector<const SchemeResult*> timed_at(const VerifyReport& report, const Load
 }
 
 bool shares_cores(const VerifyReport& report, const mesh::ParallelConfig& scheme) {
+  if (!report.machine.gpu.empty()) return scheme.devices() > 1;
   return scheme.devices() * report.options.cluster.cpus_per_device > report.machine.cores;
 }
 

@@ -63,7 +63,8 @@ std::optional<double> efficiency_growing_load(const VerifyReport& report,
 /// Schemes with figures at a point, in the report's order.
 std::vector<const SchemeResult*> timed_at(const VerifyReport& report, const LoadPoint& point);
 
-/// More devices' cores than this machine has: speeds are not those of so many devices.
+/// More devices' cores than this machine has, or several devices on its GPU: speeds are not those
+/// of so many devices.
 bool shares_cores(const VerifyReport& report, const mesh::ParallelConfig& scheme);
 
 /// Who is best at one objective and who cannot be told from it.

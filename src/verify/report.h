@@ -6,7 +6,8 @@
 
 namespace fourfold::verify {
 
-/// A line that says so where `devices` outnumber this machine's cores; empty otherwise.
+/// A line that says so where `devices` outnumber this machine's cores or share its GPU; empty
+/// otherwise.
 std::string devices_note(const VerifyReport& report, int devices);
 
 /// The terminal report: answers, one table for each load point with its winners, where the time

@@ -98,7 +98,8 @@ struct SchemeResult {
 struct MachineFacts {
   std::string cpu;
   std::string isa;
-  int cores = 0;  ///< that this process may use
+  int cores = 0;    ///< that this process may use
+  std::string gpu;  ///< that all devices run on; empty: they are cores
 };
 
 struct VerifyReport {

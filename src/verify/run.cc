@@ -94,11 +94,15 @@ base::Result<VerifyReport> plan_subject(const Subject& subject) {
   report.backend = subject.ops->name();
   report.machine = {.cpu = base::cpu_name(),
                     .isa = std::string(subject.ops->name()),
-                    .cores = std::max(1, static_cast<int>(base::usable_cpus().size()))};
+                    .cores = std::max(1, static_cast<int>(base::usable_cpus().size())),
+                    .gpu = subject.ops->gpu()};
   report.points = load_points(options);
   // A device is a core here, or a few: its memory is their share of what is free.
   report.device_memory_bytes = runtime::available_memory_bytes() / report.machine.cores *
                                std::min(options.cluster.cpus_per_device, report.machine.cores);
+  if (const std::optional<int64_t> free = subject.ops->free_bytes()) {
+    report.device_memory_bytes = *free;
+  }
   for (const mesh::ParallelConfig& scheme : options.schemes) {
     add_scheme(subject, scheme, /*timed=*/true, report);
   }

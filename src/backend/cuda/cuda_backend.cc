@@ -27,24 +27,21 @@ base::Result<std::unique_ptr<Ops>> make_cuda_ops() {
         CUDART_VERSION / 1000);
   }
   int device = 0;
-  int major = 0;
-  int minor = 0;
-  int multiprocessors = 0;
+  cudaDeviceProp properties{};
   if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device) !=
-          cudaSuccess) {
+      cudaGetDeviceProperties(&properties, device) != cudaSuccess) {
     return base::fail("the cuda backend cannot ask GPU {} what it is: {}", device,
                       cudaGetErrorString(cudaGetLastError()));
   }
+  const int major = properties.major;
+  const int minor = properties.minor;
   if (major != 9 || minor != 0) {
     return base::fail(
-        "the cuda backend has kernels for GPUs of compute capability 9.0 (H100, H200); GPU {} has "
-        "{}.{}: use the cpu backend",
-        device, major, minor);
+        "the cuda backend has kernels for GPUs of compute capability 9.0 (H100, H200); GPU {}, "
+        "{}, has {}.{}: use the cpu backend",
+        device, properties.name, major, minor);
   }
-  return std::unique_ptr<Ops>(std::make_unique<cuda::CudaOps>(multiprocessors));
+  return std::unique_ptr<Ops>(std::make_unique<cuda::CudaOps>(properties.name));
 }
 
 }  // namespace fourfold::backend

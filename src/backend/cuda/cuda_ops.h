@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <utility>
 
 #include "backend/ops.h"
 
@@ -10,7 +11,7 @@ namespace fourfold::backend::cuda {
 /// cuBLASLt. Errors of CUDA are thrown as std::runtime_error.
 class CudaOps final : public Ops {
  public:
-  explicit CudaOps(int multiprocessors) : multiprocessors_(multiprocessors) {}
+  explicit CudaOps(std::string gpu) : gpu_(std::move(gpu)) {}
 
   std::string_view name() const override { return "cuda"; }
   DType activation_dtype() const override { return DType::kBF16; }
@@ -20,6 +21,7 @@ class CudaOps final : public Ops {
   base::Result<Buffer> allocate(int64_t bytes) const override;
   bool in_host_memory() const override { return false; }
   base::Result<Buffer> allocate_host(int64_t bytes) const override;
+  std::string gpu() const override { return gpu_; }
   std::optional<int64_t> free_bytes() const override;
   void copy_in(Stream& stream, View from, View to) const override;
   void copy_out(Stream& stream, View from, View to) const override;
@@ -69,7 +71,7 @@ class CudaOps final : public Ops {
   void hash_rows(Stream& stream, View x, std::span<uint64_t> out) const override;
 
  private:
-  int multiprocessors_;
+  std::string gpu_;
 };
 
 }  // namespace fourfold::backend::cuda

@@ -13,7 +13,7 @@ namespace {
 constexpr std::string_view kInvalid =
     " <abbr class=\"badge\" title=\"not valid: the client did not keep its schedule\">!</abbr>";
 
-constexpr std::string_view kSharesCores = " <abbr title=\"its devices share cores\">†</abbr>";
+constexpr std::string_view kSharesCores = " <abbr title=\"its devices take turns\">†</abbr>";
 
 }  // namespace
 

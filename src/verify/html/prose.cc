@@ -115,8 +115,8 @@ std::string cores_line(const Page& page) {
   const bool any = std::any_of(page.series.begin(), page.series.end(),
                                [](const Series& s) { return s.scheme.at("shares_cores").truth(); });
   if (!any) return "";
-  return "<p class=\"muted\">† has more devices than this machine has cores for: they take turns, "
-         "and its speeds say little of a machine with cores for each.</p>";
+  return "<p class=\"muted\">† has more devices than this machine has cores or GPUs for: they take "
+         "turns, and its speeds say little of a machine with enough.</p>";
 }
 
 /// Numbers of an array, joined.

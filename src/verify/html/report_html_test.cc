@@ -142,7 +142,7 @@ TEST(ToHtml, MarksSchemesWhoseDevicesShareCores) {
     const auto html =
         to_html(report_with({{"scheme", "tp2"}, {"shares_cores", shares}, {"loads", {load}}}));
     EXPECT_EQ(html->find("† has more devices") != std::string::npos, shares);
-    EXPECT_EQ(html->find("its devices share cores") != std::string::npos, shares);
+    EXPECT_EQ(html->find("its devices take turns") != std::string::npos, shares);
   }
 }
 
