@@ -111,7 +111,7 @@ base::Status finish(measure::Results results, const OutputFlags& output, const M
 base::Result<std::string> name_of_ops(const ModelFlags& flags) {
   FF_ASSIGN(const auto ops,
             backend::make_ops(backend::chosen_backend(flags.backend, flags.isa), flags.isa));
-  return std::string(ops->name());
+  return std::string(ops->name()) + (ops->gpu().empty() ? "" : " on " + ops->gpu());
 }
 
 Command add_offline(CLI::App& bench, const std::string& command_line) {

@@ -158,8 +158,9 @@ void ModelFlags::add_to(CLI::App& app) {
                  "strongest this machine has)")
       ->group(kDevices);
   app.add_option("--ranks", ranks,
-                 "processes: each device is a process, joined by MPI; threads: all in one process")
-      ->check(CLI::IsMember({"processes", "threads"}))
+                 "processes: each device is a process, joined by MPI; threads: all in one process; "
+                 "auto: threads where they share a GPU, else processes")
+      ->check(CLI::IsMember({"auto", "processes", "threads"}))
       ->capture_default_str()
       ->group(kDevices);
   app.add_option("--numerics", numerics,
@@ -226,7 +227,8 @@ base::Result<runtime::ClusterConfig> ModelFlags::cluster_config() const {
   config.backend = backend::chosen_backend(backend, isa);
   config.isa = isa;
   config.cpus_per_device = cpus_per_device;
-  config.ranks = ranks == "threads" ? runtime::RankMode::kThreads : runtime::RankMode::kProcesses;
+  const bool threads = ranks == "threads" || (ranks == "auto" && config.backend == "cuda");
+  config.ranks = threads ? runtime::RankMode::kThreads : runtime::RankMode::kProcesses;
   config.block_size = block_size;
   if (!kv_cache_memory.empty()) {
     FF_ASSIGN(config.kv_bytes, parse_bytes(kv_cache_memory));

@@ -31,7 +31,7 @@ struct ModelFlags {
   std::string dummy_routing = "natural";
   std::string backend = "auto";
   std::string isa;
-  std::string ranks = "processes";
+  std::string ranks = "auto";
   std::string numerics = "fast";
   int cpus_per_device = 1;
   int block_size = 16;
