@@ -121,8 +121,9 @@ struct Work {
 template <int kDepth, int kQueryTiles>
 __device__ void attend(const AttentionArgs& a, const Work& work, uint16_t* shared) {
   using L = Layout<kDepth, kQueryTiles>;
-  __shared__ int64_t offsets[kPiece];  // of each position's row in the cache; -1: none
-  __shared__ float warp_values[kWarps][L::kQueries];
+  __shared__ int64_t offsets[2][kPiece];  // of each position's row in the cache; -1: none
+  __shared__ float warp_maxima[kWarps][L::kQueries];
+  __shared__ float warp_sums[kWarps][L::kQueries];
   __shared__ float run_max[L::kQueries];
   __shared__ float run_sum[L::kQueries];
   __shared__ Merge factors[L::kQueries];
@@ -149,15 +150,15 @@ __device__ void attend(const AttentionArgs& a, const Work& work, uint16_t* share
   };
   wait_for_inputs();
   let_next_start();
-  for (int i = thread; i < L::kQueries * 16 * kDepth; i += kThreads) {
-    const int query = i / (16 * kDepth);
-    const int column = i % (16 * kDepth);
-    float value = 0;
-    if (query < work.queries && column < d) {
-      value =
-          a.queries[(static_cast<int64_t>(row_of(query)) * a.heads + head_of(query)) * d + column];
+  for (int query = warp; query < L::kQueries; query += kWarps) {
+    const bool here = query < work.queries;
+    const float* from =
+        a.queries +
+        (here ? (static_cast<int64_t>(row_of(query)) * a.heads + head_of(query)) * d : 0);
+#pragma unroll
+    for (int column = lane; column < 16 * kDepth; column += 32) {
+      queries[query * L::kStride + column] = to_bf16_bits(here && column < d ? from[column] : 0.0F);
     }
-    queries[query * L::kStride + column] = to_bf16_bits(value);
   }
   for (int query = thread; query < L::kQueries; query += kThreads) {
     run_max[query] = kMinusInfinity;
@@ -175,28 +176,29 @@ __device__ void attend(const AttentionArgs& a, const Work& work, uint16_t* share
   float run[kRowTiles][kQueryTiles][4] = {};
   const float scale = __fmul_rn(a.scale, 1.4426950408889634F);  // log2(e)
 
-  for (int piece = work.first_piece; piece < work.end_piece; ++piece) {
-    const int begin = piece * kPiece;
-    __syncthreads();  // the last piece's keys, values and offsets are done with
-    {
-      const int position = begin + thread;
-      int64_t offset = -1;
-      if (tile_first <= position && position <= tile_last) {
-        const int64_t block = table[position / a.cache.block_size];
-        offset = ((block * a.cache.kv_heads + work.head) * a.cache.block_size +
-                  position % a.cache.block_size) *
-                 d;
-      }
-      offsets[thread] = offset;
+  // Where the rows of a piece are in the cache: pieces take turns, as the next one is loaded while
+  // this one is worked on.
+  const auto find_rows = [&](int piece) {
+    const int position = piece * kPiece + thread;
+    int64_t offset = -1;
+    if (tile_first <= position && position <= tile_last) {
+      const int64_t block = table[position / a.cache.block_size];
+      offset = ((block * a.cache.kv_heads + work.head) * a.cache.block_size +
+                position % a.cache.block_size) *
+               d;
     }
-    __syncthreads();
-    const auto load = [&](const uint16_t* from, uint16_t* to) {
+    offsets[piece % 2][thread] = offset;
+  };
+  const auto load = [&](int piece, const uint16_t* from, uint16_t* to) {
+    if (piece < work.end_piece) {
+      const int64_t* rows = offsets[piece % 2];
       if (d % 8 == 0) {
         constexpr int kVectors = 2 * kDepth;  // of 16 bytes, a row
+#pragma unroll 4
         for (int i = thread; i < kPiece * kVectors; i += kThreads) {
           const int row = i / kVectors;
           const int column = i % kVectors * 8;
-          const int64_t offset = offsets[row];
+          const int64_t offset = rows[row];
           const bool valid = offset >= 0 && column < d;
           copy_async(to + row * L::kStride + column, from + (valid ? offset + column : 0), valid);
         }
@@ -204,17 +206,24 @@ __device__ void attend(const AttentionArgs& a, const Work& work, uint16_t* share
         for (int i = thread; i < kPiece * 16 * kDepth; i += kThreads) {
           const int row = i / (16 * kDepth);
           const int column = i % (16 * kDepth);
-          const int64_t offset = offsets[row];
+          const int64_t offset = rows[row];
           to[row * L::kStride + column] =
               offset >= 0 && column < d ? from[offset + column] : uint16_t{0};
         }
       }
-      commit_copies();
-    };
-    load(a.cache.keys, keys);
-    load(a.cache.values, values);
+    }
+    commit_copies();
+  };
+  find_rows(work.first_piece);
+  __syncthreads();
+  load(work.first_piece, a.cache.keys, keys);
+  load(work.first_piece, a.cache.values, values);
+
+  for (int piece = work.first_piece; piece < work.end_piece; ++piece) {
+    const int begin = piece * kPiece;
+    if (piece + 1 < work.end_piece) find_rows(piece + 1);
     wait_for_copies<1>();
-    __syncthreads();
+    __syncthreads();  // the keys are here, and so are the next piece's offsets
 
     // Scores of positions [32 warp, 32 warp + 32) for all queries.
     float scores[2][kQueryTiles][4] = {};
@@ -261,21 +270,21 @@ __device__ void attend(const AttentionArgs& a, const Work& work, uint16_t* share
         for (int distance = 4; distance < 32; distance *= 2) {
           max = fmaxf(max, __shfl_xor_sync(0xffffffffu, max, distance));
         }
-        if (group == 0) warp_values[warp][query] = max;
+        if (group == 0) warp_maxima[warp][query] = max;
       }
     }
     __syncthreads();
+    load(piece + 1, a.cache.keys, keys);  // nobody reads this piece's any more
     float piece_max[kQueryTiles][2];
 #pragma unroll
     for (int q = 0; q < kQueryTiles; ++q) {
 #pragma unroll
       for (int odd = 0; odd < 2; ++odd) {
         const int query = q * 8 + quad * 2 + odd;
-        piece_max[q][odd] = fmaxf(fmaxf(warp_values[0][query], warp_values[1][query]),
-                                  fmaxf(warp_values[2][query], warp_values[3][query]));
+        piece_max[q][odd] = fmaxf(fmaxf(warp_maxima[0][query], warp_maxima[1][query]),
+                                  fmaxf(warp_maxima[2][query], warp_maxima[3][query]));
       }
     }
-    __syncthreads();  // warp_values is written again
 #pragma unroll
     for (int q = 0; q < kQueryTiles; ++q) {
 #pragma unroll
@@ -298,48 +307,58 @@ __device__ void attend(const AttentionArgs& a, const Work& work, uint16_t* share
         for (int distance = 4; distance < 32; distance *= 2) {
           sum += __shfl_xor_sync(0xffffffffu, sum, distance);
         }
-        if (group == 0) warp_values[warp][query] = sum;
+        if (group == 0) warp_sums[warp][query] = sum;
         if (group == 0 && warp == 0) {
           factors[query] = merge_factors(run_max[query], max);
           run_max[query] = fmaxf(run_max[query], max);
         }
       }
     }
-    wait_for_copies<0>();
-    __syncthreads();
+    wait_for_copies<1>();
+    __syncthreads();  // the values and all weights are here
     for (int query = thread; query < L::kQueries; query += kThreads) {
-      const float sum = (warp_values[0][query] + warp_values[1][query]) +
-                        (warp_values[2][query] + warp_values[3][query]);
+      const float sum =
+          (warp_sums[0][query] + warp_sums[1][query]) + (warp_sums[2][query] + warp_sums[3][query]);
       run_sum[query] = merged(run_sum[query], sum, factors[query]);
     }
 
-    // Sums of 16 columns of the values for all queries, tile after tile.
+    // Sums of the values' columns, 16 at a time, for all queries.
+    float sums[kRowTiles][kQueryTiles][4] = {};
 #pragma unroll
-    for (int r = 0; r < kRowTiles; ++r) {
-      const int tile = warp + r * kWarps;
-      if (tile >= kDepth) break;
-      float sums[kQueryTiles][4] = {};
+    for (int k = 0; k < kPiece / 16; ++k) {
+      uint32_t left[kRowTiles][4];
 #pragma unroll
-      for (int k = 0; k < kPiece / 16; ++k) {
-        uint32_t left[4];
+      for (int r = 0; r < kRowTiles; ++r) {
+        const int tile = warp + r * kWarps;
+        if (tile >= kDepth) break;
         // Transposed 8 x 8 matrices: columns 0-7 and 8-15 of positions 0-7, then of 8-15.
         const int row = k * 16 + lane / 16 * 8 + lane % 8;
-        load_matrices_transposed(left, values + row * L::kStride + tile * 16 + lane / 8 % 2 * 8);
+        load_matrices_transposed(left[r], values + row * L::kStride + tile * 16 + lane / 8 % 2 * 8);
+      }
 #pragma unroll
-        for (int q = 0; q < kQueryTiles; ++q) {
-          const uint16_t* from = weights + (q * 8 + group) * L::kWeightStride + k * 16 + quad * 2;
-          mma(sums[q], left[0], left[1], left[2], left[3], *reinterpret_cast<const uint32_t*>(from),
-              *reinterpret_cast<const uint32_t*>(from + 8));
+      for (int q = 0; q < kQueryTiles; ++q) {
+        const uint16_t* from = weights + (q * 8 + group) * L::kWeightStride + k * 16 + quad * 2;
+        const uint32_t low = *reinterpret_cast<const uint32_t*>(from);
+        const uint32_t high = *reinterpret_cast<const uint32_t*>(from + 8);
+#pragma unroll
+        for (int r = 0; r < kRowTiles; ++r) {
+          if (warp + r * kWarps >= kDepth) break;
+          mma(sums[r][q], left[r][0], left[r][1], left[r][2], left[r][3], low, high);
         }
       }
+    }
+#pragma unroll
+    for (int r = 0; r < kRowTiles; ++r) {
 #pragma unroll
       for (int q = 0; q < kQueryTiles; ++q) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          run[r][q][i] = merged(run[r][q][i], sums[q][i], factors[q * 8 + quad * 2 + i % 2]);
+          run[r][q][i] = merged(run[r][q][i], sums[r][q][i], factors[q * 8 + quad * 2 + i % 2]);
         }
       }
     }
+    __syncthreads();
+    load(piece + 1, a.cache.values, values);  // nobody reads this piece's any more
   }
   __syncthreads();
 
@@ -375,7 +394,8 @@ __global__ void __launch_bounds__(kThreads)
     attention_kernel(const __grid_constant__ AttentionArgs a, int first_tile, int query_groups,
                      bool apart) {
   extern __shared__ __align__(16) uint16_t shared[];
-  const int tile = first_tile + static_cast<int>(blockIdx.x);
+  // Of a prompt the last tiles have the most pieces: they begin first.
+  const int tile = first_tile + static_cast<int>(apart ? blockIdx.x : gridDim.x - 1 - blockIdx.x);
   const int first_row = a.tiles[2 * tile];
   const int rows = a.tiles[2 * tile + 1];
   const int per_head = a.heads / a.cache.kv_heads;
