@@ -129,7 +129,9 @@ class StageWorker final : public Worker {
 
   struct Begun {
     StageReport report;
-    /// Where a device works on it: when it is done, and where its tokens come to.
+    int64_t rows = 0;
+    double waited_s = 0;  ///< of the device's work on it, in begin()
+    /// Where a device works on it: when it is done, and where its tokens come to, if it samples.
     std::optional<int64_t> mark;
     View tokens;
   };
@@ -340,7 +342,6 @@ void StageWorker::sample_rows(const StepBatch& batch, const std::vector<SampledR
     if (runs_ahead_) {
       begun.tokens = ring_.on_host(batch.step, std::ssize(sampled));
       ops_->copy_out(*stream_, kept, begun.tokens);
-      begun.mark = stream_->mark();
       return;
     }
     ops_->copy_out(*stream_, kept, {tokens.data(), DType::kI32, kept.shape});
@@ -377,7 +378,7 @@ void StageWorker::run_layers(const model::StepInputs& inputs, View residual,
   const int64_t begin = clock.now_ns();
   decoder_->run_layers(*stream_, step_memory(), inputs.rows, cache_, residual, tap, replica_rows);
   const int64_t rows = std::accumulate(replica_rows.begin(), replica_rows.end(), int64_t{0});
-  layer_times_.add(rows, (clock.now_ns() - begin) / std::ssize(cache_));
+  if (!runs_ahead_) layer_times_.add(rows, (clock.now_ns() - begin) / std::ssize(cache_));
 }
 
 void StageWorker::begin(const std::vector<StepBatch>& batches) {
@@ -407,8 +408,13 @@ void StageWorker::begin(const std::vector<StepBatch>& batches) {
   fast_steps_ += busy->numerics == base::Numerics::kFast ? 1 : 0;
   arena_.reset();
   host_arena_.reset();
+  begun.rows = m;
+  const double before_s = stream_->counters.seconds;
   if (m > 0) {
     run_rows(batch, replica_rows, begun);
+    begun.waited_s = stream_->counters.seconds - before_s;
+    // Also of a step that samples nothing: its inputs must not be overwritten before it is done.
+    if (runs_ahead_) begun.mark = stream_->mark();
   } else {
     ++zero_row_steps_;
     const View no_rows = arena_.allocate(DType::kF32, {0, decoder_->spec().hidden});
@@ -420,7 +426,11 @@ StageReport StageWorker::finish() {
   Begun begun = std::move(begun_.front());
   begun_.pop_front();
   if (begun.mark) {
+    const double before_s = stream_->counters.seconds;
     stream_->wait(*begun.mark);
+    const double step_s = begun.waited_s + stream_->counters.seconds - before_s;
+    // No mark is made while the device works: to those who watch for hangs a step is one layer.
+    layer_times_.add(begun.rows, static_cast<int64_t>(step_s * 1e9));
     groups_->enter(comm::Operation::kSample);
     for (int64_t i = 0; i < begun.tokens.rows(); ++i) {
       begun.report.output.sampled.push_back({SampledToken{.token = begun.tokens.i32()[i]}});
