@@ -80,6 +80,9 @@ class Progress {
   /// `observer` outlives the rank's work.
   explicit Progress(Observer* observer = nullptr) : observer_(observer) {}
 
+  /// True where an observer is told of every mark.
+  bool is_watched() const { return observer_ != nullptr; }
+
   void begin_step(int64_t step) { step_.store(step, std::memory_order_relaxed); }
   /// The rank begins with `operation`.
   void enter(Operation operation, int32_t layer = -1, std::span<float> data = {});

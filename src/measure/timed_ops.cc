@@ -83,6 +83,30 @@ void TimedOps::add(Stream& stream, View x, View y) const {
   timed("add", stream, 3 * x.bytes(), [&] { ops_.add(stream, x, y); });
 }
 
+void TimedOps::add_norm(Stream& stream, View x, View y, const Weight& gain, float eps,
+                        View out) const {
+  if (ops_.in_host_memory()) return Ops::add_norm(stream, x, y, gain, eps, out);
+  timed("add_norm", stream, 2 * x.bytes() + y.bytes() + out.bytes(),
+        [&] { ops_.add_norm(stream, x, y, gain, eps, out); });
+}
+
+void TimedOps::rope_write(Stream& stream, View queries, View keys, View values,
+                          const HeadGains& gains, float eps, const backend::RopeTable& rope,
+                          const backend::RowLayout& rows, const backend::KvLayer& cache) const {
+  if (ops_.in_host_memory()) {
+    return Ops::rope_write(stream, queries, keys, values, gains, eps, rope, rows, cache);
+  }
+  timed("rope_write", stream, 2 * (queries.bytes() + keys.bytes()) + values.bytes(),
+        [&] { ops_.rope_write(stream, queries, keys, values, gains, eps, rope, rows, cache); });
+}
+
+void TimedOps::gated_matmul(Stream& stream, Arena& arena, View x, const Weight& gate,
+                            const Weight& up, backend::Activation activation, View out) const {
+  if (ops_.in_host_memory()) return Ops::gated_matmul(stream, arena, x, gate, up, activation, out);
+  timed("gated " + label_of(gate) + "+" + label_of(up), stream, 0,
+        [&] { ops_.gated_matmul(stream, arena, x, gate, up, activation, out); });
+}
+
 void TimedOps::norm_rope(Stream& stream, View x, const Weight* gain, float eps, View positions,
                          const backend::RopeTable& rope) const {
   timed("norm_rope", stream, 2 * x.bytes(),

@@ -43,6 +43,7 @@ class TimedOps final : public backend::Ops {
   base::Result<Buffer> allocate_host(int64_t bytes) const override {
     return ops_.allocate_host(bytes);
   }
+  std::string gpu() const override { return ops_.gpu(); }
   std::optional<int64_t> free_bytes() const override { return ops_.free_bytes(); }
   void copy_in(Stream& stream, View from, View to) const override {
     ops_.copy_in(stream, from, to);
@@ -85,6 +86,14 @@ class TimedOps final : public backend::Ops {
   void add_bias(Stream& stream, View x, const Weight& bias) const override;
   void gate_rows(Stream& stream, View x, View gate) const override;
   void add(Stream& stream, View x, View y) const override;
+  // What a backend in host memory composes is timed by its parts.
+  void add_norm(Stream& stream, View x, View y, const Weight& gain, float eps,
+                View out) const override;
+  void rope_write(Stream& stream, View queries, View keys, View values, const HeadGains& gains,
+                  float eps, const backend::RopeTable& rope, const backend::RowLayout& rows,
+                  const backend::KvLayer& cache) const override;
+  void gated_matmul(Stream& stream, Arena& arena, View x, const Weight& gate, const Weight& up,
+                    backend::Activation activation, View out) const override;
   void norm_rope(Stream& stream, View x, const Weight* gain, float eps, View positions,
                  const backend::RopeTable& rope) const override;
   void kv_write(Stream& stream, View keys, View values, const backend::RowLayout& rows,

@@ -310,16 +310,21 @@ int64_t Decoder::host_arena_bytes(const ModelSpec& spec, const backend::Ops& ops
   if (ops.in_host_memory()) return 0;
   constexpr int64_t kF32 = size_of(DType::kF32);
   const int tp = mesh.config().tp;
-  // What goes through it at once: a collective's data and its result, or the experts' exchange.
-  int64_t widest = 2 * spec.hidden;
-  for (const LayerSpec& layer : spec.layers) {
-    if (layer.attention.wide_qk_norm) {
-      widest = std::max(widest, 2 * (1 + tp) * layer.attention.heads * layer.attention.head_dim);
+  // What goes through it at once: a collective's data and its result, logits that are sampled on
+  // the host, or the experts' exchange.
+  int64_t bytes = sampled * spec.vocab * kF32;
+  if (mesh.world_size() > 1) {
+    int64_t widest = 2 * spec.hidden;
+    for (const LayerSpec& layer : spec.layers) {
+      if (layer.attention.wide_qk_norm) {
+        widest = std::max(widest, 2 * (1 + tp) * layer.attention.heads * layer.attention.head_dim);
+      }
     }
+    bytes = std::max(bytes, rows * widest * kF32);
   }
-  int64_t bytes = rows * widest * kF32;
-  const int64_t shard_rows = vocab_shard_rows(spec, tp);
-  bytes = std::max(bytes, sampled * ((1 + tp) * shard_rows + spec.vocab) * kF32);
+  if (tp > 1) {
+    bytes = std::max(bytes, sampled * ((1 + tp) * vocab_shard_rows(spec, tp) + spec.vocab) * kF32);
+  }
   if (mesh.has_experts()) {
     bytes = std::max(bytes, Experts::plan(spec, ops, mesh, exchange, rows).host_arena_bytes);
   }

@@ -10,12 +10,14 @@
 #include <unordered_map>
 #include <utility>
 
+#include "base/log.h"
 #include "base/machine.h"
 #include "base/sizes.h"
 #include "engine/replica_choice.h"
 #include "model/decoder.h"
 #include "model/weights.h"
 #include "runtime/available_memory.h"
+#include "runtime/fault.h"
 #include "runtime/group_executor.h"
 
 namespace fourfold::runtime {
@@ -68,8 +70,8 @@ base::Result<model::ModelSource> open_source(const ClusterConfig& config) {
 namespace {
 
 /// Bytes of KV cache a rank may take where nobody said how many.
-int64_t kv_budget(const ClusterConfig& config, const model::ModelSpec& spec,
-                  const backend::Ops& ops, const engine::ExecutorLimits& limits) {
+base::Result<int64_t> kv_budget(const ClusterConfig& config, const model::ModelSpec& spec,
+                                const backend::Ops& ops, const engine::ExecutorLimits& limits) {
   const int devices = config.scheme.devices();
   const std::optional<int64_t> free = ops.free_bytes();
   if (!free) return available_memory_bytes() / 4 / devices;
@@ -82,7 +84,15 @@ int64_t kv_budget(const ClusterConfig& config, const model::ModelSpec& spec,
     others = std::max(others, rank.weight_bytes + rank.activation_bytes);
   }
   const auto usable = static_cast<int64_t>(config.gpu_memory_share * static_cast<double>(*free));
-  return std::max<int64_t>(0, usable / devices - others - kReserve);
+  const int64_t budget = usable / devices - others - kReserve;
+  if (budget <= 0) {
+    return base::fail(
+        "the model does not fit: {} bytes of weights and activations and {} of reserve on each of "
+        "{} devices that share {} bytes of the {}: split it over more, lower "
+        "--max-num-batched-tokens, or raise --gpu-memory-utilization",
+        others, kReserve, devices, usable, ops.gpu());
+  }
+  return budget;
 }
 
 }  // namespace
@@ -110,8 +120,10 @@ base::Result<engine::ExecutorLimits> plan_limits(const ClusterConfig& config,
 
   const int64_t per_sequence = base::ceil_div(positions, config.block_size);
   const int64_t block_bytes = largest_block_bytes(config, spec, ops);
-  const int64_t budget =
-      config.kv_bytes > 0 ? config.kv_bytes : kv_budget(config, spec, ops, limits);
+  int64_t budget = config.kv_bytes;
+  if (budget == 0) {
+    FF_ASSIGN(budget, kv_budget(config, spec, ops, limits));
+  }
   const int64_t affordable = config.kv_blocks > 0 ? config.kv_blocks : budget / block_bytes;
   if (affordable < per_sequence) {
     return base::fail(
@@ -451,6 +463,15 @@ base::Result<std::unique_ptr<Cluster>> Cluster::start(const ClusterConfig& confi
                                                            config.expert_placement));
   FF_ASSIGN(const std::unique_ptr<backend::Ops> ops, backend::make_ops(config.backend, config.isa));
   FF_ASSIGN(const engine::ExecutorLimits limits, plan_limits(config, source.spec, *ops));
+  FF_ASSIGN(const std::optional<FaultSpec> fault, FaultSpec::from_environment());
+  if (fault && fault->rank && *fault->rank >= mesh.world_size()) {
+    spdlog::warn("{} names rank {}, but {} has ranks 0 to {}: nothing will happen", kFaultVariable,
+                 *fault->rank, mesh::scheme_name(config.scheme), mesh.world_size() - 1);
+  }
+  if (fault && fault->action == FaultSpec::Action::kCorrupt && !ops->in_host_memory()) {
+    return base::fail("{} cannot change a value in the memory of a GPU: use --backend cpu",
+                      kFaultVariable);
+  }
   auto cluster = std::make_unique<LocalCluster>(mesh, limits, config.scheduler.prefix_cache);
   std::mutex progress_mutex;
   const StartProgress serialised = [&](const std::string& line) {

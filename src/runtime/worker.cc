@@ -13,6 +13,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/sizes.h"
 #include "comm/waiting.h"
 #include "model/collectives.h"
@@ -63,6 +64,17 @@ class StageWorker final : public Worker {
         arena_(tensor::Buffer()),
         host_arena_(tensor::Buffer()),
         slots_(static_cast<size_t>(config.limits.slots)) {}
+
+  /// Steps may be in progress on a device where the group has failed.
+  ~StageWorker() override {
+    try {
+      stream_->synchronize();
+    } catch (const std::exception& error) {
+      spdlog::debug("a rank ends while its device fails: {}", error.what());
+    }
+  }
+  StageWorker(const StageWorker&) = delete;
+  StageWorker& operator=(const StageWorker&) = delete;
 
   base::Status load(const model::ModelSource& source);
 
@@ -174,7 +186,8 @@ base::Status StageWorker::load(const model::ModelSource& source) {
   host_arena_ = tensor::Arena(std::move(host_arena));
   runs_ahead_ = !ops_->in_host_memory() && groups_->mesh().world_size() == 1 &&
                 !groups_->mesh().has_experts();
-  FF_ASSIGN(packer_, model::StepPacker::create(*ops_, packer_limits(config_.limits), depth() + 1));
+  FF_ASSIGN(packer_, model::StepPacker::create(*ops_, packer_limits(config_.limits),
+                                               runs_ahead_ ? depth() + 1 : 1));
   FF_ASSIGN(ring_,
             TokenRing::create(*ops_, config_.limits.depth + 1,
                               std::min(config_.limits.slots, config_.limits.max_step_tokens)));
@@ -367,7 +380,11 @@ void StageWorker::show_step(StepId step, int64_t rows) {
   comm::Progress* progress = groups_->progress();
   if (progress == nullptr) return;
   progress->begin_step(step.value);
-  if (rows > 0) progress->expect_layer_ns(layer_times_.typical(rows));
+  // A device's step is one layer here, and its time depends on the context, too: a long prompt's
+  // last steps take many times what is typical of as many rows.
+  constexpr int64_t kDeviceStepNs = 1'500'000'000;
+  const int64_t least_ns = runs_ahead_ ? kDeviceStepNs : 0;
+  if (rows > 0) progress->expect_layer_ns(std::max(least_ns, layer_times_.typical(rows)));
   progress->enter(comm::Operation::kInputs);
 }
 
@@ -498,7 +515,9 @@ View StageWorker::run_alone(const StepBatch& batch, const model::StepInputs& inp
     }
   };
   const bool decodes = batch.tokens.size() == batch.chunks.size();
-  if (!runs_ahead_ || !decodes || tap) {
+  // Who watches the marks of a step wants them made.
+  const bool watched = groups_->progress() != nullptr && groups_->progress()->is_watched();
+  if (!runs_ahead_ || !decodes || tap || watched) {
     run();
     return logits;
   }

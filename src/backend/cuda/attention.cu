@@ -469,7 +469,6 @@ cudaError_t launch(cudaStream_t stream, const AttentionArgs& a, int first_tile, 
 template <int kDepth>
 cudaError_t attention_of(cudaStream_t stream, const AttentionArgs& a) {
   constexpr int kWide = kDepth <= 8 ? 8 : 4;  // registers
-  constexpr int kTileRows = 16;
   if (a.single_tiles > 0) {
     const bool apart = a.partials != nullptr && a.pieces > 1;
     const bool few = a.heads / a.cache.kv_heads <= 8;
@@ -478,7 +477,8 @@ cudaError_t attention_of(cudaStream_t stream, const AttentionArgs& a) {
     if (status != cudaSuccess) return status;
   }
   if (a.all_tiles == a.single_tiles) return cudaSuccess;
-  return launch<kDepth, kWide>(stream, a, a.single_tiles, a.all_tiles - a.single_tiles, kTileRows,
+  return launch<kDepth, kWide>(stream, a, a.single_tiles, a.all_tiles - a.single_tiles,
+                               kAttentionTileRows,
                                /*apart=*/false);
 }
 

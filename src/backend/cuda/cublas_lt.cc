@@ -125,6 +125,13 @@ CublasMatmul::Plan& CublasMatmul::plan_for(int64_t rows, int64_t n, int64_t k) {
   check_blas(library_.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                      &kWorkspaceBytes, sizeof(kWorkspaceBytes)),
              "a preference");
+  constexpr uint32_t kAlignment = 16;  // of rows of views
+  for (const auto attribute :
+       {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
+    check_blas(library_.preference_set(preference, attribute, &kAlignment, sizeof(kAlignment)),
+               "a preference");
+  }
   cublasLtMatmulHeuristicResult_t result{};
   int found = 0;
   const cublasStatus_t status = library_.heuristic(handle_, plan->desc, plan->w, plan->x, plan->out,

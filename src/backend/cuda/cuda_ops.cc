@@ -395,6 +395,7 @@ void CudaOps::attention(Stream& stream, Arena& arena, View queries, const RowLay
                         const KvLayer& cache, const AttentionParams& params, View out) const {
   check_attention(stream, queries, rows, cache, params, out, activation_dtype(), kv_dtype());
   CHECK(cache.head_dim <= 256, "attention: heads of {}, at most 256", cache.head_dim);
+  static_assert(kTileRows == kAttentionTileRows);
   const int64_t heads = queries.shape[1];
   const int64_t mark = arena.mark();
   stream_of(stream).note_attention(cache, heads, params.window);

@@ -59,6 +59,8 @@ struct CacheArgs {
   int32_t head_dim = 0;
 };
 
+/// Rows of a tile of attention, at most: backend::kTileRows.
+inline constexpr int kAttentionTileRows = 16;
 /// Positions of a piece of attention (docs/numerics.md).
 inline constexpr int kPiece = 128;
 

@@ -17,7 +17,7 @@ CudaStream::CudaStream() {
   }
   constexpr size_t kArrivalBytes = kMaxArrivals * sizeof(uint32_t);
   check(cudaMalloc(reinterpret_cast<void**>(&arrivals_), kArrivalBytes), "allocating counters");
-  check(cudaMemset(arrivals_, 0, kArrivalBytes), "clearing counters");
+  check(cudaMemsetAsync(arrivals_, 0, kArrivalBytes, stream_), "clearing counters");
   cublas = CublasMatmul::create();
 }
 
@@ -51,20 +51,25 @@ int64_t CudaStream::mark() {
 
 void CudaStream::wait(int64_t mark) {
   CHECK(mark < next_mark_ && next_mark_ - mark <= kMaxMarks, "mark {} of {}", mark, next_mark_);
-  const Span& s = span(mark);
-  check(cudaEventSynchronize(s.end), "waiting for the GPU");
+  wait_for(span(mark));
+}
+
+void CudaStream::wait_for(const Span& span) {
+  check(cudaEventSynchronize(span.end), "waiting for the GPU");
   float milliseconds = 0;
-  check(cudaEventElapsedTime(&milliseconds, s.begin, s.end), "reading the GPU's clock");
+  check(cudaEventElapsedTime(&milliseconds, span.begin, span.end), "reading the GPU's clock");
   counters.seconds += double{milliseconds} * 1e-3;
 }
 
 void CudaStream::synchronize() {
-  if (busy_) {
-    CHECK(!capturing_, "a captured step waits for the GPU");
-    wait(mark());
-  } else {
-    check(cudaStreamSynchronize(stream_), "waiting for the GPU");
+  CHECK(!capturing_, "a captured step waits for the GPU");
+  if (!std::exchange(busy_, false)) {
+    return check(cudaStreamSynchronize(stream_), "waiting for the GPU");
   }
+  // The events of the next mark, which nobody waits for yet: whoever synchronises often must not
+  // use up the marks of steps in progress.
+  check(cudaEventRecord(span(next_mark_).end, stream_), "waiting for the GPU");
+  wait_for(span(next_mark_));
 }
 
 void CudaStream::note_attention(const KvLayer& cache, int64_t heads, int64_t window) {

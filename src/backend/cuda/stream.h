@@ -59,6 +59,7 @@ class CudaStream final : public Stream {
     cudaEvent_t begin = nullptr;
     cudaEvent_t end = nullptr;
   };
+  void wait_for(const Span& span);
   Span& span(int64_t mark) { return spans_.at(static_cast<size_t>(mark) % spans_.size()); }
 
   cudaStream_t stream_ = nullptr;

@@ -123,6 +123,8 @@ base::Result<WeightPtr> CudaOps::load_vector(std::span<const float> values) cons
   FF_ASSIGN(Buffer buffer, allocate(static_cast<int64_t>(values.size_bytes())));
   check(cudaMemcpy(buffer.data(), values.data(), values.size_bytes(), cudaMemcpyHostToDevice),
         "loading a vector");
+  // From memory that is not pinned the copy may still be on its way, and no other stream waits.
+  check(cudaStreamSynchronize(nullptr), "loading a vector");
   return WeightPtr(std::make_unique<DeviceVector>(std::move(buffer), std::ssize(values)));
 }
 
