@@ -106,17 +106,16 @@ class StageWorker final : public Worker {
   void run_layers(const model::StepInputs& inputs, View residual, const model::Decoder::Tap& tap,
                   const std::vector<int64_t>& replica_rows);
   void show_step(StepId step, int64_t rows);
+  /// Where the step's intermediates are.
+  model::StepMemory step_memory() {
+    return {arena_, ops_->in_host_memory() ? arena_ : host_arena_};
+  }
 
   RankConfig config_;
   std::shared_ptr<const backend::Ops> ops_;
   std::unique_ptr<model::RankGroups> groups_;
   std::unique_ptr<backend::Stream> stream_;
   std::unique_ptr<model::Decoder> decoder_;
-  /// Where the step's intermediates are.
-  model::StepMemory step_memory() {
-    return {arena_, ops_->in_host_memory() ? arena_ : host_arena_};
-  }
-
   tensor::Arena arena_;
   tensor::Arena host_arena_;  ///< empty where the backend's memory is the host's
   std::optional<model::StepPacker> packer_;

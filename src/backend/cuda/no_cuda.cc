@@ -6,8 +6,9 @@ namespace fourfold::backend {
 
 base::Result<std::unique_ptr<Ops>> make_cuda_ops() {
   return base::fail(
-      "this fourfold was built without CUDA; install the CUDA toolkit (12.4 or later) and build "
-      "again, or use the cpu backend");
+      "this fourfold was built without CUDA; install the CUDA toolkit (13.0 is known to do), see "
+      "that "
+      "nvcc is found, and build again, or use the cpu backend");
 }
 
 }  // namespace fourfold::backend

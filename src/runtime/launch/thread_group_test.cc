@@ -5,7 +5,10 @@
 
 #include <csignal>
 #include <cstdlib>
+#include <deque>
 #include <functional>
+#include <latch>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -248,6 +251,59 @@ TEST(ThreadGroup, EndsWithStepsOutstanding) {
     const auto executor = fakes({.pp = 2, .tp = 2});
     for (int64_t step = 0; step < 3; ++step) executor->submit(batches_of(step, 1));
   }
+}
+
+/// Works on two steps at once, as one with a device does, and writes down what it is asked.
+class AheadWorker final : public Worker {
+ public:
+  AheadWorker(std::vector<std::string>& log, std::latch& submitted)
+      : log_(log), submitted_(submitted) {}
+  void begin(const std::vector<StepBatch>& batches) override {
+    submitted_.wait();  // by then the next step is there
+    log_.push_back(fmt::format("begin {}", batches[0].step.value));
+    begun_.push_back(batches[0].step);
+  }
+  StageReport finish() override {
+    StageReport report{.step = begun_.front(), .stage = 0, .output = {}};
+    begun_.pop_front();
+    log_.push_back(fmt::format("finish {}", report.step.value));
+    return report;
+  }
+  int depth() const override { return 2; }
+  bool reports() const override { return true; }
+  RankMemory memory() const override { return {}; }
+  base::Result<RankStats> stats(double /*peaks_s*/) override {
+    log_.push_back(fmt::format("stats with {} in progress", begun_.size()));
+    return RankStats();
+  }
+
+ private:
+  std::vector<std::string>& log_;
+  std::latch& submitted_;
+  std::deque<StepId> begun_;
+};
+
+TEST(ThreadGroup, BeginsTheNextStepBeforeTheLastIsFinishedAndStatisticsAfterAll) {
+  std::vector<std::string> log;
+  std::latch submitted(1);
+  const auto executor =
+      start_thread_group(
+          config_of({}), no_progress,
+          [&](const RankConfig&, std::unique_ptr<comm::Communicator>) {
+            return std::unique_ptr<Worker>(std::make_unique<AheadWorker>(log, submitted));
+          })
+          .value();
+  executor->submit(batches_of(0, 1));
+  executor->submit(batches_of(1, 1));
+  submitted.count_down();
+  EXPECT_TRUE(executor->stats().ok());
+  for (int64_t step = 0; step < 2; ++step) {
+    const engine::StepResult result = executor->wait();
+    EXPECT_FALSE(result.failed) << result.failure;
+    EXPECT_EQ(result.step.value, step);
+  }
+  EXPECT_EQ(log, (std::vector<std::string>{"begin 0", "begin 1", "finish 0", "finish 1",
+                                           "stats with 0 in progress"}));
 }
 
 /// Two ranks that wait for each other for ever.

@@ -1,0 +1,67 @@
+// A backend whose memory is not the host's, without a GPU: operators of the CPU that say so. The
+// decoder, collectives and experts take data there and back, and a rank alone runs ahead.
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "backend/ops.h"
+#include "runtime/launch/thread_group.h"
+#include "tests/support/answers.h"
+#include "tests/support/forwarding_ops.h"
+
+namespace fourfold::tests {
+namespace {
+
+class OtherMemory final : public ForwardingOps {
+ public:
+  explicit OtherMemory(std::shared_ptr<const backend::Ops> real) : ForwardingOps(std::move(real)) {}
+  bool in_host_memory() const override { return false; }
+};
+
+struct Case {
+  std::string model;
+  std::string scheme;
+};
+
+class TwoMemories : public testing::TestWithParam<Case> {};
+
+TEST_P(TwoMemories, GiveTheAnswersOfOne) {
+  const mesh::ParallelConfig scheme = mesh::parse_scheme(GetParam().scheme).value();
+  const std::shared_ptr<const backend::Ops> host = backend::make_ops("cpu", "").value();
+  const auto source = model::open_model(GetParam().model, false, 0).value();
+  const auto run = [&](const std::shared_ptr<const backend::Ops>& ops, int depth) {
+    runtime::RankConfig config{
+        .model = GetParam().model,
+        .group = scheme,
+        .limits = runtime::plan_limits(thread_config(scheme), source.spec, *host).value()};
+    auto group = runtime::start_thread_group(
+        config, [](const std::string&) {},
+        [&](const runtime::RankConfig& rank, std::unique_ptr<comm::Communicator> comm) {
+          auto worker = runtime::Worker::create(rank, ops, std::move(comm));
+          EXPECT_EQ((*worker)->depth(), depth);
+          return worker;
+        });
+    return answers_of(**group, eight_requests());
+  };
+  const bool alone = scheme.devices() == 1 && GetParam().model == "tiny";
+  const verify::AnswerVerdict verdict =
+      verify::compare(run(host, 1), run(std::make_shared<OtherMemory>(host), alone ? 2 : 1));
+  EXPECT_TRUE(verdict.equal) << (verdict.first_difference ? verdict.first_difference->describe()
+                                                          : std::string("tokens"));
+  EXPECT_GT(verdict.compared_hashes, 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, TwoMemories,
+                         testing::Values(Case{"tiny", "tp1"}, Case{"tiny", "tp4"},
+                                         Case{"tiny", "tp2pp2"}, Case{"tiny-moe", "tp1"},
+                                         Case{"tiny-moe", "tp4ep2"}, Case{"tiny-moe", "tp4ep4"}),
+                         [](const auto& test) {
+                           return (test.param.model == "tiny" ? "dense_" : "moe_") +
+                                  test.param.scheme;
+                         });
+
+}  // namespace
+}  // namespace fourfold::tests
