@@ -20,10 +20,14 @@ base::Result<std::unique_ptr<Ops>> make_cuda_ops() {
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status != cudaSuccess || count == 0) {
+    int driver = 0;  // stays 0 where there is none
+    cudaDriverGetVersion(&driver);
     return base::fail(
         "the cuda backend found no GPU here ({}); check that nvidia-smi lists one and that its "
         "driver is for CUDA {} or later, or use the cpu backend",
-        status == cudaSuccess ? "none is listed" : cudaGetErrorString(status),
+        driver == 0             ? "no NVIDIA driver is installed"
+        : status == cudaSuccess ? "none is listed"
+                                : cudaGetErrorString(status),
         CUDART_VERSION / 1000);
   }
   int device = 0;
