@@ -53,7 +53,7 @@ struct RowLayout {
   const RowLayout* host = nullptr;
   const RowLayout& on_host() const { return host == nullptr ? *this : *host; }
 };
-inline constexpr int64_t kTileRows = 16;
+inline constexpr int64_t kTileRows = 128;
 
 /// The tiles of rows that belong to these sequences, two entries each, and how many are of one row.
 struct RowTiles {

@@ -329,6 +329,26 @@ TEST_P(Conformance, AttentionAgreesWithDouble) {
   }
 }
 
+TEST_P(Conformance, AttentionOfPromptsAgreesWithDouble) {
+  const double bound = bound_of(*open(GetParam()));
+  struct Shape {
+    int64_t head_dim, group, block_size, window;
+  };
+  for (const Shape& s : {Shape{64, 1, 8, 0}, Shape{128, 4, 16, 0}, Shape{128, 3, 128, 0},
+                         Shape{64, 8, 32, 50}, Shape{128, 2, 16, 100}}) {
+    AttentionCase c{.head_dim = s.head_dim,
+                    .kv_heads = 1,
+                    .heads_per_kv_head = s.group,
+                    .block_size = s.block_size,
+                    .window = s.window,
+                    .lengths = {1, 150, 37, 131},
+                    .rows = {}};
+    c.query_last(133);
+    EXPECT_LE(nmse(attend(GetParam(), c), attend_in_double(c)), bound)
+        << "heads of " << s.head_dim << ", block size " << s.block_size;
+  }
+}
+
 TEST_P(Conformance, AttentionWindowsAgreeWithDouble) {
   const double bound = bound_of(*open(GetParam()));
   for (const int64_t window : {1, 2, 17, 127, 128, 129, 300, 1000}) {

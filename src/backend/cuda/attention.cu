@@ -107,12 +107,12 @@ struct Layout {
 
 /// What a block works on.
 struct Work {
-  int first_row;    ///< of the step
-  int rows;         ///< of the tile
-  int head;         ///< KV head
-  int per_head;     ///< query heads of a KV head
-  int first_query;  ///< of the tile's rows * per_head queries, the first of this block
-  int queries;      ///< of this block
+  int first_row;      ///< of the step
+  int first_query;    ///< of that row's and the next ones' queries, head after head
+  int queries;        ///< of this block
+  int last_position;  ///< of the last row
+  int head;           ///< KV head
+  int per_head;       ///< query heads of a KV head
   int first_piece;
   int end_piece;
   bool apart;  ///< one piece, to partials
@@ -167,7 +167,7 @@ __device__ void attend(const AttentionArgs& a, const Work& work, uint16_t* share
     last_position[query] = last;
     first_position[query] = a.window > 0 ? max(0, last - a.window + 1) : 0;
   }
-  const int tile_last = a.positions[work.first_row + work.rows - 1];
+  const int tile_last = work.last_position;
   const int tile_first = a.window > 0 ? max(0, a.positions[work.first_row] - a.window + 1) : 0;
   const int32_t* table = a.cache.block_tables +
                          static_cast<int64_t>(a.sequences[work.first_row]) * a.cache.table_width;
@@ -396,24 +396,24 @@ __global__ void __launch_bounds__(kThreads)
   extern __shared__ __align__(16) uint16_t shared[];
   // Of a prompt the last tiles have the most pieces: they begin first.
   const int tile = first_tile + static_cast<int>(apart ? blockIdx.x : gridDim.x - 1 - blockIdx.x);
-  const int first_row = a.tiles[2 * tile];
-  const int rows = a.tiles[2 * tile + 1];
   const int per_head = a.heads / a.cache.kv_heads;
   const int most = 8 * kQueryTiles;
   const int first_query = static_cast<int>(blockIdx.y) % query_groups * most;
-  const int queries = min(most, rows * per_head - first_query);
+  const int queries = min(most, a.tiles[2 * tile + 1] * per_head - first_query);
   if (queries <= 0) {
     wait_for_inputs();
     return;
   }
+  const int first_row = a.tiles[2 * tile] + first_query / per_head;
+  const int last_row = a.tiles[2 * tile] + (first_query + queries - 1) / per_head;
   const int begin = a.window > 0 ? max(0, a.positions[first_row] - a.window + 1) / kPiece : 0;
-  const int end = a.positions[first_row + rows - 1] / kPiece + 1;
+  const int end = a.positions[last_row] / kPiece + 1;
   Work work{.first_row = first_row,
-            .rows = rows,
+            .first_query = first_query % per_head,
+            .queries = queries,
+            .last_position = a.positions[last_row],
             .head = static_cast<int>(blockIdx.y) / query_groups,
             .per_head = per_head,
-            .first_query = first_query,
-            .queries = queries,
             .first_piece = begin,
             .end_piece = end,
             .apart = apart};
@@ -443,7 +443,7 @@ __global__ void __launch_bounds__(kThreads)
   __threadfence();
   const int warp = static_cast<int>(threadIdx.x) / 32;
   for (int query = warp; query < queries; query += kWarps) {
-    const int head = work.head * per_head + (first_query + query) % per_head;
+    const int head = work.head * per_head + first_query + query;  // of one row
     merge_pieces(a, blockIdx.x, head, begin, end,
                  a.out + (static_cast<int64_t>(first_row) * a.heads + head) * a.cache.head_dim,
                  static_cast<int>(threadIdx.x) % 32);

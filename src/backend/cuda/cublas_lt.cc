@@ -101,8 +101,9 @@ CublasMatmul::~CublasMatmul() {
   cudaFree(workspace_);
 }
 
-CublasMatmul::Plan& CublasMatmul::plan_for(int64_t rows, int64_t n, int64_t k) {
-  std::unique_ptr<Plan>& plan = plans_[{rows, n, k}];
+CublasMatmul::Plan& CublasMatmul::plan_for(cudaDataType_t out_type, int64_t rows, int64_t n,
+                                           int64_t k) {
+  std::unique_ptr<Plan>& plan = plans_[{out_type, rows, n, k}];
   if (plan != nullptr) return *plan;
   plan = std::make_unique<Plan>();
   plan->library = &library_;
@@ -119,7 +120,7 @@ CublasMatmul::Plan& CublasMatmul::plan_for(int64_t rows, int64_t n, int64_t k) {
   };
   layout(&plan->w, CUDA_R_16BF, k, n);
   layout(&plan->x, CUDA_R_16BF, k, rows);
-  layout(&plan->out, CUDA_R_32F, n, rows);
+  layout(&plan->out, out_type, n, rows);
   cublasLtMatmulPreference_t preference = nullptr;
   check_blas(library_.preference_create(&preference), "a preference");
   check_blas(library_.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
@@ -142,9 +143,9 @@ CublasMatmul::Plan& CublasMatmul::plan_for(int64_t rows, int64_t n, int64_t k) {
   return *plan;
 }
 
-bool CublasMatmul::run(cudaStream_t stream, const void* x, const void* w, float* out, int64_t rows,
-                       int64_t n, int64_t k) {
-  const Plan& plan = plan_for(rows, n, k);
+bool CublasMatmul::run(cudaStream_t stream, const void* x, const void* w, void* out,
+                       cudaDataType_t out_type, int64_t rows, int64_t n, int64_t k) {
+  const Plan& plan = plan_for(out_type, rows, n, k);
   if (!plan.found) return false;
   const float one = 1;
   const float zero = 0;

@@ -40,20 +40,20 @@ class CublasMatmul {
   CublasMatmul(const CublasMatmul&) = delete;
   CublasMatmul& operator=(const CublasMatmul&) = delete;
 
-  /// out [rows][n] f32 = x [rows][k] bf16 times w [n][k] bf16 transposed. False: cuBLASLt has no
-  /// kernel for this shape. Errors of it are thrown.
-  bool run(cudaStream_t stream, const void* x, const void* w, float* out, int64_t rows, int64_t n,
-           int64_t k);
+  /// out [rows][n] = x [rows][k] bf16 times w [n][k] bf16 transposed. `out`: CUDA_R_32F or
+  /// CUDA_R_16BF. False: cuBLASLt has no kernel for this shape. Errors of it are thrown.
+  bool run(cudaStream_t stream, const void* x, const void* w, void* out, cudaDataType_t out_type,
+           int64_t rows, int64_t n, int64_t k);
 
  private:
   struct Plan;
   explicit CublasMatmul(const CublasLt& library);
-  Plan& plan_for(int64_t rows, int64_t n, int64_t k);
+  Plan& plan_for(cudaDataType_t out_type, int64_t rows, int64_t n, int64_t k);
 
   const CublasLt& library_;
   cublasLtHandle_t handle_ = nullptr;
   void* workspace_ = nullptr;
-  std::map<std::tuple<int64_t, int64_t, int64_t>, std::unique_ptr<Plan>> plans_;
+  std::map<std::tuple<cudaDataType_t, int64_t, int64_t, int64_t>, std::unique_ptr<Plan>> plans_;
 };
 
 }  // namespace fourfold::backend::cuda

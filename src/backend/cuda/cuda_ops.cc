@@ -15,6 +15,7 @@
 #include "backend/cuda/check.h"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/stream.h"
+#include "backend/cuda/tensor_map.h"
 #include "backend/cuda/weights.h"
 #include "backend/host_ops.h"
 #include "backend/router.h"
@@ -52,11 +53,18 @@ MatmulArgs matmul_args(View x, const DeviceMatrix& first, base::Numerics numeric
   return args;
 }
 
+/// Whether cuBLASLt multiplies these rows.
+bool takes_blas(const CudaStream& stream, View x, const DeviceMatrix& matrix) {
+  return stream.numerics == base::Numerics::kFast && x.rows() > kFewRows && matrix.plain() &&
+         matrix.columns() % 8 == 0 && stream.cublas != nullptr;
+}
+
 CacheArgs cache_args(const RowLayout& rows, const KvLayer& cache) {
   return {.keys = static_cast<uint16_t*>(cache.keys),
           .values = static_cast<uint16_t*>(cache.values),
           .block_tables = rows.block_tables.i32(),
           .table_width = static_cast<int32_t>(rows.block_tables.shape[1]),
+          .blocks = static_cast<int32_t>(cache.blocks),
           .kv_heads = static_cast<int32_t>(cache.kv_heads),
           .block_size = static_cast<int32_t>(cache.block_size),
           .head_dim = static_cast<int32_t>(cache.head_dim)};
@@ -164,7 +172,7 @@ base::Result<Peaks> CudaOps::measure_peaks(Stream& stream, double seconds, int s
     auto* matrices = static_cast<std::byte*>(data.data());
     peaks.matmul_flop_s = rate(2.0 * kSide * kSide * kSide, [&] {
       cuda.cublas->run(cuda.begin(), matrices, matrices + side_bytes,
-                       reinterpret_cast<float*>(matrices + 2 * side_bytes), kSide, kSide, kSide);
+                       matrices + 2 * side_bytes, CUDA_R_32F, kSide, kSide, kSide);
     });
   } else {
     double flops = 0;
@@ -213,12 +221,11 @@ void CudaOps::matmul(Stream& stream, Arena& /*arena*/, View x,
   }
   if (x.rows() == 0) return;
   const DeviceMatrix& first = device_matrix(targets.begin()->weight);
-  if (stream.numerics == base::Numerics::kFast && x.rows() > kFewRows && first.plain() &&
-      first.columns() % 8 == 0 && cuda.cublas != nullptr) {
+  if (takes_blas(cuda, x, first)) {
     bool ran = true;
     for (const MatmulTarget& target : targets) {
       ran = ran && cuda.cublas->run(cuda.begin(), x.data, device_matrix(target.weight).data(),
-                                    target.out.f32(), x.rows(), target.weight.rows(),
+                                    target.out.f32(), CUDA_R_32F, x.rows(), target.weight.rows(),
                                     target.weight.columns());
     }
     if (ran) return;
@@ -355,8 +362,9 @@ void CudaOps::gated_matmul(Stream& stream, Arena& arena, View x, const Weight& g
   const DeviceMatrix& first = device_matrix(gate);
   const DeviceMatrix& second = device_matrix(up);
   MatmulArgs args = matmul_args(x, first, stream.numerics);
-  if (x.rows() == 0 || (stream.numerics == base::Numerics::kFast && x.rows() > kFewRows) ||
-      !streams(args) || first.rows() != second.rows()) {
+  CudaStream& cuda = stream_of(stream);
+  const bool blas = takes_blas(cuda, x, first);
+  if (x.rows() == 0 || (!blas && !streams(args)) || first.rows() != second.rows()) {
     return Ops::gated_matmul(stream, arena, x, gate, up, activation, out);
   }
   CHECK(out.dtype == DType::kBF16, "gated_matmul: out is {}", name_of(out.dtype));
@@ -364,6 +372,25 @@ void CudaOps::gated_matmul(Stream& stream, Arena& arena, View x, const Weight& g
   check_matmul(stream, x, activation_dtype(), gate, one);
   check_matmul(stream, x, activation_dtype(), up, one);
   CHECK(first.slices.x_ends == second.slices.x_ends, "gated_matmul: matrices of different slices");
+  if (blas) {
+    const int64_t mark = arena.mark();
+    const View gates = arena.allocate(DType::kBF16, out.shape);
+    const View ups = arena.allocate(DType::kBF16, out.shape);
+    const auto multiply = [&](const DeviceMatrix& w, View to) {
+      return cuda.cublas->run(cuda.begin(), x.data, w.data(), to.data, CUDA_R_16BF, x.rows(),
+                              w.rows(), w.columns());
+    };
+    const bool ran = multiply(first, gates) && multiply(second, ups);
+    if (ran) {
+      check(gated_activation_of_bf16(cuda.begin(), activation == Activation::kGeluTanh,
+                                     bits_of(gates), bits_of(ups), out.shape.elements(),
+                                     bits_of(out)),
+            "computing an activation");
+    }
+    arena.release_to(mark);
+    if (!ran) Ops::gated_matmul(stream, arena, x, gate, up, activation, out);
+    return;
+  }
   const auto n = static_cast<int32_t>(first.rows());
   args.targets = 2;
   args.target[0] = {first.data(), nullptr, n};
@@ -419,6 +446,17 @@ void CudaOps::attention(Stream& stream, Arena& arena, View queries, const RowLay
   if (pieces > 1 && floats * static_cast<int64_t>(sizeof(float)) <= room && may_split(args)) {
     args.partials = arena.allocate(DType::kF32, {floats}).f32();
     args.arrivals = stream_of(stream).arrivals();
+  }
+  if (stream.numerics == base::Numerics::kFast && args.all_tiles > args.single_tiles &&
+      takes_prompts(args)) {
+    const auto map_of = [&](const uint16_t* data) {
+      return tensor_map(data, cache.blocks * cache.kv_heads * cache.block_size, cache.head_dim,
+                        cache.block_size);
+    };
+    check(prompt_attention(stream_of(stream).begin(), args, map_of(args.cache.keys),
+                           map_of(args.cache.values)),
+          "computing attention of prompts");
+    args.all_tiles = args.single_tiles;
   }
   check(cuda::attention(stream_of(stream).begin(), args), "computing attention");
   arena.release_to(mark);

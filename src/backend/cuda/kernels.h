@@ -4,6 +4,7 @@
 // stream and returns the error of the launch. Pointers are device memory; bf16 values are passed as
 // their bits.
 
+#include <cuda.h>
 #include <cuda_runtime_api.h>
 
 #include <array>
@@ -54,13 +55,14 @@ struct CacheArgs {
   uint16_t* values = nullptr;
   const int32_t* block_tables = nullptr;  ///< [sequences][table_width]
   int32_t table_width = 0;
+  int32_t blocks = 0;
   int32_t kv_heads = 0;
   int32_t block_size = 0;
   int32_t head_dim = 0;
 };
 
 /// Rows of a tile of attention, at most: backend::kTileRows.
-inline constexpr int kAttentionTileRows = 16;
+inline constexpr int kAttentionTileRows = 128;
 /// Positions of a piece of attention (docs/numerics.md).
 inline constexpr int kPiece = 128;
 
@@ -90,6 +92,11 @@ int64_t partial_floats(const AttentionArgs& args);
 bool may_split(const AttentionArgs& args);
 /// head_dim is at most 256.
 cudaError_t attention(cudaStream_t stream, const AttentionArgs& args);
+/// Of the tiles of several rows only, in fast numerics, if prompt_attention takes such a cache. The
+/// maps are of its keys and values as rows of head_dim, boxes of 64 columns and a block's rows.
+bool takes_prompts(const AttentionArgs& args);
+cudaError_t prompt_attention(cudaStream_t stream, const AttentionArgs& args,
+                             const CUtensorMap& keys, const CUtensorMap& values);
 
 cudaError_t embed(cudaStream_t stream, const uint16_t* table, const Slices& slices,
                   int64_t table_rows, const int32_t* tokens, int64_t first_token, float scale,
@@ -127,6 +134,9 @@ struct RopeWriteArgs {
 cudaError_t rope_write(cudaStream_t stream, const RopeWriteArgs& args);
 cudaError_t gated_activation(cudaStream_t stream, bool gelu_tanh, const float* gate,
                              const float* up, int64_t elements, uint16_t* out);
+/// The same of bf16 factors, 16-byte aligned.
+cudaError_t gated_activation_of_bf16(cudaStream_t stream, bool gelu_tanh, const uint16_t* gate,
+                                     const uint16_t* up, int64_t elements, uint16_t* out);
 cudaError_t to_bf16(cudaStream_t stream, const float* x, int64_t elements, uint16_t* out);
 cudaError_t add(cudaStream_t stream, float* x, const float* y, int64_t elements);
 cudaError_t add_bias(cudaStream_t stream, float* x, const float* bias, int64_t rows, int64_t width);

@@ -238,6 +238,30 @@ __global__ void gated_activation_kernel(const float* gate, const float* up, int6
   if (i < count) out[i] = to_bf16_bits(gated<kGelu>(gate[i], up[i]));
 }
 
+/// Eight elements a thread, and what is left over one by one.
+template <bool kGelu>
+__global__ void gated_activation_of_bf16_kernel(const uint16_t* gate, const uint16_t* up,
+                                                int64_t count, uint16_t* out) {
+  wait_for_inputs();
+  let_next_start();
+  const auto one = [](uint32_t g, uint32_t u) -> uint32_t {
+    return to_bf16_bits(gated<kGelu>(from_bf16_bits(static_cast<uint16_t>(g)),
+                                     from_bf16_bits(static_cast<uint16_t>(u))));
+  };
+  const int64_t begin = global_thread() * 8;
+  if (begin + 8 > count) {
+    for (int64_t i = begin; i < count; ++i) out[i] = static_cast<uint16_t>(one(gate[i], up[i]));
+    return;
+  }
+  const uint4 g = *reinterpret_cast<const uint4*>(gate + begin);
+  const uint4 u = *reinterpret_cast<const uint4*>(up + begin);
+  const auto two = [&](uint32_t gs, uint32_t us) {
+    return one(gs & 0xffffU, us & 0xffffU) | one(gs >> 16, us >> 16) << 16;
+  };
+  *reinterpret_cast<uint4*>(out + begin) =
+      make_uint4(two(g.x, u.x), two(g.y, u.y), two(g.z, u.z), two(g.w, u.w));
+}
+
 __global__ void to_bf16_kernel(const float* x, int64_t count, uint16_t* out) {
   wait_for_inputs();
   let_next_start();
@@ -450,6 +474,15 @@ cudaError_t gated_activation(cudaStream_t stream, bool gelu_tanh, const float* g
   if (elements == 0) return cudaSuccess;
   auto* kernel = gelu_tanh ? gated_activation_kernel<true> : gated_activation_kernel<false>;
   return launch_early(kernel, blocks_for(elements), kThreads, 0, stream, gate, up, elements, out);
+}
+
+cudaError_t gated_activation_of_bf16(cudaStream_t stream, bool gelu_tanh, const uint16_t* gate,
+                                     const uint16_t* up, int64_t elements, uint16_t* out) {
+  if (elements == 0) return cudaSuccess;
+  auto* kernel = gelu_tanh ? gated_activation_of_bf16_kernel<true>
+                           : gated_activation_of_bf16_kernel<false>;
+  return launch_early(kernel, blocks_for((elements + 7) / 8), kThreads, 0, stream, gate, up,
+                      elements, out);
 }
 
 cudaError_t to_bf16(cudaStream_t stream, const float* x, int64_t elements, uint16_t* out) {
