@@ -139,7 +139,7 @@ TEST_P(Composed, ColumnsOfAllShardsStandBesideEachOther) {
   }
 }
 
-TEST_P(Composed, ArgmaxTakesTheLowestOfTheLargestAndLeavesNansOut) {
+TEST_P(Composed, GreedyDrawsTakeTheLowestOfTheLargestAndLeaveNansOut) {
   Device device(GetParam());
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
@@ -156,7 +156,9 @@ TEST_P(Composed, ArgmaxTakesTheLowestOfTheLargestAndLeavesNansOut) {
   at(4, 30) = kNan;
   const Owned x(DType::kF32, {5, 3000}, values);
   const Owned out(DType::kI32, {5});
-  device.ops->argmax_rows(*device.stream, x.view(), out.view());
+  const Owned draws(std::vector<int32_t>(5 * kDrawWords));  // temperature 0
+  device.ops->draw_rows(*device.stream, x.view(), draws.view().reshape({5, kDrawWords}),
+                        out.view());
   const std::vector<int32_t> got(out.view().i32(), out.view().i32() + 5);
   EXPECT_EQ(got, (std::vector<int32_t>{1500, 0, 0, 77, 40}));
 }
@@ -175,11 +177,11 @@ INSTANTIATE_TEST_SUITE_P(Backends, Composed, ::testing::ValuesIn(backends_in_bot
 
 TEST(RowTiles, AreRunsOfASequenceShortOnesFirst) {
   std::vector<int32_t> sequences = {4, 7, 7};
-  sequences.insert(sequences.end(), 20, 2);
+  sequences.insert(sequences.end(), kTileRows + 4, 2);
   sequences.push_back(3);
   const RowTiles tiles = tiles_of(sequences);
   EXPECT_EQ(tiles.single, 2);
-  EXPECT_EQ(tiles.entries, (std::vector<int32_t>{0, 1, 23, 1, 1, 2, 3, 16, 19, 4}));
+  EXPECT_EQ(tiles.entries, (std::vector<int32_t>{0, 1, 135, 1, 1, 2, 3, 128, 131, 4}));
   EXPECT_TRUE(tiles_of({}).entries.empty());
 }
 

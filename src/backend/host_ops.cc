@@ -4,6 +4,7 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -207,21 +208,14 @@ void HostOps::take_columns(Stream& stream, View x, int64_t begin, View out) cons
   }
 }
 
-void HostOps::argmax_rows(Stream& stream, View x, View out) const {
+void HostOps::draw_rows(Stream& stream, View logits, View draws, View out) const {
   OpTimer timer(stream);
-  const int64_t width = x.shape[1];
-  check_argmax_rows(x, out);
-  pool_of(stream).parallel_for(x.rows(), row_grain(width), [&](int64_t begin, int64_t end, int) {
+  check_draw_rows(logits, draws, out);
+  pool_of(stream).parallel_for(logits.rows(), /*grain=*/1, [&](int64_t begin, int64_t end, int) {
     for (int64_t m = begin; m < end; ++m) {
-      const float* row = x.f32() + m * width;
-      const auto value = [row](int64_t i) {
-        return std::isnan(row[i]) ? -std::numeric_limits<float>::infinity() : row[i];
-      };
-      int64_t best = 0;
-      for (int64_t i = 1; i < width; ++i) {
-        if (value(i) > value(best)) best = i;
-      }
-      out.i32()[m] = static_cast<int32_t>(best);
+      DrawWords words;
+      std::copy_n(draws.i32() + m * kDrawWords, kDrawWords, words.begin());
+      out.i32()[m] = draw_token(logits.slice_rows(m, m + 1).f32_span(), std::bit_cast<Draw>(words));
     }
   });
 }
@@ -405,9 +399,12 @@ void check_take_columns(View x, int64_t begin, View out) {
         out.rows(), begin, x.rows());
 }
 
-void check_argmax_rows(View x, View out) {
-  CHECK(x.shape.rank() == 2 && x.shape[1] > 0 && out.shape == tensor::Shape({x.rows()}),
-        "argmax_rows: {} rows of {} -> {}", x.rows(), x.shape[1], out.rows());
+void check_draw_rows(View logits, View draws, View out) {
+  CHECK(logits.shape.rank() == 2 && logits.shape[1] > 0 &&
+            draws.shape == tensor::Shape({logits.rows(), kDrawWords}) &&
+            out.shape == tensor::Shape({logits.rows()}),
+        "draw_rows: {} rows of {}, {} draws -> {}", logits.rows(), logits.shape[1], draws.rows(),
+        out.rows());
 }
 
 const int32_t* block_table(const RowLayout& rows, const KvLayer& cache, int64_t sequence,

@@ -64,7 +64,7 @@ class HostOps : public Ops {
   void join_columns(Stream& stream, View parts, std::span<const int64_t> begins,
                     View out) const final;
   void take_columns(Stream& stream, View x, int64_t begin, View out) const final;
-  void argmax_rows(Stream& stream, View x, View out) const final;
+  void draw_rows(Stream& stream, View logits, View draws, View out) const final;
   void hash_rows(Stream& stream, View x, std::span<uint64_t> out) const final;
 
  private:
@@ -112,7 +112,7 @@ void check_gated_activation(View gate, View up, View out, DType out_dtype);
 void check_copy(View from, View to);
 void check_join_columns(View parts, std::span<const int64_t> begins, View out);
 void check_take_columns(View x, int64_t begin, View out);
-void check_argmax_rows(View x, View out);
+void check_draw_rows(View logits, View draws, View out);
 
 /// The block table of a sequence; CHECKs that its entries for positions [first, last] are blocks of
 /// the cache.

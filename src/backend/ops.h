@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "backend/draw.h"
 #include "base/numerics.h"
 #include "base/result.h"
 #include "tensor/buffer.h"
@@ -330,9 +331,15 @@ class Ops {
   /// out[m][j] = x[m][begin + j], or 0 past x's columns. x f32 [M, N]; out f32 [M, W].
   virtual void take_columns(Stream& stream, View x, int64_t begin, View out) const = 0;
 
-  /// out[m] = the index of the largest value of row m, the lowest among equals; a NaN counts as
-  /// minus infinity. x f32 [M, N], N > 0; out i32 [M].
-  virtual void argmax_rows(Stream& stream, View x, View out) const = 0;
+  /// Chooses a token from each row of logits l, as its Draw (backend/draw.h) says: with temperature
+  /// 0 the largest, the lowest among equals. Else tokens have the softmax of l / temperature, of
+  /// which min_p keeps those with at least that share of the largest, then top_k the k largest,
+  /// then top_p the smallest set whose probability among those left reaches it (ties by lower
+  /// index); and the token is the first one, by index, up to which those kept have more than
+  /// random / 2^64 of their probability. A NaN counts as minus infinity; plus infinities share all
+  /// probability, and in a row of minus infinities all are alike. The same tokens on every backend.
+  /// logits f32 [M, N], N > 0; draws i32 [M, kDrawWords]; out i32 [M].
+  virtual void draw_rows(Stream& stream, View logits, View draws, View out) const = 0;
 
   /// out[i] = XXH3-64 of row i's bytes. x f32 [M, H]; `out` is host memory of M entries, filled
   /// when the stream is synchronised.

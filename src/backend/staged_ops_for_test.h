@@ -174,9 +174,9 @@ class StagedOps final : public Ops {
     Call call(*this, stream);
     device_->resolve_tokens(stream, call.out(tokens), call.in(ring));
   }
-  void argmax_rows(Stream& stream, View x, View out) const override {
+  void draw_rows(Stream& stream, View logits, View draws, View out) const override {
     Call call(*this, stream);
-    device_->argmax_rows(stream, call.in(x), call.out(out));
+    device_->draw_rows(stream, call.in(logits), call.in(draws), call.out(out));
   }
   void hash_rows(Stream& stream, View x, std::span<uint64_t> out) const override {
     Call call(*this, stream);

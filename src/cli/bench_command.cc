@@ -121,6 +121,7 @@ Command add_offline(CLI::App& bench, const std::string& command_line) {
     OutputFlags output;
     measure::OfflineOptions options;
     std::string concurrency = "1";
+    SamplingFlags sampling;
   };
   auto flags = std::make_shared<Flags>();
   CLI::App* command = bench.add_subcommand(
@@ -141,7 +142,8 @@ Command add_offline(CLI::App& bench, const std::string& command_line) {
                    "Requests sent at once, one run for each number")
       ->check(checked_by(parse_int_list))
       ->capture_default_str();
-  command->add_option("--seed", flags->options.seed, "Seed of the prompts")
+  flags->sampling.add_to(*command);
+  command->add_option("--seed", flags->options.seed, "Seed of the prompts and of sampling")
       ->check(checked_by(parse_seed))
       ->capture_default_str();
   flags->output.add_to(*command);
@@ -153,6 +155,7 @@ Command add_offline(CLI::App& bench, const std::string& command_line) {
       FF_TRY(flags->parallel.set_scheme(options.cluster));
       options.numerics = flags->model.numerics_of_steps();
       options.repeats = flags->output.repeats;
+      options.sampling = flags->sampling.params();
       FF_ASSIGN(options.concurrencies, parse_int_list(flags->concurrency));
       measure::Results results = make_results("offline", command_line);
       FF_ASSIGN(results.isa, name_of_ops(flags->model));

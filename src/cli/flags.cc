@@ -83,6 +83,29 @@ std::string nearest_flag(const CLI::App& app, const std::string& flag) {
   return nearest(known, flag.substr(0, flag.find('=')));
 }
 
+void SamplingFlags::add_to(CLI::App& app) {
+  app.add_option("--temperature", temperature, "0: always the most likely token")
+      ->check(number_in(0.0, 100.0))
+      ->capture_default_str();
+  app.add_option("--top-k", top_k, "Only the k most likely tokens; 0: all")
+      ->check(CLI::Range(0, std::numeric_limits<int>::max()))
+      ->capture_default_str();
+  app.add_option("--top-p", top_p, "Only the most likely tokens that reach this probability")
+      ->check(number_in(1e-6, 1.0))
+      ->capture_default_str();
+  app.add_option("--min-p", min_p,
+                 "Only tokens with this share of the most likely one's probability")
+      ->check(number_in(0.0, 1.0))
+      ->capture_default_str();
+}
+
+engine::SamplingParams SamplingFlags::params() const {
+  return {.temperature = static_cast<float>(temperature),
+          .top_k = top_k,
+          .top_p = static_cast<float>(top_p),
+          .min_p = static_cast<float>(min_p)};
+}
+
 base::Result<int64_t> parse_bytes(const std::string& text) {
   constexpr std::array<std::pair<std::string_view, int64_t>, 8> kUnits = {{
       {"", 1},

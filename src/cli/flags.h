@@ -8,6 +8,7 @@
 
 #include "base/numerics.h"
 #include "base/result.h"
+#include "engine/sampling.h"
 #include "mesh/mesh.h"
 #include "runtime/cluster.h"
 
@@ -60,6 +61,17 @@ struct ParallelFlags {
   /// Sets config.scheme. Errors: --enable-expert-parallel with a model that cannot be opened, a
   /// dense one, or sizes that leave no ep above 1.
   base::Status set_scheme(runtime::ClusterConfig& config) const;
+};
+
+/// How tokens are drawn. Set the members to what holds by default before add_to.
+struct SamplingFlags {
+  double temperature = 0;
+  int top_k = 0;
+  double top_p = 1;
+  double min_p = 0;
+
+  void add_to(CLI::App& app);
+  engine::SamplingParams params() const;
 };
 
 /// "512MiB", "2GB", "1073741824" as bytes.

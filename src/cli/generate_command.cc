@@ -25,10 +25,7 @@ struct GenerateFlags {
   ParallelFlags parallel;
   std::vector<std::string> prompts;
   int max_tokens = 128;
-  double temperature = 0.8;
-  int top_k = 0;
-  double top_p = 0.95;
-  double min_p = 0;
+  SamplingFlags sampling{.temperature = 0.8, .top_p = 0.95};
   double repetition_penalty = 1;
   double presence_penalty = 0;
   double frequency_penalty = 0;
@@ -101,17 +98,12 @@ base::Result<std::vector<engine::LogitBias>> parse_logit_bias(const std::string&
 
 base::Result<engine::SamplingParams> sampling_of(const GenerateFlags& flags,
                                                  const model::ModelSource& source) {
-  engine::SamplingParams params{
-      .temperature = static_cast<float>(flags.temperature),
-      .top_k = flags.top_k,
-      .top_p = static_cast<float>(flags.top_p),
-      .min_p = static_cast<float>(flags.min_p),
-      .repetition_penalty = static_cast<float>(flags.repetition_penalty),
-      .presence_penalty = static_cast<float>(flags.presence_penalty),
-      .frequency_penalty = static_cast<float>(flags.frequency_penalty),
-      .min_tokens = flags.min_tokens,
-      .logprobs = flags.logprobs,
-  };
+  engine::SamplingParams params = flags.sampling.params();
+  params.repetition_penalty = static_cast<float>(flags.repetition_penalty);
+  params.presence_penalty = static_cast<float>(flags.presence_penalty);
+  params.frequency_penalty = static_cast<float>(flags.frequency_penalty);
+  params.min_tokens = flags.min_tokens;
+  params.logprobs = flags.logprobs;
   if (flags.min_tokens > flags.max_tokens) {
     return base::fail("--min-tokens {} is more than -n {}", flags.min_tokens, flags.max_tokens);
   }
@@ -289,11 +281,6 @@ base::Status generate(const GenerateFlags& flags) {
 
 void add_penalties(CLI::App& command, GenerateFlags& flags) {
   command
-      .add_option("--min-p", flags.min_p,
-                  "Only tokens with this share of the most likely one's probability")
-      ->check(number_in(0.0, 1.0))
-      ->capture_default_str();
-  command
       .add_option("--repetition-penalty", flags.repetition_penalty,
                   "Divides (negative: multiplies) the logits of tokens in prompt or output")
       ->check(number_in(0.01, 100.0))
@@ -331,17 +318,7 @@ Command add_generate(CLI::App& app) {
   command->add_option("-n,--max-tokens", flags->max_tokens, "Tokens to generate at most")
       ->check(CLI::Range(1, std::numeric_limits<int>::max() / 2))
       ->capture_default_str();
-  command->add_option("--temperature", flags->temperature, "0: always the most likely token")
-      ->check(number_in(0.0, 100.0))
-      ->capture_default_str();
-  command->add_option("--top-k", flags->top_k, "Only the k most likely tokens; 0: all")
-      ->check(CLI::Range(0, std::numeric_limits<int>::max()))
-      ->capture_default_str();
-  command
-      ->add_option("--top-p", flags->top_p,
-                   "Only the most likely tokens that reach this probability")
-      ->check(CLI::Range(1e-6, 1.0))
-      ->capture_default_str();
+  flags->sampling.add_to(*command);
   add_penalties(*command, *flags);
   command
       ->add_option("--choices", flags->choices,

@@ -65,6 +65,7 @@ struct VerifyFlags {
   int input_len = 64;
   int output_len = 32;
   int shared_prefix = 0;
+  SamplingFlags sampling;
   int turns = 1;
   std::string concurrency;
   std::string rates;
@@ -142,6 +143,7 @@ base::Status set_load(const VerifyFlags& flags, verify::VerifyOptions& options) 
   options.input_len = flags.input_len;
   options.output_len = flags.output_len;
   options.shared_prefix = flags.shared_prefix;
+  options.sampling = flags.sampling.params();
   options.turns = flags.turns;
   options.requests = flags.requests;
   options.repeats = flags.repeats;
@@ -376,6 +378,7 @@ void add_load_flags(CLI::App& command, VerifyFlags& flags) {
       command.add_option("--turns", flags.turns,
                          "Requests of one conversation, each with all before it as its prompt");
   turns->check(CLI::Range(1, 1000))->capture_default_str();
+  flags.sampling.add_to(command);
   CLI::Option* concurrency = command.add_option("--concurrency", flags.concurrency,
                                                 "Requests kept outstanding, one run for each "
                                                 "number; auto: doubled until the throughput stops "

@@ -125,6 +125,15 @@ base::Result<Workload> trace_workload(const Trace& trace, const TraceLoad& load)
   return out;
 }
 
+void set_sampling(Workload& workload, const engine::SamplingParams& sampling) {
+  for (size_t i = 0; i < workload.requests.size(); ++i) {
+    engine::SamplingParams& of_request = workload.requests[i].request.sampling;
+    of_request = sampling;
+    const auto draws = base::philox(workload.seed, {static_cast<uint32_t>(i), 0, 0, 1});
+    of_request.seed = uint64_t{draws[1]} << 32 | draws[0];
+  }
+}
+
 Workload explicit_workload(std::vector<engine::Request> requests) {
   Workload out;
   for (engine::Request& request : requests) out.requests.push_back({.request = std::move(request)});

@@ -67,6 +67,10 @@ struct TraceLoad {
 /// Errors: a request that does not fit `max_positions`, with its line; no request left.
 base::Result<Workload> trace_workload(const Trace& trace, const TraceLoad& load);
 
+/// Sets how the tokens of all requests are drawn, each with a seed of its own that is made of the
+/// workload's.
+void set_sampling(Workload& workload, const engine::SamplingParams& sampling);
+
 /// Exactly these requests, at once; their prompts are taken as they are.
 Workload explicit_workload(std::vector<engine::Request> requests);
 

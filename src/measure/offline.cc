@@ -99,12 +99,14 @@ class Offline {
   }
 
   std::vector<engine::Request> workload(int requests, int repeat, int32_t output_len) const {
-    return load::make_requests(
+    load::Workload workload =
         load::synthetic_workload({.input_len = options_.input_len,
                                   .output_len = output_len,
                                   .conversations = requests,
                                   .vocab = vocab_,
-                                  .seed = options_.seed + static_cast<uint64_t>(repeat)}));
+                                  .seed = options_.seed + static_cast<uint64_t>(repeat)});
+    load::set_sampling(workload, options_.sampling);
+    return load::make_requests(workload);
   }
 
   base::Result<Pass> pass(std::vector<engine::Request> requests) {

@@ -19,6 +19,7 @@ struct OfflineOptions {
   std::vector<int> concurrencies = {1};
   int repeats = 3;
   uint64_t seed = 0;
+  engine::SamplingParams sampling{.temperature = 0};  ///< seeds are made of `seed`
 };
 
 /// Runs one scheme as `verify` does: requests through the router, the engines and the paged cache.

@@ -114,8 +114,8 @@ class TimedOps final : public backend::Ops {
   void resolve_tokens(Stream& stream, View tokens, View ring) const override {
     ops_.resolve_tokens(stream, tokens, ring);
   }
-  void argmax_rows(Stream& stream, View x, View out) const override {
-    ops_.argmax_rows(stream, x, out);
+  void draw_rows(Stream& stream, View logits, View draws, View out) const override {
+    ops_.draw_rows(stream, logits, draws, out);
   }
   void hash_rows(Stream& stream, View x, std::span<uint64_t> out) const override {
     ops_.hash_rows(stream, x, out);

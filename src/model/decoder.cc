@@ -310,9 +310,9 @@ int64_t Decoder::host_arena_bytes(const ModelSpec& spec, const backend::Ops& ops
   if (ops.in_host_memory()) return 0;
   constexpr int64_t kF32 = size_of(DType::kF32);
   const int tp = mesh.config().tp;
-  // What goes through it at once: a collective's data and its result, logits that are sampled on
-  // the host, or the experts' exchange.
-  int64_t bytes = sampled * spec.vocab * kF32;
+  // What goes through it at once: a collective's data and its result, a row of logits that is
+  // sampled on the host, or the experts' exchange.
+  int64_t bytes = spec.vocab * kF32;
   if (mesh.world_size() > 1) {
     int64_t widest = 2 * spec.hidden;
     for (const LayerSpec& layer : spec.layers) {

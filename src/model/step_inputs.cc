@@ -8,8 +8,8 @@ using tensor::DType;
 using tensor::View;
 
 int64_t StepPacker::bytes(const Limits& limits) {
-  // Positions, sequences, tokens, sampled rows, and two numbers a tile.
-  return (6 * limits.rows + limits.entries) * size_of(DType::kI32);
+  // Positions, sequences, tokens, sampled rows with their draws, and two numbers a tile.
+  return ((6 + backend::kDrawWords) * limits.rows + limits.entries) * size_of(DType::kI32);
 }
 
 base::Result<StepPacker> StepPacker::create(const backend::Ops& ops, const Limits& limits,
@@ -42,6 +42,7 @@ StepPacker::Fields StepPacker::begin(int64_t rows, int64_t sequences, int64_t wi
   fields_.block_tables = take({sequences, width});
   fields_.tokens = take({rows});
   fields_.sampled = take({sampled});
+  fields_.draws = take({sampled, backend::kDrawWords});
   return fields_;
 }
 
@@ -55,7 +56,10 @@ StepInputs StepPacker::finish(backend::Stream& stream) {
                 .block_tables = fields_.block_tables,
                 .tiles = tile_view,
                 .single_tiles = tiles.single};
-  StepInputs in{.rows = host_rows_, .tokens = fields_.tokens, .sampled = fields_.sampled};
+  StepInputs in{.rows = host_rows_,
+                .tokens = fields_.tokens,
+                .sampled = fields_.sampled,
+                .draws = fields_.draws};
   if (ops_->in_host_memory()) return in;
 
   ops_->copy_in(stream, {host().data(), DType::kI32, {used_}},
@@ -65,7 +69,7 @@ StepInputs StepPacker::finish(backend::Stream& stream) {
                 (static_cast<std::byte*>(view.data) - static_cast<std::byte*>(host().data()));
   };
   for (View* view : {&in.rows.positions, &in.rows.sequences, &in.rows.block_tables, &in.rows.tiles,
-                     &in.tokens, &in.sampled}) {
+                     &in.tokens, &in.sampled, &in.draws}) {
     move(*view);
   }
   in.rows.host = &host_rows_;

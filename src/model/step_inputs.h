@@ -14,6 +14,7 @@ struct StepInputs {
   backend::RowLayout rows;
   tensor::View tokens;   ///< i32 [M]
   tensor::View sampled;  ///< i32 [R], rows whose logits are wanted
+  tensor::View draws;    ///< i32 [R, backend::kDrawWords], how tokens are chosen from these
 };
 
 /// Packs the inputs of one step after another into one buffer of the host and takes them to the
@@ -36,6 +37,7 @@ class StepPacker {
     tensor::View block_tables;  ///< i32 [S, width]
     tensor::View tokens;        ///< i32 [M]
     tensor::View sampled;       ///< i32 [R]
+    tensor::View draws;         ///< i32 [R, backend::kDrawWords]
   };
   /// The host's fields of the last but `steps` are overwritten, and the backend's of the last when
   /// this one is finished.

@@ -20,6 +20,7 @@ TEST(StepPacker, KeepsTheFieldsOfSoManyStepsAndListsTheirTiles) {
     std::fill_n(in.block_tables.i32(), 6, 20 + step);
     std::fill_n(in.tokens.i32(), 4, 30 + step);
     in.sampled.i32()[0] = 3;
+    std::fill_n(in.draws.i32(), backend::kDrawWords, 40 + step);
     steps.push_back(packer.finish(*stream));
   }
   for (int32_t step = 0; step < 2; ++step) {
@@ -28,6 +29,7 @@ TEST(StepPacker, KeepsTheFieldsOfSoManyStepsAndListsTheirTiles) {
     EXPECT_EQ(in.rows.block_tables.i32()[5], 20 + step);
     EXPECT_EQ(in.tokens.i32()[0], 30 + step);
     EXPECT_EQ(in.sampled.i32()[0], 3);
+    EXPECT_EQ(in.draws.i32()[backend::kDrawWords - 1], 40 + step);
     EXPECT_EQ(in.rows.single_tiles, 2);
     const std::vector<int32_t> tiles(in.rows.tiles.i32(), in.rows.tiles.i32() + 6);
     EXPECT_EQ(tiles, (std::vector<int32_t>{0, 1, 3, 1, 1, 2}));

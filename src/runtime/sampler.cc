@@ -5,18 +5,19 @@
 #include <bit>
 #include <cmath>
 #include <limits>
-#include <optional>
 #include <utility>
 #include <vector>
 
+#include "backend/draw.h"
 #include "base/check.h"
 #include "base/philox.h"
 
 namespace fourfold::runtime {
 namespace {
 
+using backend::draw_key;
+using backend::draw_value;
 using engine::SampledToken;
-using engine::SamplingParams;
 using engine::TokenId;
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
@@ -24,11 +25,8 @@ constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 /// Below this e^x is taken as zero: no sum of a vocabulary's weights would notice it.
 constexpr double kSmallestExponent = -700;
 
-/// The value that a logit counts as: NaN is the least likely, and there is one zero.
-float value_of(float logit) { return std::isnan(logit) ? kMinusInfinity : logit + 0.0F; }
-
 /// e^x for x <= 0. Written out in plain additions and multiplications, because the library's exp
-/// differs in its last bit from one processor to the next, and a draw must not.
+/// differs in its last bit from one processor to the next, and a log-probability must not.
 double exp_of_negative(double x) {
   constexpr double kShift = 0x1.8p52;  // adding it leaves the nearest integer in the low bits
   constexpr double kLn2High = 0x1.62e42fefap-1;
@@ -57,15 +55,13 @@ double exp_of_negative(double x) {
   return x < kSmallestExponent ? 0.0 : sum * scale;
 }
 
-/// e^((logit - max) / temperature). The largest logits weigh 1 even where they are infinite.
+/// e^(logit - max). The largest logits weigh 1 even where they are infinite.
 struct Softmax {
   float max;
-  double inverse_temperature;
 
   double weight(float logit) const {
-    const float value = value_of(logit);
-    if (value == max) return 1.0;
-    return exp_of_negative((double{value} - double{max}) * inverse_temperature);
+    const float value = draw_value(logit);
+    return value == max ? 1.0 : exp_of_negative(double{value} - double{max});
   }
 
   /// Of the whole row, in one order for every row of that length.
@@ -77,14 +73,12 @@ struct Softmax {
 };
 
 /// A row's tokens from the most to the least likely, the lower id first among equals. Sorts as far
-/// as it is asked: of a vocabulary's hundred thousand tokens a draw looks at few.
+/// as it is asked.
 class FallingOrder {
  public:
   explicit FallingOrder(std::span<const float> logits) : keys_(logits.size()) {
     for (size_t i = 0; i < logits.size(); ++i) {
-      const auto bits = std::bit_cast<uint32_t>(value_of(logits[i]));
-      const uint32_t rising = bits >> 31 != 0 ? ~bits : bits | 0x80000000U;
-      keys_[i] = uint64_t{~rising} << 32 | i;
+      keys_[i] = draw_key(draw_value(logits[i]), static_cast<uint32_t>(i));
     }
   }
 
@@ -106,66 +100,18 @@ class FallingOrder {
   size_t sorted_ = 0;
 };
 
-float logit_of(std::span<const float> logits, TokenId token) {
-  return logits[static_cast<size_t>(token)];
-}
-
-TokenId draw(std::span<const float> logits, const SamplingParams& params, int32_t position,
-             float max, FallingOrder& order) {
-  const Softmax softmax{max, 1.0 / double{params.temperature}};
-  const auto weight = [&](size_t i) { return softmax.weight(logit_of(logits, order[i])); };
-
-  size_t candidates = logits.size();
-  if (params.top_k > 0) candidates = std::min(candidates, static_cast<size_t>(params.top_k));
-  double mass = 0;
-  if (params.min_p > 0 || candidates < logits.size()) {
-    // The largest weight is 1, so min_p is a weight too.
-    size_t kept = 0;
-    for (; kept < candidates; ++kept) {
-      const double w = weight(kept);
-      if (w < double{params.min_p}) break;
-      mass += w;
-    }
-    candidates = kept;
-  } else {
-    mass = softmax.total(logits);
-  }
-  if (params.top_p < 1.0F) {
-    const double wanted = double{params.top_p} * mass;
-    double reached = 0;
-    size_t kept = 0;
-    while (kept < candidates && reached < wanted) reached += weight(kept++);
-    candidates = std::max<size_t>(kept, 1);
-    mass = reached;
-  }
-
-  const std::array<uint32_t, 4> random = base::philox(
-      params.seed, {static_cast<uint32_t>(params.choice), static_cast<uint32_t>(position), 0, 0});
-  const double target = double{base::uniform_unit(random[0])} * mass;
-  double reached = 0;
-  size_t last = 0;
-  for (size_t i = 0; i < candidates; ++i) {
-    const double w = weight(i);
-    if (w == 0) break;  // so are all that follow
-    last = i;
-    reached += w;
-    if (reached > target) break;
-  }
-  return order[last];
-}
-
 float largest(std::span<const float> logits) {
   float max = kMinusInfinity;
-  for (const float logit : logits) max = std::max(max, value_of(logit));
+  for (const float logit : logits) max = std::max(max, draw_value(logit));
   return max;
 }
 
-void add_logprobs(std::span<const float> logits, size_t count, FallingOrder& order,
-                  SampledToken& sampled) {
-  const Softmax softmax{largest(logits), 1.0};
+void add_logprobs(std::span<const float> logits, size_t count, SampledToken& sampled) {
+  const Softmax softmax{largest(logits)};
+  FallingOrder order(logits);
   const double log_total = std::log(softmax.total(logits));
   const auto logprob = [&](TokenId token) {
-    const float value = value_of(logit_of(logits, token));
+    const float value = draw_value(logits[static_cast<size_t>(token)]);
     const double distance = value == softmax.max ? 0.0 : double{value} - double{softmax.max};
     return static_cast<float>(distance - log_total);
   };
@@ -194,9 +140,19 @@ bool Sampler::adjusts(int32_t position) const {
          (!stop_tokens_.empty() && position - prompt_tokens_ < params_.min_tokens);
 }
 
-bool Sampler::is_argmax(int32_t position) const {
-  return params_.temperature == 0 && params_.logprobs < 0 && !params_.has_penalties() &&
-         !adjusts(position);
+bool Sampler::is_plain(int32_t position) const {
+  return params_.logprobs < 0 && !params_.has_penalties() && !adjusts(position);
+}
+
+backend::Draw Sampler::draw(int32_t position) const {
+  const std::array<uint32_t, 4> random = base::philox(
+      params_.seed, {static_cast<uint32_t>(params_.choice), static_cast<uint32_t>(position), 0, 0});
+  return {.temperature = params_.temperature,
+          .top_p = params_.top_p,
+          .min_p = params_.min_p,
+          .top_k = params_.top_k,
+          .random_low = random[1],
+          .random_high = random[0]};
 }
 
 void Sampler::adjust(std::span<float> logits, int32_t position) const {
@@ -231,20 +187,10 @@ SampledToken Sampler::sample(std::span<const float> logits, int32_t position) {
     adjust(copy, position);
     adjusted = copy;
   }
-  const float max = largest(adjusted);
-
   SampledToken sampled;
-  std::optional<FallingOrder> order;
-  if (params_.temperature == 0) {
-    const auto is_best = [max](float logit) { return value_of(logit) == max; };
-    sampled.token = static_cast<TokenId>(std::find_if(adjusted.begin(), adjusted.end(), is_best) -
-                                         adjusted.begin());
-  } else {
-    sampled.token = draw(adjusted, params_, position, max, order.emplace(adjusted));
-  }
+  sampled.token = backend::draw_token(adjusted, draw(position));
   if (params_.logprobs >= 0) {
-    if (!order || !copy.empty()) order.emplace(logits);
-    add_logprobs(logits, static_cast<size_t>(params_.logprobs), *order, sampled);
+    add_logprobs(logits, static_cast<size_t>(params_.logprobs), sampled);
   }
   if (params_.has_penalties()) ++counts_[sampled.token];
   return sampled;

@@ -5,6 +5,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "backend/draw.h"
 #include "engine/step.h"
 
 namespace fourfold::runtime {
@@ -26,22 +27,19 @@ class Sampler {
   /// 2. Penalties. repetition_penalty r, once for a token of prompt or output: l / r if l > 0, else
   ///    l * r. Then, for a token that occurs n > 0 times in the output: l - frequency_penalty * n,
   ///    then l - presence_penalty.
-  /// 3. Greedy (temperature 0): the largest logit, the lowest id among equals. Otherwise the
-  ///    softmax of l / temperature, of which min_p keeps the tokens with at least that share of the
-  ///    largest probability, then top_k the k largest, then top_p the smallest set whose
-  ///    probability among those left reaches it (ties by lower id).
-  /// 4. A draw by inverse CDF in falling order of probability with one Philox number: key = seed,
-  ///    counter = (choice, position, draw 0).
+  /// 3. What backend::Ops::draw_rows does with draw(position).
   ///
-  /// Log-probabilities are of the unmodified logits; logits_hash is left to the caller. Broken rows
-  /// have a defined answer too: NaN counts as minus infinity, plus infinities share all
-  /// probability, and in a row of minus infinities all tokens are alike. Biases and penalties of
-  /// tokens outside the vocabulary have no effect.
+  /// Log-probabilities are of the unmodified logits; logits_hash is left to the caller. Biases and
+  /// penalties of tokens outside the vocabulary have no effect.
   engine::SampledToken sample(std::span<const float> logits, int32_t position);
 
-  /// True where sample() would give the index of the largest logit and nothing else, so that it
-  /// need not be called.
-  bool is_argmax(int32_t position) const;
+  /// True where sample() would give the token that draw(position) draws from the logits and nothing
+  /// else, so that it need not be called.
+  bool is_plain(int32_t position) const;
+
+  /// Temperature, top_p, min_p, top_k, and 64 bits of Philox with key = seed and counter = (choice,
+  /// position, draw 0).
+  backend::Draw draw(int32_t position) const;
 
  private:
   bool adjusts(int32_t position) const;

@@ -9,7 +9,6 @@
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <numeric>
 #include <set>
 #include <vector>
 
@@ -137,7 +136,7 @@ TEST(Sampler, GivesTheTokensRecordedForASeed) {
   for (int32_t position = 0; position < 6; ++position) {
     tokens.push_back(sample(logits, {.temperature = 0.8F, .seed = 42}, position).token);
   }
-  EXPECT_THAT(tokens, testing::ElementsAre(617, 886, 950, 561, 327, 57));
+  EXPECT_THAT(tokens, testing::ElementsAre(650, 287, 647, 721, 327, 8));
 }
 
 TEST(Sampler, DrawsByTheSoftmaxOfTheLogits) {
@@ -214,10 +213,6 @@ TEST(Sampler, DrawsFromTheDistributionOfTransformersAndVllm) {
     SCOPED_TRACE("case " + std::to_string(c));
     const GoldenCase& golden = cases[c];
     const std::vector<double>& p = golden.probabilities;
-    std::vector<size_t> falling(p.size());
-    std::iota(falling.begin(), falling.end(), 0);
-    std::stable_sort(falling.begin(), falling.end(),
-                     [&](size_t a, size_t b) { return p[a] > p[b]; });
     const int32_t position =
         golden.start.prompt_tokens + static_cast<int32_t>(golden.output.size());
     for (uint64_t seed = 0; seed < 100; ++seed) {
@@ -225,9 +220,9 @@ TEST(Sampler, DrawsFromTheDistributionOfTransformersAndVllm) {
           base::uniform_unit(base::philox(seed, {0, static_cast<uint32_t>(position), 0, 0})[0]);
       double reached = 0;
       double distance = 1;  // of u to a step of the cumulative distribution
-      size_t expected = falling.front();
-      for (const size_t token : falling) {
-        if (p[token] == 0) break;
+      size_t expected = 0;
+      for (size_t token = 0; token < p.size(); ++token) {
+        if (p[token] == 0) continue;
         if (reached <= u) expected = token;
         distance = std::min(distance, std::abs(reached - u));
         reached += p[token];

@@ -3,6 +3,7 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <chrono>
 #include <deque>
@@ -94,10 +95,8 @@ class StageWorker final : public Worker {
   void keep_tokens(StepId step, std::span<int32_t> tokens);
   struct Begun;
   void sample_rows(const StepBatch& batch, const std::vector<SampledRow>& sampled, View logits,
-                   Begun& begun);
-  void sample_on_host(const StepBatch& batch, const std::vector<SampledRow>& sampled, View logits,
-                      engine::StepOutput& output);
-  bool is_argmax(const StepBatch& batch, const std::vector<SampledRow>& sampled) const;
+                   View draws, Begun& begun);
+  SampledToken sample_on_host(const StepBatch& batch, const SampledRow& sampled, View logits);
   model::Decoder::Tap make_tap(const StepBatch& batch, engine::StepOutput& output);
   void run_rows(const StepBatch& batch, const std::vector<int64_t>& replica_rows, Begun& begun);
   View run_alone(const StepBatch& batch, const model::StepInputs& inputs, View residual,
@@ -106,6 +105,12 @@ class StageWorker final : public Worker {
   void run_layers(const model::StepInputs& inputs, View residual, const model::Decoder::Tap& tap,
                   const std::vector<int64_t>& replica_rows);
   void show_step(StepId step, int64_t rows);
+  Sampler& sampler_of(const SampledRow& row) {
+    return slots_[static_cast<size_t>(row.slot.value)].sampler;
+  }
+  bool is_sampled_on_host(const StepBatch& batch, const SampledRow& row) {
+    return batch.trace || !sampler_of(row).is_plain(row.next_position);
+  }
   /// Where the step's intermediates are.
   model::StepMemory step_memory() {
     return {arena_, ops_->in_host_memory() ? arena_ : host_arena_};
@@ -266,7 +271,15 @@ model::StepInputs StageWorker::pack_inputs(const StepBatch& batch,
           table.size(), chunk.position + chunk.num_tokens);
     std::copy_n(table.begin(), used, in.block_tables.i32() + i * width);
   }
-  for (size_t i = 0; i < sampled.size(); ++i) in.sampled.i32()[i] = sampled[i].row;
+  for (size_t i = 0; i < sampled.size(); ++i) {
+    in.sampled.i32()[i] = sampled[i].row;
+    const backend::Draw draw = is_sampled_on_host(batch, sampled[i])
+                                   ? backend::Draw()
+                                   : sampler_of(sampled[i]).draw(sampled[i].next_position);
+    const auto words = std::bit_cast<backend::DrawWords>(draw);
+    std::copy(words.begin(), words.end(),
+              in.draws.i32() + static_cast<int64_t>(i) * backend::kDrawWords);
+  }
   if (groups_->first_stage()) {
     name_tokens(batch, in.tokens);
   } else {
@@ -317,55 +330,51 @@ model::Decoder::Tap StageWorker::make_tap(const StepBatch& batch, engine::StepOu
   };
 }
 
-bool StageWorker::is_argmax(const StepBatch& batch, const std::vector<SampledRow>& sampled) const {
-  return !batch.trace && std::all_of(sampled.begin(), sampled.end(), [this](const auto& row) {
-    return slots_[static_cast<size_t>(row.slot.value)].sampler.is_argmax(row.next_position);
-  });
-}
-
-/// Chooses tokens for the rows of `logits`, with whatever the requests ask of them.
-void StageWorker::sample_on_host(const StepBatch& batch, const std::vector<SampledRow>& sampled,
-                                 View logits, engine::StepOutput& output) {
-  const auto vocab = static_cast<size_t>(decoder_->spec().vocab);
-  const View values = model::on_host(*ops_, *stream_, step_memory().host, logits);
-  std::vector<uint64_t> hashes(sampled.size());
-  if (batch.trace) ops_->hash_rows(*stream_, logits, hashes);
-  stream_->synchronize();
-  for (size_t i = 0; i < sampled.size(); ++i) {
-    groups_->enter(comm::Operation::kSample);
-    SampledToken token = slots_[static_cast<size_t>(sampled[i].slot.value)].sampler.sample(
-        values.f32_span().subspan(i * vocab, vocab), sampled[i].next_position);
-    token.logits_hash = hashes[i];
-    output.sampled.push_back({std::move(token)});
-  }
-}
-
-/// The last stage's part after the logits, which every shard has. The largest logit is found where
-/// they are; all else is done on the host, by shard 0.
-void StageWorker::sample_rows(const StepBatch& batch, const std::vector<SampledRow>& sampled,
-                              View logits, Begun& begun) {
-  const bool greedy = is_argmax(batch, sampled);
-  engine::StepOutput& output = begun.report.output;
-  std::vector<int32_t> tokens(sampled.size());
+/// Chooses a token with whatever its request asks of it. logits [1, vocab].
+SampledToken StageWorker::sample_on_host(const StepBatch& batch, const SampledRow& sampled,
+                                         View logits) {
   groups_->enter(comm::Operation::kSample);
-  if (greedy) {
-    const View kept = ring_.begin(batch.step, std::ssize(sampled));
-    ops_->argmax_rows(*stream_, logits, kept);
-    if (runs_ahead_) {
-      begun.tokens = ring_.on_host(batch.step, std::ssize(sampled));
-      ops_->copy_out(*stream_, kept, begun.tokens);
-      return;
+  tensor::Arena& host = step_memory().host;
+  const int64_t mark = host.mark();
+  const View values = model::on_host(*ops_, *stream_, host, logits);
+  std::array<uint64_t, 1> hash{};
+  if (batch.trace) ops_->hash_rows(*stream_, logits, hash);
+  stream_->synchronize();
+  SampledToken token = sampler_of(sampled).sample(values.f32_span(), sampled.next_position);
+  token.logits_hash = hash[0];
+  host.release_to(mark);
+  return token;
+}
+
+/// The last stage's part after the logits, which every shard has. All tokens are drawn where the
+/// logits are; those of which more is asked are sampled on the host instead, by shard 0.
+void StageWorker::sample_rows(const StepBatch& batch, const std::vector<SampledRow>& sampled,
+                              View logits, View draws, Begun& begun) {
+  groups_->enter(comm::Operation::kSample);
+  const View kept = ring_.begin(batch.step, std::ssize(sampled));
+  ops_->draw_rows(*stream_, logits, draws, kept);
+  const auto on_host = [&](const SampledRow& row) { return is_sampled_on_host(batch, row); };
+  const bool any_on_host = std::any_of(sampled.begin(), sampled.end(), on_host);
+  if (runs_ahead_ && !any_on_host) {
+    begun.tokens = ring_.on_host(batch.step, std::ssize(sampled));
+    ops_->copy_out(*stream_, kept, begun.tokens);
+    return;
+  }
+  std::vector<int32_t> tokens(sampled.size());
+  ops_->copy_out(*stream_, kept, {tokens.data(), DType::kI32, kept.shape});
+  stream_->synchronize();
+  if (reports()) {
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      SampledToken token{.token = tokens[i]};
+      if (on_host(sampled[i])) {
+        const auto row = static_cast<int64_t>(i);
+        token = sample_on_host(batch, sampled[i], logits.slice_rows(row, row + 1));
+        tokens[i] = token.token;
+      }
+      begun.report.output.sampled.push_back({std::move(token)});
     }
-    ops_->copy_out(*stream_, kept, {tokens.data(), DType::kI32, kept.shape});
-    stream_->synchronize();
-    if (reports()) {
-      for (const int32_t token : tokens) output.sampled.push_back({SampledToken{.token = token}});
-    }
-  } else {
-    if (reports()) {
-      sample_on_host(batch, sampled, logits, output);
-      for (size_t i = 0; i < tokens.size(); ++i) tokens[i] = output.sampled[i].front().token;
-    }
+  }
+  if (any_on_host) {
     groups_->tensor(mesh::Role::kVocab)
         .broadcast(std::as_writable_bytes(std::span(tokens)), /*root=*/0);
     keep_tokens(batch.step, tokens);
@@ -471,7 +480,7 @@ void StageWorker::run_rows(const StepBatch& batch, const std::vector<int64_t>& r
   const model::Decoder::Tap tap = make_tap(batch, begun.report.output);
   if (groups_->mesh().config().pp == 1) {
     const View logits = run_alone(batch, inputs, residual, tap, replica_rows);
-    if (!sampled.empty()) sample_rows(batch, sampled, logits, begun);
+    if (!sampled.empty()) sample_rows(batch, sampled, logits, inputs.draws, begun);
     return;
   }
 
@@ -490,7 +499,7 @@ void StageWorker::run_rows(const StepBatch& batch, const std::vector<int64_t>& r
     }
   } else if (!sampled.empty()) {
     sample_rows(batch, sampled, decoder_->logits(*stream_, step_memory(), residual, inputs.sampled),
-                begun);
+                inputs.draws, begun);
   }
 }
 

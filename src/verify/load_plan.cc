@@ -71,22 +71,26 @@ std::vector<LoadPoint> load_points(const VerifyOptions& options) {
 base::Result<load::Workload> make_workload(const VerifyOptions& options, const LoadPoint& point,
                                            int repeat, int64_t vocab, int64_t max_positions) {
   const uint64_t seed = seed_of(options, repeat);
+  load::Workload workload;
   if (options.trace) {
-    return load::trace_workload(options.trace->trace,
-                                {.length_scale = options.trace->length_scale,
-                                 .max_requests = requests_at(options, point),
-                                 .max_positions = max_positions,
-                                 .skip_too_long = options.trace->skip_too_long,
-                                 .vocab = vocab,
-                                 .seed = seed});
+    FF_ASSIGN(workload, load::trace_workload(options.trace->trace,
+                                             {.length_scale = options.trace->length_scale,
+                                              .max_requests = requests_at(options, point),
+                                              .max_positions = max_positions,
+                                              .skip_too_long = options.trace->skip_too_long,
+                                              .vocab = vocab,
+                                              .seed = seed}));
+  } else {
+    workload = load::synthetic_workload({.input_len = options.input_len,
+                                         .output_len = options.output_len,
+                                         .conversations = requests_at(options, point),
+                                         .turns = options.turns,
+                                         .shared_prefix = options.shared_prefix,
+                                         .vocab = vocab,
+                                         .seed = seed});
   }
-  return load::synthetic_workload({.input_len = options.input_len,
-                                   .output_len = options.output_len,
-                                   .conversations = requests_at(options, point),
-                                   .turns = options.turns,
-                                   .shared_prefix = options.shared_prefix,
-                                   .vocab = vocab,
-                                   .seed = seed});
+  load::set_sampling(workload, options.sampling);
+  return workload;
 }
 
 load::RunOptions run_options(const VerifyOptions& options, const LoadPoint& point, int repeat,

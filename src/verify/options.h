@@ -58,7 +58,9 @@ struct VerifyOptions {
   int32_t requests = 0;  ///< per load point and repeat; 0: requests_at() chooses
   int repeats = 3;
   uint64_t seed = 0;
-  std::string command;  ///< as typed, for the report
+  engine::SamplingParams sampling{.temperature =
+                                      0};  ///< of the timed load; seeds are made of `seed`
+  std::string command;                     ///< as typed, for the report
 };
 
 /// "closed", "poisson", "gamma" or "trace".

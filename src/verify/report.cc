@@ -142,6 +142,9 @@ std::string point_title(const VerifyReport& report, const LoadPoint& point) {
     if (o.shared_prefix > 0) load += fmt::format(", {} more shared by all", o.shared_prefix);
     if (o.turns > 1) load += fmt::format(", {} turns a conversation", o.turns);
   }
+  if (o.sampling.temperature > 0) {
+    load += fmt::format(", drawn at temperature {:g}", o.sampling.temperature);
+  }
   return fmt::format("\n{}: {}, {} repeat{}, mean ± 95 % interval\n", what, load, o.repeats,
                      plural(o.repeats));
 }

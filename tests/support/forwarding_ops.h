@@ -44,8 +44,9 @@ class ForwardingOps : public backend::Ops {
                       tensor::View ring) const override {
     real_->resolve_tokens(stream, tokens, ring);
   }
-  void argmax_rows(backend::Stream& s, tensor::View x, tensor::View out) const override {
-    real_->argmax_rows(s, x, out);
+  void draw_rows(backend::Stream& s, tensor::View logits, tensor::View draws,
+                 tensor::View out) const override {
+    real_->draw_rows(s, logits, draws, out);
   }
   std::unique_ptr<backend::Stream> make_stream(int threads,
                                                std::span<const int> cpus) const override {

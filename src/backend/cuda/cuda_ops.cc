@@ -171,8 +171,8 @@ base::Result<Peaks> CudaOps::measure_peaks(Stream& stream, double seconds, int s
   if (cuda.cublas != nullptr && bytes >= 4 * side_bytes) {
     auto* matrices = static_cast<std::byte*>(data.data());
     peaks.matmul_flop_s = rate(2.0 * kSide * kSide * kSide, [&] {
-      cuda.cublas->run(cuda.begin(), matrices, matrices + side_bytes,
-                       matrices + 2 * side_bytes, CUDA_R_32F, kSide, kSide, kSide);
+      cuda.cublas->run(cuda.begin(), matrices, matrices + side_bytes, matrices + 2 * side_bytes,
+                       CUDA_R_32F, kSide, kSide, kSide);
     });
   } else {
     double flops = 0;
@@ -503,10 +503,13 @@ void CudaOps::take_columns(Stream& stream, View x, int64_t begin, View out) cons
         "taking columns");
 }
 
-void CudaOps::argmax_rows(Stream& stream, View x, View out) const {
-  check_argmax_rows(x, out);
-  check(cuda::argmax_rows(stream_of(stream).begin(), x.f32(), x.rows(), x.shape[1], out.i32()),
-        "finding the largest logits");
+void CudaOps::draw_rows(Stream& stream, View logits, View draws, View out) const {
+  check_draw_rows(logits, draws, out);
+  CHECK(logits.shape[1] <= kMostDrawn, "draw_rows: {} logits, at most {}", logits.shape[1],
+        kMostDrawn);
+  check(cuda::draw_rows(stream_of(stream).begin(), logits.f32(), draws.i32(), logits.rows(),
+                        logits.shape[1], out.i32()),
+        "drawing tokens");
 }
 
 void CudaOps::hash_rows(Stream& stream, View x, std::span<uint64_t> out) const {

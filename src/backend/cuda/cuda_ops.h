@@ -67,7 +67,7 @@ class CudaOps final : public Ops {
   void join_columns(Stream& stream, View parts, std::span<const int64_t> begins,
                     View out) const override;
   void take_columns(Stream& stream, View x, int64_t begin, View out) const override;
-  void argmax_rows(Stream& stream, View x, View out) const override;
+  void draw_rows(Stream& stream, View logits, View draws, View out) const override;
   void hash_rows(Stream& stream, View x, std::span<uint64_t> out) const override;
 
  private:

@@ -1,10 +1,10 @@
 #pragma once
 
 // Hopper's own instructions: bulk copies of tensors into shared memory, barriers that count their
-// bytes, and matrix products by warpgroups of 128 threads whose right operand (and maybe left) is in
-// shared memory. Names and layouts: PTX ISA, "Asynchronous warpgroup level matrix instructions" and
-// "Tensor maps". Rows in shared memory are 128 bytes, eight of them an atom of 1,024 in which the
-// 16-byte column c of row r stands at c ^ r (the 128-byte swizzle).
+// bytes, and matrix products by warpgroups of 128 threads whose right operand (and maybe left) is
+// in shared memory. Names and layouts: PTX ISA, "Asynchronous warpgroup level matrix instructions"
+// and "Tensor maps". Rows in shared memory are 128 bytes, eight of them an atom of 1,024 in which
+// the 16-byte column c of row r stands at c ^ r (the 128-byte swizzle).
 
 #include <cuda.h>
 
@@ -29,10 +29,10 @@ __device__ inline void publish_barriers() {
 }
 /// One arrival, which also announces bytes that copies will bring.
 __device__ inline void arrive_expecting(uint64_t* barrier, uint32_t bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(
-                   shared_address(barrier)),
-               "r"(bytes)
-               : "memory");
+  asm volatile(
+      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+      "r"(bytes)
+      : "memory");
 }
 __device__ inline void arrive(uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier))
@@ -119,41 +119,44 @@ __device__ inline void settle(float (&values)[kCount]) {
 
 // c += a b^T, or c = a b^T: a 64 x 16 and b N x 16, both bf16. Element i of c is row
 // 16 warp + lane / 4 + i % 4 / 2 * 8, column i / 4 * 8 + lane % 4 * 2 + i % 2.
-#define FF_C8(i)                                                                            \
-  "+f"(c[(i)]), "+f"(c[(i) + 1]), "+f"(c[(i) + 2]), "+f"(c[(i) + 3]), "+f"(c[(i) + 4]),     \
+#define FF_C8(i)                                                                        \
+  "+f"(c[(i)]), "+f"(c[(i) + 1]), "+f"(c[(i) + 2]), "+f"(c[(i) + 3]), "+f"(c[(i) + 4]), \
       "+f"(c[(i) + 5]), "+f"(c[(i) + 6]), "+f"(c[(i) + 7])
 #define FF_C32(i) FF_C8(i), FF_C8((i) + 8), FF_C8((i) + 16), FF_C8((i) + 24)
-#define FF_R32                                                                          \
-  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,"  \
+#define FF_R32                                                                         \
+  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22," \
   "%23,%24,%25,%26,%27,%28,%29,%30,%31"
-#define FF_R64                                                                           \
-  FF_R32                                                                                 \
+#define FF_R64                                                                            \
+  FF_R32                                                                                  \
   ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52," \
   "%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
 
 /// Both operands in shared memory, rows of K.
 __device__ inline void product(float (&c)[64], uint64_t a, uint64_t b, bool add) {
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
-               "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" FF_R64
-               "}, %64, %65, p, 1, 1, 0, 0;\n}\n"
-               : FF_C32(0), FF_C32(32)
-               : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" FF_R64
+      "}, %64, %65, p, 1, 1, 0, 0;\n}\n"
+      : FF_C32(0), FF_C32(32)
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
 }
 
 /// a in registers, b in shared memory in rows of N.
 __device__ inline void product_across(float (&c)[64], const uint32_t* a, uint64_t b, bool add) {
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
-               "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" FF_R64
-               "}, {%64,%65,%66,%67}, %68, p, 1, 1, 1;\n}\n"
-               : FF_C32(0), FF_C32(32)
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" FF_R64
+      "}, {%64,%65,%66,%67}, %68, p, 1, 1, 1;\n}\n"
+      : FF_C32(0), FF_C32(32)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
 }
 __device__ inline void product_across(float (&c)[32], const uint32_t* a, uint64_t b, bool add) {
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
-               "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" FF_R32
-               "}, {%32,%33,%34,%35}, %36, p, 1, 1, 1;\n}\n"
-               : FF_C32(0)
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" FF_R32
+      "}, {%32,%33,%34,%35}, %36, p, 1, 1, 1;\n}\n"
+      : FF_C32(0)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
 }
 
 }  // namespace fourfold::backend::cuda

@@ -152,8 +152,10 @@ cudaError_t combine_slots(cudaStream_t stream, const uint16_t* y, const float* w
 cudaError_t copy_columns(cudaStream_t stream, const float* x, int64_t x_stride, int64_t from_begin,
                          float* out, int64_t out_stride, int64_t to_begin, int64_t rows,
                          int64_t count);
-cudaError_t argmax_rows(cudaStream_t stream, const float* x, int64_t rows, int64_t width,
-                        int32_t* out);
+/// draws: backend::Draw of each row. `width` is at most kMostDrawn.
+cudaError_t draw_rows(cudaStream_t stream, const float* logits, const int32_t* draws, int64_t rows,
+                      int64_t width, int32_t* out);
+inline constexpr int64_t kMostDrawn = int64_t{1} << 20;
 
 /// Reads `bytes` bytes, a multiple of 16, as quickly as the memory gives them; `sink` is one word.
 cudaError_t read_memory(cudaStream_t stream, const void* data, int64_t bytes, uint32_t* sink);

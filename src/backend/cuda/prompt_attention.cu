@@ -77,8 +77,8 @@ __device__ void bring(const AttentionArgs& a, const CUtensorMap& keys, const CUt
   const int blocks = kPositions / block_size;
   const int block = lane % blocks;
   const int half = lane / blocks;
-  const int32_t* table =
-      a.cache.block_tables + static_cast<int64_t>(a.sequences[work.first_row]) * a.cache.table_width;
+  const int32_t* table = a.cache.block_tables +
+                         static_cast<int64_t>(a.sequences[work.first_row]) * a.cache.table_width;
   const int to = half * kPositions * kSwizzledBytes + block * block_size * kSwizzledBytes;
   const int outside = a.cache.blocks * a.cache.kv_heads * block_size;  // reads as zeros
   for (int t = 0; t < work.end_tile - work.first_tile; ++t) {
@@ -131,9 +131,9 @@ __device__ void attend(const AttentionArgs& a, const Work& work, uint8_t* shared
     const int column = i % kVectors * 8;
     uint4 bits = make_uint4(0, 0, 0, 0);
     if (here(query)) {
-      const float* from =
-          a.queries + (static_cast<int64_t>(row_of(query)) * a.heads + head_of(query)) * kDim +
-          column;
+      const float* from = a.queries +
+                          (static_cast<int64_t>(row_of(query)) * a.heads + head_of(query)) * kDim +
+                          column;
       const float4 low = *reinterpret_cast<const float4*>(from);
       const float4 high = *reinterpret_cast<const float4*>(from + 4);
       bits = make_uint4(pair(low.x, low.y), pair(low.z, low.w), pair(high.x, high.y),
@@ -168,8 +168,7 @@ __device__ void attend(const AttentionArgs& a, const Work& work, uint8_t* shared
 
   const uint64_t query_rows = swizzled_rows(queries);
   const auto multiply_keys = [&](int t, float(&scores)[kScores]) {
-    const uint64_t key_rows =
-        swizzled_rows(shared + L::kKeys + t % kStages * L::kTileBytes);
+    const uint64_t key_rows = swizzled_rows(shared + L::kKeys + t % kStages * L::kTileBytes);
     begin_products();
 #pragma unroll
     for (int k = 0; k < kDim / 16; ++k) {
@@ -181,9 +180,8 @@ __device__ void attend(const AttentionArgs& a, const Work& work, uint8_t* shared
     commit_products();
   };
   const auto multiply_values = [&](int t) {
-    const uint64_t value_rows =
-        swizzled_rows(shared + L::kValues + t % kStages * L::kTileBytes,
-                      kPositions * kSwizzledBytes);
+    const uint64_t value_rows = swizzled_rows(shared + L::kValues + t % kStages * L::kTileBytes,
+                                              kPositions * kSwizzledBytes);
     begin_products();
 #pragma unroll
     for (int k = 0; k < kPositions / 16; ++k) {
@@ -247,16 +245,16 @@ __device__ void attend(const AttentionArgs& a, const Work& work, uint8_t* shared
   // Blocks of the cache hold what others left behind the last position, maybe not even numbers:
   // times a weight of 0 that would not be 0.
   const int past = work.last_position - (work.end_tile - 1) * kPositions + 1;
-  const int stale = (past + a.cache.block_size - 1) / a.cache.block_size * a.cache.block_size - past;
+  const int stale =
+      (past + a.cache.block_size - 1) / a.cache.block_size * a.cache.block_size - past;
   if (stale > 0) {
     wait_for(&barriers.values_here[0], 0);
     for (int i = static_cast<int>(threadIdx.x) - kWarpgroup; i < stale * kVectors;
          i += kGroups * kWarpgroup) {
       const int row = past + i / kVectors;
       const int vector = i % kVectors;
-      *reinterpret_cast<uint4*>(shared + L::kValues +
-                                vector / 8 * kPositions * kSwizzledBytes + row * kSwizzledBytes +
-                                vector % 8 * 16) = make_uint4(0, 0, 0, 0);
+      *reinterpret_cast<uint4*>(shared + L::kValues + vector / 8 * kPositions * kSwizzledBytes +
+                                row * kSwizzledBytes + vector % 8 * 16) = make_uint4(0, 0, 0, 0);
     }
     fence_shared();
     sync_threads(kAllGroups, kGroups * kWarpgroup);
@@ -313,8 +311,9 @@ __global__ void __launch_bounds__(kThreads, 1)
     prompt_kernel(const __grid_constant__ AttentionArgs a, const __grid_constant__ CUtensorMap keys,
                   const __grid_constant__ CUtensorMap values, int query_groups) {
   extern __shared__ uint8_t unaligned[];
-  uint8_t* shared = unaligned + (kSwizzleAtomBytes - shared_address(unaligned) % kSwizzleAtomBytes) %
-                                    kSwizzleAtomBytes;
+  uint8_t* shared =
+      unaligned +
+      (kSwizzleAtomBytes - shared_address(unaligned) % kSwizzleAtomBytes) % kSwizzleAtomBytes;
   __shared__ Barriers barriers;
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < kStages; ++stage) {

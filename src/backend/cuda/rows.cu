@@ -326,48 +326,6 @@ __global__ void copy_columns_kernel(const float* x, int64_t x_stride, float* out
   out[i / count * out_stride + i % count] = x[i / count * x_stride + i % count];
 }
 
-constexpr int kArgmaxThreads = 1024;
-
-__global__ void __launch_bounds__(kArgmaxThreads)
-    argmax_kernel(const float* x, int64_t width, int32_t* out) {
-  wait_for_inputs();
-  let_next_start();
-  __shared__ float best_values[32];
-  __shared__ int32_t best_indices[32];
-  const float* row = x + blockIdx.x * width;
-  float best = -INFINITY;
-  int32_t index = INT32_MAX;
-  const auto take = [&](float value, int32_t at) {
-    if (value > best || (value == best && at < index)) {
-      best = value;
-      index = at;
-    }
-  };
-  for (int64_t i = threadIdx.x; i < width; i += kArgmaxThreads) {
-    const float value = row[i];
-    take(isnan(value) ? -INFINITY : value, static_cast<int32_t>(i));
-  }
-  const auto reduce = [&] {
-#pragma unroll
-    for (int distance = 16; distance > 0; distance /= 2) {
-      const float value = __shfl_xor_sync(0xffffffffu, best, distance);
-      const int32_t at = __shfl_xor_sync(0xffffffffu, index, distance);
-      take(value, at);
-    }
-  };
-  reduce();
-  if (threadIdx.x % 32 == 0) {
-    best_values[threadIdx.x / 32] = best;
-    best_indices[threadIdx.x / 32] = index;
-  }
-  __syncthreads();
-  if (threadIdx.x >= 32) return;
-  best = best_values[threadIdx.x];
-  index = best_indices[threadIdx.x];
-  reduce();
-  if (threadIdx.x == 0) out[blockIdx.x] = index;
-}
-
 __global__ void __launch_bounds__(512)
     read_kernel(const uint4* data, int64_t count, uint32_t* sink) {
   uint32_t mixed = 0;
@@ -530,13 +488,6 @@ cudaError_t copy_columns(cudaStream_t stream, const float* x, int64_t x_stride, 
   if (rows * count <= 0) return cudaSuccess;
   return launch_early(copy_columns_kernel, blocks_for(rows * count), kThreads, 0, stream,
                       x + from_begin, x_stride, out + to_begin, out_stride, rows * count, count);
-}
-
-cudaError_t argmax_rows(cudaStream_t stream, const float* x, int64_t rows, int64_t width,
-                        int32_t* out) {
-  if (rows == 0) return cudaSuccess;
-  return launch_early(argmax_kernel, static_cast<unsigned>(rows), kArgmaxThreads, 0, stream, x,
-                      width, out);
 }
 
 cudaError_t read_memory(cudaStream_t stream, const void* data, int64_t bytes, uint32_t* sink) {
