@@ -99,7 +99,8 @@ TEST_P(Composed, RopeWriteRotatesAndWrites) {
 
 TEST_P(Composed, GatedMatmulMultipliesAndGates) {
   for (const int64_t rows : {0, 1, 3, 8, 9, 17, 32, 33, 70}) {
-    for (const auto& [n, k] : {std::pair<int64_t, int64_t>{5, 30}, {48, 64}, {200, 352}}) {
+    for (const auto& [n, k] :
+         {std::pair<int64_t, int64_t>{5, 30}, {48, 64}, {200, 352}, {600, 712}}) {
       for (const Activation activation : {Activation::kSilu, Activation::kGeluTanh}) {
         SCOPED_TRACE(fmt::format("{} rows, [{}, {}]", rows, n, k));
         Device device(GetParam(), 2, {.rows = rows, .columns = k});

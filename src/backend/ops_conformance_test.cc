@@ -42,6 +42,10 @@ std::vector<MatmulSize> matmul_sizes() {
   }
   for (const int64_t n : {1, 15, 16, 17, 47, 49, 96, 97}) sizes.push_back({5, n, 32, {32}});
   for (const int64_t k : {1, 2, 31, 33, 96, 777, 1056}) sizes.push_back({3, 20, k, {k}});
+  // Of many rows of w or columns, whose sums a device may share out.
+  for (const int64_t m : {2, 9, 17, 40, 100}) sizes.push_back({m, 700, 1032, {1032}});
+  sizes.push_back({128, 129, 264, {264}});
+  sizes.push_back({33, 130, 4096, {4096}});
   sizes.push_back({7, 33, 8 * 64, slice_ends(8 * 64, 32)});
   sizes.push_back({7, 33, 3 * 32, slice_ends(3 * 32, 32)});    // most slices are empty
   sizes.push_back({2, 33, 5 * 80, slice_ends(5 * 80, 80)});    // head_dim 80
@@ -343,9 +347,23 @@ TEST_P(Conformance, AttentionOfPromptsAgreesWithDouble) {
                     .window = s.window,
                     .lengths = {1, 150, 37, 131},
                     .rows = {}};
-    c.query_last(133);
+    c.query_last(129);  // a tile, and one row
     EXPECT_LE(nmse(attend(GetParam(), c), attend_in_double(c)), bound)
         << "heads of " << s.head_dim << ", block size " << s.block_size;
+  }
+}
+
+TEST_P(Conformance, AttentionOfLongRowsAgreesWithDouble) {
+  const double bound = bound_of(*open(GetParam()));
+  for (const int64_t head_dim : {64, 128}) {
+    // So many positions that a device goes round its buffers, in rows of very different lengths.
+    AttentionCase c{.head_dim = head_dim,
+                    .kv_heads = 16,
+                    .heads_per_kv_head = 1,
+                    .lengths = {3000, 3, 700, 2400, 64, 65, 1200},
+                    .rows = {}};
+    c.query_last(1);
+    EXPECT_LE(nmse(attend(GetParam(), c), attend_in_double(c)), bound) << "heads of " << head_dim;
   }
 }
 

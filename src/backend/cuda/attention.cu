@@ -22,12 +22,6 @@ struct Merge {
   float new_factor;
 };
 
-__device__ inline float power_of_two(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
 __device__ inline Merge merge_factors(float old_max, float new_max) {
   const float max = fmaxf(old_max, new_max);
   return {old_max == kMinusInfinity ? 0.0F : power_of_two(old_max - max),
@@ -467,19 +461,28 @@ cudaError_t launch(cudaStream_t stream, const AttentionArgs& a, int first_tile, 
 }
 
 template <int kDepth>
-cudaError_t attention_of(cudaStream_t stream, const AttentionArgs& a) {
+cudaError_t attention_of(cudaStream_t stream, const AttentionArgs& a, bool single) {
   constexpr int kWide = kDepth <= 8 ? 8 : 4;  // registers
-  if (a.single_tiles > 0) {
+  if (single) {
     const bool apart = a.partials != nullptr && a.pieces > 1;
     const bool few = a.heads / a.cache.kv_heads <= 8;
-    const cudaError_t status = few ? launch<kDepth, 1>(stream, a, 0, a.single_tiles, 1, apart)
-                                   : launch<kDepth, kWide>(stream, a, 0, a.single_tiles, 1, apart);
-    if (status != cudaSuccess) return status;
+    return few ? launch<kDepth, 1>(stream, a, 0, a.single_tiles, 1, apart)
+               : launch<kDepth, kWide>(stream, a, 0, a.single_tiles, 1, apart);
   }
-  if (a.all_tiles == a.single_tiles) return cudaSuccess;
   return launch<kDepth, kWide>(stream, a, a.single_tiles, a.all_tiles - a.single_tiles,
                                kAttentionTileRows,
                                /*apart=*/false);
+}
+
+cudaError_t attention(cudaStream_t stream, const AttentionArgs& args, bool single) {
+  const int depth = (args.cache.head_dim + 15) / 16;
+  if (depth <= 1) return attention_of<1>(stream, args, single);
+  if (depth <= 2) return attention_of<2>(stream, args, single);
+  if (depth <= 4) return attention_of<4>(stream, args, single);
+  if (depth <= 6) return attention_of<6>(stream, args, single);
+  if (depth <= 8) return attention_of<8>(stream, args, single);
+  if (depth <= 12) return attention_of<12>(stream, args, single);
+  return attention_of<16>(stream, args, single);
 }
 
 int64_t query_groups_of_single(const AttentionArgs& a) {
@@ -501,15 +504,13 @@ bool may_split(const AttentionArgs& args) {
          kMaxArrivals;
 }
 
-cudaError_t attention(cudaStream_t stream, const AttentionArgs& args) {
-  const int depth = (args.cache.head_dim + 15) / 16;
-  if (depth <= 1) return attention_of<1>(stream, args);
-  if (depth <= 2) return attention_of<2>(stream, args);
-  if (depth <= 4) return attention_of<4>(stream, args);
-  if (depth <= 6) return attention_of<6>(stream, args);
-  if (depth <= 8) return attention_of<8>(stream, args);
-  if (depth <= 12) return attention_of<12>(stream, args);
-  return attention_of<16>(stream, args);
+cudaError_t attention_of_rows(cudaStream_t stream, const AttentionArgs& args) {
+  return args.single_tiles == 0 ? cudaSuccess : attention(stream, args, /*single=*/true);
+}
+
+cudaError_t attention_of_tiles(cudaStream_t stream, const AttentionArgs& args) {
+  return args.all_tiles == args.single_tiles ? cudaSuccess
+                                             : attention(stream, args, /*single=*/false);
 }
 
 }  // namespace fourfold::backend::cuda

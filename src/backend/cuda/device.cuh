@@ -41,6 +41,19 @@ __device__ inline float from_bf16_bits(uint16_t bits) {
   return __uint_as_float(static_cast<uint32_t>(bits) << 16);
 }
 
+/// Two floats as bf16, the first one in the low half.
+__device__ inline uint32_t bf16_pair(float low, float high) {
+  uint32_t out;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
+  return out;
+}
+
+__device__ inline float power_of_two(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 /// act(gate) * up with SiLU or the tanh form of GELU.
 template <bool kGelu>
 __device__ inline float gated(float gate, float up) {

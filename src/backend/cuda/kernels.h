@@ -49,6 +49,41 @@ cudaError_t matmul(cudaStream_t stream, const MatmulArgs& args);
 inline constexpr int kMostStreamedRows = 32;
 bool streams(const MatmulArgs& args);
 
+/// The same in fast numerics for at most kMostBatchRows rows, on Hopper's instructions: the sum
+/// over K is cut where that keeps all multiprocessors busy.
+inline constexpr int kMostBatchRows = 128;
+struct BatchMatmulArgs {
+  struct Target {
+    float* out = nullptr;  ///< [rows][n]
+    int32_t n = 0;
+  };
+  int32_t rows = 0;
+  int32_t k = 0;
+  int32_t targets = 0;
+  Target target[kMaxTargets];
+  /// Of two targets of the same n instead: hidden[m][n] = act(first) * second, bf16.
+  uint16_t* hidden = nullptr;
+  bool gelu_tanh = false;
+  float* partials = nullptr;     ///< batch_partial_floats
+  uint32_t* arrivals = nullptr;  ///< kMaxArrivals, zero before and after
+  /// Set by plan_batch.
+  int32_t units = 0;  ///< of a tile
+  int32_t tiles = 0;
+  int32_t first_tiles[kMaxTargets + 1] = {};
+};
+/// x [rows][k] in boxes of batch_box_rows, weights [n][k] in boxes of batch_weight_box_rows, all of
+/// 64 columns.
+struct BatchMaps {
+  CUtensorMap x;
+  CUtensorMap w[kMaxTargets];
+};
+int batch_box_rows(int rows);
+int batch_weight_box_rows(bool pairs);
+int64_t batch_partial_floats(int rows);
+/// False: too large for it.
+bool plan_batch(BatchMatmulArgs& args);
+cudaError_t batch_matmul(cudaStream_t stream, const BatchMatmulArgs& args, const BatchMaps& maps);
+
 /// A paged cache of one layer, [blocks][kv_heads][block_size][head_dim].
 struct CacheArgs {
   uint16_t* keys = nullptr;
@@ -90,13 +125,29 @@ inline constexpr int64_t kMaxArrivals = int64_t{1} << 16;
 int64_t partial_floats(const AttentionArgs& args);
 /// Whether there are counters enough.
 bool may_split(const AttentionArgs& args);
-/// head_dim is at most 256.
-cudaError_t attention(cudaStream_t stream, const AttentionArgs& args);
-/// Of the tiles of several rows only, in fast numerics, if prompt_attention takes such a cache. The
-/// maps are of its keys and values as rows of head_dim, boxes of 64 columns and a block's rows.
+
+/// The tiles of one row, and those of several; head_dim is at most 256.
+cudaError_t attention_of_rows(cudaStream_t stream, const AttentionArgs& args);
+cudaError_t attention_of_tiles(cudaStream_t stream, const AttentionArgs& args);
+
+/// The tiles of one row in fast numerics, if decode_attention takes them. The maps are of the
+/// cache's keys and values as rows of head_dim, boxes of 64 columns and decode_box_rows rows.
+/// `partials` has room for decode_partial_floats, `arrivals` a counter for each tile and KV head.
+bool takes_decodes(const AttentionArgs& args);
+inline constexpr int kMostDecodeRows = 1024;
+int decode_box_rows(int block_size);
+int64_t decode_partial_floats(int head_dim);
+cudaError_t decode_attention(cudaStream_t stream, const AttentionArgs& args,
+                             const CUtensorMap& keys, const CUtensorMap& values);
+
+/// The tiles of several rows in fast numerics, if prompt_attention takes such a cache. Boxes of the
+/// maps have a block's rows.
 bool takes_prompts(const AttentionArgs& args);
 cudaError_t prompt_attention(cudaStream_t stream, const AttentionArgs& args,
                              const CUtensorMap& keys, const CUtensorMap& values);
+
+/// Of the current device.
+int multiprocessors();
 
 cudaError_t embed(cudaStream_t stream, const uint16_t* table, const Slices& slices,
                   int64_t table_rows, const int32_t* tokens, int64_t first_token, float scale,

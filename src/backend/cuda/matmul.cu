@@ -348,17 +348,6 @@ __global__ void __launch_bounds__(32 * kWarps, 1)
   }
 }
 
-int multiprocessors() {
-  static const int kCount = [] {
-    int device = 0;
-    int count = 1;
-    cudaGetDevice(&device);
-    cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
-    return count;
-  }();
-  return kCount;
-}
-
 /// Whether the kernels may read x 16 bytes at a time.
 bool is_aligned(const MatmulArgs& args) {
   bool aligned = args.k % 8 == 0;

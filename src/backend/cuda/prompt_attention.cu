@@ -56,19 +56,6 @@ struct Work {
   int end_tile;
 };
 
-__device__ inline float power_of_two(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
-/// Two floats as bf16, the first one in the low half.
-__device__ inline uint32_t pair(float low, float high) {
-  uint32_t out;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
-  return out;
-}
-
 template <int kDim>
 __device__ void bring(const AttentionArgs& a, const CUtensorMap& keys, const CUtensorMap& values,
                       const Work& work, uint8_t* shared, Barriers& barriers, int lane) {
@@ -136,8 +123,8 @@ __device__ void attend(const AttentionArgs& a, const Work& work, uint8_t* shared
                           column;
       const float4 low = *reinterpret_cast<const float4*>(from);
       const float4 high = *reinterpret_cast<const float4*>(from + 4);
-      bits = make_uint4(pair(low.x, low.y), pair(low.z, low.w), pair(high.x, high.y),
-                        pair(high.z, high.w));
+      bits = make_uint4(bf16_pair(low.x, low.y), bf16_pair(low.z, low.w), bf16_pair(high.x, high.y),
+                        bf16_pair(high.z, high.w));
     }
     const int half = column / kSwizzledColumns;
     const int vector = column % kSwizzledColumns / 8;
@@ -225,7 +212,7 @@ __device__ void attend(const AttentionArgs& a, const Work& work, uint8_t* shared
   };
   const auto round_weights = [&](const float(&scores)[kScores]) {
 #pragma unroll
-    for (int i = 0; i < kScores / 2; ++i) weights[i] = pair(scores[2 * i], scores[2 * i + 1]);
+    for (int i = 0; i < kScores / 2; ++i) weights[i] = bf16_pair(scores[2 * i], scores[2 * i + 1]);
   };
   const auto release = [&](uint64_t* done) {
     if (lane == 0) arrive(done);
@@ -300,7 +287,7 @@ __device__ void attend(const AttentionArgs& a, const Work& work, uint8_t* shared
 #pragma unroll
     for (int i = 0; i < kSums / 4; ++i) {
       *reinterpret_cast<uint32_t*>(out + i * 8) =
-          pair(__fmul_rn(sums[4 * i + 2 * r], part), __fmul_rn(sums[4 * i + 2 * r + 1], part));
+          bf16_pair(__fmul_rn(sums[4 * i + 2 * r], part), __fmul_rn(sums[4 * i + 2 * r + 1], part));
     }
   }
 }

@@ -357,14 +357,6 @@ __global__ void __launch_bounds__(256) mma_kernel(int64_t steps, float* sink) {
   if (sum == 12345.0F) *sink = sum;
 }
 
-int multiprocessors() {
-  int device = 0;
-  int count = 1;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
-  return count;
-}
-
 /// x is written only if there is a y.
 cudaError_t launch_norm(cudaStream_t stream, float* x, const float* y, const float* gain, float eps,
                         int64_t rows, int64_t width, float* out_f32, uint16_t* out_bf16) {
@@ -375,6 +367,17 @@ cudaError_t launch_norm(cudaStream_t stream, float* x, const float* y, const flo
 }
 
 }  // namespace
+
+int multiprocessors() {
+  static const int kCount = [] {
+    int device = 0;
+    int count = 1;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
+    return count;
+  }();
+  return kCount;
+}
 
 cudaError_t embed(cudaStream_t stream, const uint16_t* table, const Slices& slices,
                   int64_t table_rows, const int32_t* tokens, int64_t first_token, float scale,
@@ -437,8 +440,8 @@ cudaError_t gated_activation(cudaStream_t stream, bool gelu_tanh, const float* g
 cudaError_t gated_activation_of_bf16(cudaStream_t stream, bool gelu_tanh, const uint16_t* gate,
                                      const uint16_t* up, int64_t elements, uint16_t* out) {
   if (elements == 0) return cudaSuccess;
-  auto* kernel = gelu_tanh ? gated_activation_of_bf16_kernel<true>
-                           : gated_activation_of_bf16_kernel<false>;
+  auto* kernel =
+      gelu_tanh ? gated_activation_of_bf16_kernel<true> : gated_activation_of_bf16_kernel<false>;
   return launch_early(kernel, blocks_for((elements + 7) / 8), kThreads, 0, stream, gate, up,
                       elements, out);
 }
