@@ -29,8 +29,7 @@ namespace {
 
 /// Rows up to which fast numerics stream weights by our own kernel: a decode step of Llama-3.1-8B
 /// on an H200 takes 4.85 ms at 8 rows; at 32 it would take 6.9 ms beside 5.8 with cuBLASLt.
-int64_t few_rows() { static const int64_t k = getenv("FF_STREAM_ROWS") ? atoi(getenv("FF_STREAM_ROWS")) : 8; return k; }
-int64_t batch_rows() { static const int64_t k = getenv("FF_BATCH_ROWS") ? atoi(getenv("FF_BATCH_ROWS")) : 128; return k; }
+constexpr int64_t kFewRows = 16;
 /// Memory for the pieces of attention that are computed apart. Where it is too small, blocks go
 /// over the pieces one by one: the same bits, fewer blocks at work.
 constexpr int64_t kMostPartialBytes = int64_t{256} << 20;
@@ -55,43 +54,10 @@ MatmulArgs matmul_args(View x, const DeviceMatrix& first, base::Numerics numeric
   return args;
 }
 
-enum class MatmulKernel {
-  kOwnOrder,  ///< cuda::matmul
-  kBatch,     ///< cuda::batch_matmul
-  kBlas,      ///< cuBLASLt
-};
-
-MatmulKernel kernel_for(const CudaStream& stream, View x, const DeviceMatrix& matrix) {
-  if (stream.numerics == base::Numerics::kInvariant || x.rows() <= few_rows() || !matrix.plain() ||
-      matrix.columns() % 8 != 0) {
-    return MatmulKernel::kOwnOrder;
-  }
-  if (x.rows() <= batch_rows()) return MatmulKernel::kBatch;
-  return stream.cublas != nullptr ? MatmulKernel::kBlas : MatmulKernel::kOwnOrder;
-}
-
-/// Multiplies by all matrices at once; false where the arena has no room or they are too large.
-bool run_batch(CudaStream& stream, Arena& arena, View x,
-               std::span<const DeviceMatrix* const> matrices, BatchMatmulArgs args) {
-  args.rows = static_cast<int32_t>(x.rows());
-  args.k = static_cast<int32_t>(x.shape[1]);
-  args.targets = static_cast<int32_t>(matrices.size());
-  const int64_t floats = batch_partial_floats(args.rows);
-  const int64_t mark = arena.mark();
-  if (!plan_batch(args) ||
-      floats * static_cast<int64_t>(sizeof(float)) > arena.capacity_bytes() - mark - 64) {
-    return false;
-  }
-  BatchMaps maps{.x = tensor_map(x.data, x.rows(), x.shape[1], batch_box_rows(args.rows)), .w = {}};
-  for (size_t t = 0; t < matrices.size(); ++t) {
-    maps.w[t] = tensor_map(matrices[t]->data(), matrices[t]->rows(), x.shape[1],
-                           batch_weight_box_rows(args.hidden != nullptr));
-  }
-  args.partials = arena.allocate(DType::kF32, {floats}).f32();
-  args.arrivals = stream.arrivals();
-  check(batch_matmul(stream.begin(), args, maps), "multiplying matrices");
-  arena.release_to(mark);
-  return true;
+/// Whether cuBLASLt multiplies these rows.
+bool takes_blas(const CudaStream& stream, View x, const DeviceMatrix& matrix) {
+  return stream.numerics == base::Numerics::kFast && x.rows() > kFewRows && matrix.plain() &&
+         matrix.columns() % 8 == 0 && stream.cublas != nullptr;
 }
 
 CacheArgs cache_args(const RowLayout& rows, const KvLayer& cache) {
@@ -167,7 +133,8 @@ int64_t CudaOps::scratch_bytes(int /*threads*/, const Limits& limits) const {
   const int64_t piece = (limits.head_dim + 2) * static_cast<int64_t>(sizeof(float));
   return std::max(
       std::min(kMostPartialBytes, limits.rows * limits.heads * (kLongest / kPiece) * piece),
-      batch_partial_floats(kMostBatchRows) * static_cast<int64_t>(sizeof(float)));
+      decode_partial_floats(static_cast<int>(limits.head_dim)) *
+          static_cast<int64_t>(sizeof(float)));
 }
 
 int64_t CudaOps::matrix_bytes(const MatrixShape& shape) const { return device_matrix_bytes(shape); }
@@ -247,7 +214,7 @@ void CudaOps::rms_norm(Stream& stream, View x, const Weight& gain, float eps, Vi
         "norming rows");
 }
 
-void CudaOps::matmul(Stream& stream, Arena& arena, View x,
+void CudaOps::matmul(Stream& stream, Arena& /*arena*/, View x,
                      std::initializer_list<MatmulTarget> targets) const {
   CudaStream& cuda = stream_of(stream);
   CHECK(targets.size() <= kMaxMatmulTargets, "a matmul of {} targets", targets.size());
@@ -258,17 +225,7 @@ void CudaOps::matmul(Stream& stream, Arena& arena, View x,
   }
   if (x.rows() == 0) return;
   const DeviceMatrix& first = device_matrix(targets.begin()->weight);
-  const MatmulKernel kernel = kernel_for(cuda, x, first);
-  if (kernel == MatmulKernel::kBatch) {
-    BatchMatmulArgs args;
-    std::vector<const DeviceMatrix*> matrices;
-    for (const MatmulTarget& target : targets) {
-      args.target[matrices.size()] = {target.out.f32(), static_cast<int32_t>(target.weight.rows())};
-      matrices.push_back(&device_matrix(target.weight));
-    }
-    if (run_batch(cuda, arena, x, matrices, args)) return;
-  }
-  if (kernel == MatmulKernel::kBlas) {
+  if (takes_blas(cuda, x, first)) {
     bool ran = true;
     for (const MatmulTarget& target : targets) {
       ran = ran && cuda.cublas->run(cuda.begin(), x.data, device_matrix(target.weight).data(),
@@ -410,9 +367,8 @@ void CudaOps::gated_matmul(Stream& stream, Arena& arena, View x, const Weight& g
   const DeviceMatrix& second = device_matrix(up);
   MatmulArgs args = matmul_args(x, first, stream.numerics);
   CudaStream& cuda = stream_of(stream);
-  const MatmulKernel kernel = kernel_for(cuda, x, first);
-  if (x.rows() == 0 || (kernel == MatmulKernel::kOwnOrder && !streams(args)) ||
-      first.rows() != second.rows()) {
+  const bool blas = takes_blas(cuda, x, first);
+  if (x.rows() == 0 || (!blas && !streams(args)) || first.rows() != second.rows()) {
     return Ops::gated_matmul(stream, arena, x, gate, up, activation, out);
   }
   CHECK(out.dtype == DType::kBF16, "gated_matmul: out is {}", name_of(out.dtype));
@@ -420,17 +376,7 @@ void CudaOps::gated_matmul(Stream& stream, Arena& arena, View x, const Weight& g
   check_matmul(stream, x, activation_dtype(), gate, one);
   check_matmul(stream, x, activation_dtype(), up, one);
   CHECK(first.slices.x_ends == second.slices.x_ends, "gated_matmul: matrices of different slices");
-  if (kernel == MatmulKernel::kBatch) {
-    BatchMatmulArgs batch{.hidden = bits_of(out),
-                          .gelu_tanh = activation == Activation::kGeluTanh};
-    batch.target[0].n = batch.target[1].n = static_cast<int32_t>(first.rows());
-    const std::array<const DeviceMatrix*, 2> matrices = {&first, &second};
-    if (!run_batch(cuda, arena, x, matrices, batch)) {
-      Ops::gated_matmul(stream, arena, x, gate, up, activation, out);
-    }
-    return;
-  }
-  if (kernel == MatmulKernel::kBlas) {
+  if (blas) {
     const int64_t mark = arena.mark();
     const View gates = arena.allocate(DType::kBF16, out.shape);
     const View ups = arena.allocate(DType::kBF16, out.shape);

@@ -122,11 +122,7 @@ __device__ inline void settle(float (&values)[kCount]) {
 #define FF_C8(i)                                                                        \
   "+f"(c[(i)]), "+f"(c[(i) + 1]), "+f"(c[(i) + 2]), "+f"(c[(i) + 3]), "+f"(c[(i) + 4]), \
       "+f"(c[(i) + 5]), "+f"(c[(i) + 6]), "+f"(c[(i) + 7])
-#define FF_C4(i) "+f"(c[(i)]), "+f"(c[(i) + 1]), "+f"(c[(i) + 2]), "+f"(c[(i) + 3])
 #define FF_C32(i) FF_C8(i), FF_C8((i) + 8), FF_C8((i) + 16), FF_C8((i) + 24)
-#define FF_R4 "%0,%1,%2,%3"
-#define FF_R8 FF_R4 ",%4,%5,%6,%7"
-#define FF_R16 FF_R8 ",%8,%9,%10,%11,%12,%13,%14,%15"
 #define FF_R32                                                                         \
   "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22," \
   "%23,%24,%25,%26,%27,%28,%29,%30,%31"
@@ -136,37 +132,6 @@ __device__ inline void settle(float (&values)[kCount]) {
   "%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
 
 /// Both operands in shared memory, rows of K.
-__device__ inline void product(float (&c)[4], uint64_t a, uint64_t b, bool add) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %6, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {" FF_R4 "}, %4, %5, p, 1, 1, 0, 0;\n}\n"
-      : FF_C4(0)
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
-}
-__device__ inline void product(float (&c)[8], uint64_t a, uint64_t b, bool add) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %10, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {" FF_R8
-      "}, %8, %9, p, 1, 1, 0, 0;\n}\n"
-      : FF_C8(0)
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
-}
-__device__ inline void product(float (&c)[16], uint64_t a, uint64_t b, bool add) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %18, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {" FF_R16
-      "}, %16, %17, p, 1, 1, 0, 0;\n}\n"
-      : FF_C8(0), FF_C8(8)
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
-}
-__device__ inline void product(float (&c)[32], uint64_t a, uint64_t b, bool add) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" FF_R32
-      "}, %32, %33, p, 1, 1, 0, 0;\n}\n"
-      : FF_C32(0)
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
-}
 __device__ inline void product(float (&c)[64], uint64_t a, uint64_t b, bool add) {
   asm volatile(
       "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"

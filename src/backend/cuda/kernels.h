@@ -49,41 +49,6 @@ cudaError_t matmul(cudaStream_t stream, const MatmulArgs& args);
 inline constexpr int kMostStreamedRows = 32;
 bool streams(const MatmulArgs& args);
 
-/// The same in fast numerics for at most kMostBatchRows rows, on Hopper's instructions: the sum
-/// over K is cut where that keeps all multiprocessors busy.
-inline constexpr int kMostBatchRows = 128;
-struct BatchMatmulArgs {
-  struct Target {
-    float* out = nullptr;  ///< [rows][n]
-    int32_t n = 0;
-  };
-  int32_t rows = 0;
-  int32_t k = 0;
-  int32_t targets = 0;
-  Target target[kMaxTargets];
-  /// Of two targets of the same n instead: hidden[m][n] = act(first) * second, bf16.
-  uint16_t* hidden = nullptr;
-  bool gelu_tanh = false;
-  float* partials = nullptr;     ///< batch_partial_floats
-  uint32_t* arrivals = nullptr;  ///< kMaxArrivals, zero before and after
-  /// Set by plan_batch.
-  int32_t units = 0;  ///< of a tile
-  int32_t tiles = 0;
-  int32_t first_tiles[kMaxTargets + 1] = {};
-};
-/// x [rows][k] in boxes of batch_box_rows, weights [n][k] in boxes of batch_weight_box_rows, all of
-/// 64 columns.
-struct BatchMaps {
-  CUtensorMap x;
-  CUtensorMap w[kMaxTargets];
-};
-int batch_box_rows(int rows);
-int batch_weight_box_rows(bool pairs);
-int64_t batch_partial_floats(int rows);
-/// False: too large for it.
-bool plan_batch(BatchMatmulArgs& args);
-cudaError_t batch_matmul(cudaStream_t stream, const BatchMatmulArgs& args, const BatchMaps& maps);
-
 /// A paged cache of one layer, [blocks][kv_heads][block_size][head_dim].
 struct CacheArgs {
   uint16_t* keys = nullptr;
