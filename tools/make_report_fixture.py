@@ -325,6 +325,7 @@ def main():
         "model": {"name": "qwen3-30b-a3b", "family": "qwen3_moe", "parameters": 30532122624,
                   "dummy_weights": True},
         "load": {"kind": "closed", "input_len": INPUT, "output_len": OUTPUT, "shared_prefix": 0, "turns": 1,
+                 "temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0,
                  "burstiness": None, "trace": None, "trace_scale": None, "concurrency": list(POINTS), "rates": [],
                  "repeats": REPEATS, "slo": {"ttft_ms": 50.0, "tpot_ms": 15.0, "e2e_ms": None, "percentile": None}},
         "numerics": "fast", "backend": "cuda", "cpus_per_device": 1,

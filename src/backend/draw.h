@@ -40,11 +40,11 @@ constexpr float value_of_key(uint64_t key) {
   return std::bit_cast<float>(rising >> 31 != 0 ? rising & 0x7fffffffU : ~rising);
 }
 
-/// The weight of the likeliest token. Those below 2^-41 of it have none.
+/// The weight of the likeliest token. Those below 2^-40 of it have none.
 inline constexpr uint64_t kDrawOne = uint64_t{1} << 40;
 
-/// kDrawOne * e^((value - max) / temperature), to about 2^-22 of itself; values equal to `max`
-/// weigh kDrawOne, even where they are infinite.
+/// kDrawOne * e^((value - max) / temperature), to about 2^-22 of itself and one unit; values equal
+/// to `max` weigh kDrawOne, even where they are infinite.
 constexpr uint64_t draw_weight(float value, float max, float inverse_temperature) {
   if (value == max) return kDrawOne;
   const float x = (value - max) * inverse_temperature;

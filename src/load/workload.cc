@@ -129,7 +129,8 @@ void set_sampling(Workload& workload, const engine::SamplingParams& sampling) {
   for (size_t i = 0; i < workload.requests.size(); ++i) {
     engine::SamplingParams& of_request = workload.requests[i].request.sampling;
     of_request = sampling;
-    const auto draws = base::philox(workload.seed, {static_cast<uint32_t>(i), 0, 0, 1});
+    constexpr uint32_t kSamplingDraw = 2;  // tokens of prompts have 0 there, arrivals 1
+    const auto draws = base::philox(workload.seed, {static_cast<uint32_t>(i), 0, 0, kSamplingDraw});
     of_request.seed = uint64_t{draws[1]} << 32 | draws[0];
   }
 }

@@ -141,5 +141,24 @@ TEST(TraceLoad, TakesTheFirstRequestsOnly) {
   EXPECT_NE(make_request(*workload, 0).prompt, make_request(*workload, 1).prompt);
 }
 
+TEST(Workload, GivesEachRequestASamplingSeedOfItsOwn) {
+  const auto seeds_of = [](uint64_t seed) {
+    Workload workload = synthetic_workload(
+        {.input_len = 3, .output_len = 2, .conversations = 50, .vocab = 100, .seed = seed});
+    set_sampling(workload, {.temperature = 0.5F, .top_k = 7});
+    std::vector<uint64_t> seeds;
+    for (const engine::Request& request : make_requests(workload)) {
+      EXPECT_EQ(request.sampling.temperature, 0.5F);
+      EXPECT_EQ(request.sampling.top_k, 7);
+      seeds.push_back(request.sampling.seed);
+    }
+    return seeds;
+  };
+  const std::vector<uint64_t> seeds = seeds_of(1);
+  EXPECT_EQ(std::set<uint64_t>(seeds.begin(), seeds.end()).size(), 50U);
+  EXPECT_EQ(seeds, seeds_of(1));
+  EXPECT_NE(seeds, seeds_of(2));
+}
+
 }  // namespace
 }  // namespace fourfold::load

@@ -300,7 +300,7 @@ int64_t Decoder::arena_bytes(const ModelSpec& spec, const backend::Ops& ops, con
   }
   const int64_t head =
       sampled * (2 * spec.hidden + (3 + tp) * vocab_shard_rows(spec, tp) + spec.vocab) * kF32;
-  constexpr int64_t kAlignment = int64_t{64} * 32;  // of the views that live at once
+  constexpr int64_t kAlignment = int64_t{64} * 64;  // of the views that live at once
   return rows * spec.hidden * kF32 + std::max(layers, head) + scratch + kAlignment;
 }
 
@@ -310,9 +310,9 @@ int64_t Decoder::host_arena_bytes(const ModelSpec& spec, const backend::Ops& ops
   if (ops.in_host_memory()) return 0;
   constexpr int64_t kF32 = size_of(DType::kF32);
   const int tp = mesh.config().tp;
-  // What goes through it at once: a collective's data and its result, a row of logits that is
+  // What goes through it at once: a collective's data and its result, rows of logits that are
   // sampled on the host, or the experts' exchange.
-  int64_t bytes = spec.vocab * kF32;
+  int64_t bytes = std::min<int64_t>(sampled, kHostLogitRows) * spec.vocab * kF32;
   if (mesh.world_size() > 1) {
     int64_t widest = 2 * spec.hidden;
     for (const LayerSpec& layer : spec.layers) {

@@ -63,6 +63,8 @@ class Decoder {
                              ExchangeKind exchange, int threads, int64_t rows, int64_t sampled);
 
   /// Of `memory.host`, where that is another than the backend's.
+  /// Rows of logits that host_arena_bytes has room for at once.
+  static constexpr int kHostLogitRows = 16;
   static int64_t host_arena_bytes(const ModelSpec& spec, const backend::Ops& ops,
                                   const mesh::Mesh& mesh, ExchangeKind exchange, int64_t rows,
                                   int64_t sampled);

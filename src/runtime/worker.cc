@@ -3,7 +3,6 @@
 #include <sys/resource.h>
 
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <chrono>
 #include <deque>
@@ -96,7 +95,9 @@ class StageWorker final : public Worker {
   struct Begun;
   void sample_rows(const StepBatch& batch, const std::vector<SampledRow>& sampled, View logits,
                    View draws, Begun& begun);
-  SampledToken sample_on_host(const StepBatch& batch, const SampledRow& sampled, View logits);
+  void sample_on_host(const std::vector<SampledRow>& sampled, View logits,
+                      std::vector<SampledToken>& tokens);
+  void draw_rows(View logits, View draws, View tokens);
   model::Decoder::Tap make_tap(const StepBatch& batch, engine::StepOutput& output);
   void run_rows(const StepBatch& batch, const std::vector<int64_t>& replica_rows, Begun& begun);
   View run_alone(const StepBatch& batch, const model::StepInputs& inputs, View residual,
@@ -108,8 +109,8 @@ class StageWorker final : public Worker {
   Sampler& sampler_of(const SampledRow& row) {
     return slots_[static_cast<size_t>(row.slot.value)].sampler;
   }
-  bool is_sampled_on_host(const StepBatch& batch, const SampledRow& row) {
-    return batch.trace || !sampler_of(row).is_plain(row.next_position);
+  bool is_sampled_on_host(const SampledRow& row) {
+    return !sampler_of(row).is_plain(row.next_position);
   }
   /// Where the step's intermediates are.
   model::StepMemory step_memory() {
@@ -273,7 +274,7 @@ model::StepInputs StageWorker::pack_inputs(const StepBatch& batch,
   }
   for (size_t i = 0; i < sampled.size(); ++i) {
     in.sampled.i32()[i] = sampled[i].row;
-    const backend::Draw draw = is_sampled_on_host(batch, sampled[i])
+    const backend::Draw draw = is_sampled_on_host(sampled[i])
                                    ? backend::Draw()
                                    : sampler_of(sampled[i]).draw(sampled[i].next_position);
     const auto words = std::bit_cast<backend::DrawWords>(draw);
@@ -330,48 +331,77 @@ model::Decoder::Tap StageWorker::make_tap(const StepBatch& batch, engine::StepOu
   };
 }
 
-/// Chooses a token with whatever its request asks of it. logits [1, vocab].
-SampledToken StageWorker::sample_on_host(const StepBatch& batch, const SampledRow& sampled,
-                                         View logits) {
-  groups_->enter(comm::Operation::kSample);
+/// Replaces the tokens of those rows of which more is asked than a draw. logits [R, vocab].
+void StageWorker::sample_on_host(const std::vector<SampledRow>& sampled, View logits,
+                                 std::vector<SampledToken>& tokens) {
+  std::vector<int64_t> rows;
+  for (int64_t i = 0; i < std::ssize(sampled); ++i) {
+    if (is_sampled_on_host(sampled[static_cast<size_t>(i)])) rows.push_back(i);
+  }
   tensor::Arena& host = step_memory().host;
-  const int64_t mark = host.mark();
-  const View values = model::on_host(*ops_, *stream_, host, logits);
-  std::array<uint64_t, 1> hash{};
-  if (batch.trace) ops_->hash_rows(*stream_, logits, hash);
-  stream_->synchronize();
-  SampledToken token = sampler_of(sampled).sample(values.f32_span(), sampled.next_position);
-  token.logits_hash = hash[0];
-  host.release_to(mark);
-  return token;
+  constexpr size_t kAtOnce = model::Decoder::kHostLogitRows;
+  for (size_t begin = 0; begin < rows.size(); begin += kAtOnce) {
+    const int64_t mark = host.mark();
+    const size_t end = std::min(begin + kAtOnce, rows.size());
+    std::vector<View> values;
+    for (size_t i = begin; i < end; ++i) {
+      values.push_back(logits.slice_rows(rows[i], rows[i] + 1));
+      if (ops_->in_host_memory()) continue;
+      const View copy = host.allocate(DType::kF32, values.back().shape);
+      ops_->copy_out(*stream_, values.back(), copy);
+      values.back() = copy;
+    }
+    stream_->synchronize();
+    for (size_t i = begin; i < end; ++i) {
+      groups_->enter(comm::Operation::kSample);
+      const auto row = static_cast<size_t>(rows[i]);
+      tokens[row] =
+          sampler_of(sampled[row]).sample(values[i - begin].f32_span(), sampled[row].next_position);
+    }
+    host.release_to(mark);
+  }
+}
+
+/// Enqueues the draws of all rows; where they are made by the host's threads, marks that they go
+/// on.
+void StageWorker::draw_rows(View logits, View draws, View tokens) {
+  constexpr int64_t kBetweenMarks = 64;
+  const int64_t step = ops_->in_host_memory() ? kBetweenMarks : std::max<int64_t>(1, logits.rows());
+  for (int64_t begin = 0; begin < logits.rows(); begin += step) {
+    const int64_t end = std::min(begin + step, logits.rows());
+    groups_->enter(comm::Operation::kSample);
+    ops_->draw_rows(*stream_, logits.slice_rows(begin, end), draws.slice_rows(begin, end),
+                    tokens.slice_rows(begin, end));
+  }
 }
 
 /// The last stage's part after the logits, which every shard has. All tokens are drawn where the
-/// logits are; those of which more is asked are sampled on the host instead, by shard 0.
+/// logits are, by every shard; those of which more is asked are sampled on the host instead, by
+/// shard 0.
 void StageWorker::sample_rows(const StepBatch& batch, const std::vector<SampledRow>& sampled,
                               View logits, View draws, Begun& begun) {
-  groups_->enter(comm::Operation::kSample);
   const View kept = ring_.begin(batch.step, std::ssize(sampled));
-  ops_->draw_rows(*stream_, logits, draws, kept);
-  const auto on_host = [&](const SampledRow& row) { return is_sampled_on_host(batch, row); };
-  const bool any_on_host = std::any_of(sampled.begin(), sampled.end(), on_host);
-  if (runs_ahead_ && !any_on_host) {
+  draw_rows(logits, draws, kept);
+  const bool any_on_host = std::any_of(sampled.begin(), sampled.end(),
+                                       [this](const auto& row) { return is_sampled_on_host(row); });
+  if (runs_ahead_ && !any_on_host && !batch.trace) {
     begun.tokens = ring_.on_host(batch.step, std::ssize(sampled));
     ops_->copy_out(*stream_, kept, begun.tokens);
     return;
   }
   std::vector<int32_t> tokens(sampled.size());
+  std::vector<uint64_t> hashes(sampled.size());
   ops_->copy_out(*stream_, kept, {tokens.data(), DType::kI32, kept.shape});
+  if (batch.trace && reports()) ops_->hash_rows(*stream_, logits, hashes);
   stream_->synchronize();
   if (reports()) {
-    for (size_t i = 0; i < tokens.size(); ++i) {
-      SampledToken token{.token = tokens[i]};
-      if (on_host(sampled[i])) {
-        const auto row = static_cast<int64_t>(i);
-        token = sample_on_host(batch, sampled[i], logits.slice_rows(row, row + 1));
-        tokens[i] = token.token;
-      }
-      begun.report.output.sampled.push_back({std::move(token)});
+    std::vector<SampledToken> out(sampled.size());
+    for (size_t i = 0; i < out.size(); ++i) out[i].token = tokens[i];
+    if (any_on_host) sample_on_host(sampled, logits, out);
+    for (size_t i = 0; i < out.size(); ++i) {
+      tokens[i] = out[i].token;
+      out[i].logits_hash = hashes[i];
+      begun.report.output.sampled.push_back({std::move(out[i])});
     }
   }
   if (any_on_host) {

@@ -144,6 +144,9 @@ std::string point_title(const VerifyReport& report, const LoadPoint& point) {
   }
   if (o.sampling.temperature > 0) {
     load += fmt::format(", drawn at temperature {:g}", o.sampling.temperature);
+    if (o.sampling.top_k > 0) load += fmt::format(", top-k {}", o.sampling.top_k);
+    if (o.sampling.top_p < 1) load += fmt::format(", top-p {:g}", o.sampling.top_p);
+    if (o.sampling.min_p > 0) load += fmt::format(", min-p {:g}", o.sampling.min_p);
   }
   return fmt::format("\n{}: {}, {} repeat{}, mean ± 95 % interval\n", what, load, o.repeats,
                      plural(o.repeats));

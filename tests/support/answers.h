@@ -151,13 +151,15 @@ inline Answers answers_of(runtime::Cluster& cluster, const std::vector<engine::R
   return {recorder->take(), cluster.engine_stats().scheduler, *largest_batch};
 }
 
-/// The same on one group, driven by an engine in the calling thread.
+/// The same on one group, driven by an engine in the calling thread. Without a trace there are
+/// tokens only, and steps are those that users run.
 inline std::vector<verify::RequestAnswer> answers_of(engine::Executor& executor,
-                                                     const std::vector<engine::Request>& requests) {
+                                                     const std::vector<engine::Request>& requests,
+                                                     bool traced = true) {
   const base::SteadyClock clock;
   engine::Engine engine(executor, {}, clock);
   verify::AnswerRecorder recorder(requests.size());
-  engine.trace([&](const engine::StepRecord& record) { recorder.observe(record); });
+  if (traced) engine.trace([&](const engine::StepRecord& record) { recorder.observe(record); });
   for (size_t i = 0; i < requests.size(); ++i) {
     engine::Request tagged = requests[i];
     tagged.id = engine::SequenceId(static_cast<int64_t>(i));

@@ -126,6 +126,11 @@ CublasMatmul::Plan& CublasMatmul::plan_for(cudaDataType_t out_type, int64_t rows
   check_blas(library_.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                      &kWorkspaceBytes, sizeof(kWorkspaceBytes)),
              "a preference");
+  // Parts of a sum over K are added in fp32, also where the result is bf16.
+  constexpr uint32_t kReductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+  check_blas(library_.preference_set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                                     &kReductions, sizeof(kReductions)),
+             "a preference");
   constexpr uint32_t kAlignment = 16;  // of rows of views
   for (const auto attribute :
        {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,

@@ -253,13 +253,15 @@ class Drawing {
 __global__ void __launch_bounds__(kThreads)
     draw_kernel(const float* logits, const Draw* draws, int width, int32_t* out) {
   __shared__ Shared shared;
+  cg::this_cluster().sync();  // the others' shared memory is there
   wait_for_inputs();
   let_next_start();
-  const Draw draw = draws[blockIdx.y];
+  const int row = static_cast<int>(blockIdx.x) / kBlocks;
+  const Draw draw = draws[row];
   const auto rank = static_cast<int>(cg::this_cluster().block_rank());
   const int warp = rank * kWarps + static_cast<int>(threadIdx.x) / 32;
   const int of_warp = (width + kBlocks * kWarps * 32 - 1) / (kBlocks * kWarps * 32) * 32;
-  Part part{.row = logits + static_cast<int64_t>(blockIdx.y) * width,
+  Part part{.row = logits + static_cast<int64_t>(row) * width,
             .begin = min(warp * of_warp, width),
             .end = min((warp + 1) * of_warp, width),
             .max = 0,
@@ -273,7 +275,7 @@ __global__ void __launch_bounds__(kThreads)
   best = shared.exchanged[0][0];
   for (int block = 1; block < kBlocks; ++block) best = Least()(best, shared.exchanged[0][block]);
   if (draw.temperature == 0) {
-    if (rank == 0 && threadIdx.x == 0) out[blockIdx.y] = static_cast<int32_t>(best);
+    if (rank == 0 && threadIdx.x == 0) out[row] = static_cast<int32_t>(best);
     return;
   }
   part.max = value_of_key(best);
@@ -289,7 +291,7 @@ __global__ void __launch_bounds__(kThreads)
     const uint64_t mass = drawing.total(drawing.mass_of_thread(last));
     last = drawing.last_key<true>(last, wanted_weight(draw.top_p, mass));
   }
-  drawing.draw(last, uint64_t{draw.random_high} << 32 | draw.random_low, out + blockIdx.y);
+  drawing.draw(last, uint64_t{draw.random_high} << 32 | draw.random_low, out + row);
 }
 
 }  // namespace
@@ -304,7 +306,7 @@ cudaError_t draw_rows(cudaStream_t stream, const float* logits, const int32_t* d
   attributes[1].id = cudaLaunchAttributeClusterDimension;
   attributes[1].val.clusterDim = {kBlocks, 1, 1};
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(kBlocks, static_cast<unsigned>(rows));
+  config.gridDim = dim3(static_cast<unsigned>(kBlocks * rows));
   config.blockDim = dim3(kThreads);
   config.stream = stream;
   config.attrs = attributes;

@@ -171,7 +171,7 @@ cudaError_t copy_columns(cudaStream_t stream, const float* x, int64_t x_stride, 
 /// draws: backend::Draw of each row. `width` is at most kMostDrawn.
 cudaError_t draw_rows(cudaStream_t stream, const float* logits, const int32_t* draws, int64_t rows,
                       int64_t width, int32_t* out);
-inline constexpr int64_t kMostDrawn = int64_t{1} << 20;
+inline constexpr int64_t kMostDrawn = int64_t{1} << 21;
 
 /// Reads `bytes` bytes, a multiple of 16, as quickly as the memory gives them; `sink` is one word.
 cudaError_t read_memory(cudaStream_t stream, const void* data, int64_t bytes, uint32_t* sink);

@@ -302,6 +302,10 @@ std::string run_section(const Page& page) {
          fact("Load", load_words(load) + "; " + length_words(load)) +
          fact("Shared prefix", figure(load.at("shared_prefix"), Unit::kCount, " tokens")) +
          fact("Turns", figure(load.at("turns"), Unit::kCount)) +
+         fact("Temperature", figure(load.at("temperature"), Unit::kFigure)) +
+         fact("Top-k", figure(load.at("top_k"), Unit::kCount)) +
+         fact("Top-p", figure(load.at("top_p"), Unit::kFigure)) +
+         fact("Min-p", figure(load.at("min_p"), Unit::kFigure)) +
          fact("Burstiness", figure(load.at("burstiness"), Unit::kFigure)) +
          fact("Trace", text(load.at("trace"))) +
          fact("Lengths over the trace's", figure(load.at("trace_scale"), Unit::kFigure)) +
