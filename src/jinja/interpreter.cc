@@ -236,13 +236,15 @@ class Interpreter {
       throw TemplateError(fmt::format("macro {} takes at most {} arguments, {} given", s.name,
                                       s.parameters.size(), call.positional.size()));
     }
-    for (const auto& [name, value] : call.named) {
-      const bool known = std::any_of(s.parameters.begin(), s.parameters.end(),
-                                     [&name = name](const Parameter& p) { return p.name == name; });
-      if (!known && name != "caller") {
-        throw TemplateError(fmt::format("macro {} takes no argument \"{}\"", s.name, name));
+    for (const auto& argument : call.named) {
+      const bool known =
+          std::any_of(s.parameters.begin(), s.parameters.end(),
+                      [&argument](const Parameter& p) { return p.name == argument.first; });
+      if (!known && argument.first != "caller") {
+        throw TemplateError(
+            fmt::format("macro {} takes no argument \"{}\"", s.name, argument.first));
       }
-      inner.set(name, value);
+      inner.set(argument.first, argument.second);
     }
     for (size_t i = 0; i < s.parameters.size(); ++i) {
       const Parameter& parameter = s.parameters[i];

@@ -203,7 +203,7 @@ class JsonWriter {
     const auto new_line = [&](int level) {
       if (style_.indent < 0) return;
       out_ += '\n';
-      out_.append(static_cast<size_t>(style_.indent * level), ' ');
+      out_.append(static_cast<size_t>(style_.indent) * static_cast<size_t>(level), ' ');
     };
     out_ += brackets[0];
     bool first = true;
