@@ -24,6 +24,7 @@
 #include "model/weights.h"
 #include "runtime/layer_times.h"
 #include "runtime/sampler.h"
+#include "runtime/step_sampling.h"
 #include "runtime/token_ring.h"
 
 namespace fourfold::runtime {
@@ -39,13 +40,6 @@ using tensor::View;
 struct Slot {
   Sampler sampler;
   std::vector<int32_t> blocks;
-};
-
-/// One row that is sampled: where it is in the step and whose it is.
-struct SampledRow {
-  int32_t row = 0;
-  int32_t next_position = 0;
-  engine::SlotId slot;
 };
 
 model::StepPacker::Limits packer_limits(const engine::ExecutorLimits& limits) {
@@ -95,9 +89,6 @@ class StageWorker final : public Worker {
   struct Begun;
   void sample_rows(const StepBatch& batch, const std::vector<SampledRow>& sampled, View logits,
                    View draws, Begun& begun);
-  void sample_on_host(const std::vector<SampledRow>& sampled, View logits,
-                      std::vector<SampledToken>& tokens);
-  void draw_rows(View logits, View draws, View tokens);
   model::Decoder::Tap make_tap(const StepBatch& batch, engine::StepOutput& output);
   void run_rows(const StepBatch& batch, const std::vector<int64_t>& replica_rows, Begun& begun);
   View run_alone(const StepBatch& batch, const model::StepInputs& inputs, View residual,
@@ -106,12 +97,7 @@ class StageWorker final : public Worker {
   void run_layers(const model::StepInputs& inputs, View residual, const model::Decoder::Tap& tap,
                   const std::vector<int64_t>& replica_rows);
   void show_step(StepId step, int64_t rows);
-  Sampler& sampler_of(const SampledRow& row) {
-    return slots_[static_cast<size_t>(row.slot.value)].sampler;
-  }
-  bool is_sampled_on_host(const SampledRow& row) {
-    return !sampler_of(row).is_plain(row.next_position);
-  }
+  std::vector<SampledRow> sampled_rows(const StepBatch& batch);
   /// Where the step's intermediates are.
   model::StepMemory step_memory() {
     return {arena_, ops_->in_host_memory() ? arena_ : host_arena_};
@@ -158,16 +144,6 @@ class StageWorker final : public Worker {
   /// Logits of the steps that are repeated, by key.
   std::map<std::vector<int64_t>, View> repeated_logits_;
 };
-
-std::vector<SampledRow> sampled_rows(const StepBatch& batch) {
-  std::vector<SampledRow> out;
-  int32_t row = 0;
-  for (const engine::Chunk& chunk : batch.chunks) {
-    row += chunk.num_tokens;
-    if (chunk.sample) out.push_back({row - 1, chunk.position + chunk.num_tokens, chunk.slot});
-  }
-  return out;
-}
 
 base::Status StageWorker::load(const model::ModelSource& source) {
   const base::SteadyClock clock;
@@ -230,6 +206,18 @@ base::Status StageWorker::allocate_cache() {
   return {};
 }
 
+std::vector<SampledRow> StageWorker::sampled_rows(const StepBatch& batch) {
+  std::vector<SampledRow> out;
+  int32_t row = 0;
+  for (const engine::Chunk& chunk : batch.chunks) {
+    row += chunk.num_tokens;
+    if (!chunk.sample) continue;
+    Slot& slot = slots_.at(static_cast<size_t>(chunk.slot.value));
+    out.push_back({row - 1, chunk.position + chunk.num_tokens, &slot.sampler});
+  }
+  return out;
+}
+
 void StageWorker::apply_tables(const StepBatch& batch) {
   for (const engine::SlotStart& start : batch.starts) {
     slots_.at(static_cast<size_t>(start.slot.value)) = {Sampler(start), {}};
@@ -274,10 +262,7 @@ model::StepInputs StageWorker::pack_inputs(const StepBatch& batch,
   }
   for (size_t i = 0; i < sampled.size(); ++i) {
     in.sampled.i32()[i] = sampled[i].row;
-    const backend::Draw draw = is_sampled_on_host(sampled[i])
-                                   ? backend::Draw()
-                                   : sampler_of(sampled[i]).draw(sampled[i].next_position);
-    const auto words = std::bit_cast<backend::DrawWords>(draw);
+    const auto words = std::bit_cast<backend::DrawWords>(sampled[i].draw());
     std::copy(words.begin(), words.end(),
               in.draws.i32() + static_cast<int64_t>(i) * backend::kDrawWords);
   }
@@ -331,59 +316,15 @@ model::Decoder::Tap StageWorker::make_tap(const StepBatch& batch, engine::StepOu
   };
 }
 
-/// Replaces the tokens of those rows of which more is asked than a draw. logits [R, vocab].
-void StageWorker::sample_on_host(const std::vector<SampledRow>& sampled, View logits,
-                                 std::vector<SampledToken>& tokens) {
-  std::vector<int64_t> rows;
-  for (int64_t i = 0; i < std::ssize(sampled); ++i) {
-    if (is_sampled_on_host(sampled[static_cast<size_t>(i)])) rows.push_back(i);
-  }
-  tensor::Arena& host = step_memory().host;
-  constexpr size_t kAtOnce = model::Decoder::kHostLogitRows;
-  for (size_t begin = 0; begin < rows.size(); begin += kAtOnce) {
-    const int64_t mark = host.mark();
-    const size_t end = std::min(begin + kAtOnce, rows.size());
-    std::vector<View> values;
-    for (size_t i = begin; i < end; ++i) {
-      values.push_back(logits.slice_rows(rows[i], rows[i] + 1));
-      if (ops_->in_host_memory()) continue;
-      const View copy = host.allocate(DType::kF32, values.back().shape);
-      ops_->copy_out(*stream_, values.back(), copy);
-      values.back() = copy;
-    }
-    stream_->synchronize();
-    for (size_t i = begin; i < end; ++i) {
-      groups_->enter(comm::Operation::kSample);
-      const auto row = static_cast<size_t>(rows[i]);
-      tokens[row] =
-          sampler_of(sampled[row]).sample(values[i - begin].f32_span(), sampled[row].next_position);
-    }
-    host.release_to(mark);
-  }
-}
-
-/// Enqueues the draws of all rows; where they are made by the host's threads, marks that they go
-/// on.
-void StageWorker::draw_rows(View logits, View draws, View tokens) {
-  constexpr int64_t kBetweenMarks = 64;
-  const int64_t step = ops_->in_host_memory() ? kBetweenMarks : std::max<int64_t>(1, logits.rows());
-  for (int64_t begin = 0; begin < logits.rows(); begin += step) {
-    const int64_t end = std::min(begin + step, logits.rows());
-    groups_->enter(comm::Operation::kSample);
-    ops_->draw_rows(*stream_, logits.slice_rows(begin, end), draws.slice_rows(begin, end),
-                    tokens.slice_rows(begin, end));
-  }
-}
-
 /// The last stage's part after the logits, which every shard has. All tokens are drawn where the
 /// logits are, by every shard; those of which more is asked are sampled on the host instead, by
 /// shard 0.
 void StageWorker::sample_rows(const StepBatch& batch, const std::vector<SampledRow>& sampled,
                               View logits, View draws, Begun& begun) {
   const View kept = ring_.begin(batch.step, std::ssize(sampled));
-  draw_rows(logits, draws, kept);
+  draw_rows(*ops_, *stream_, *groups_, logits, draws, kept);
   const bool any_on_host = std::any_of(sampled.begin(), sampled.end(),
-                                       [this](const auto& row) { return is_sampled_on_host(row); });
+                                       [](const SampledRow& row) { return row.on_host(); });
   if (runs_ahead_ && !any_on_host && !batch.trace) {
     begun.tokens = ring_.on_host(batch.step, std::ssize(sampled));
     ops_->copy_out(*stream_, kept, begun.tokens);
@@ -397,7 +338,9 @@ void StageWorker::sample_rows(const StepBatch& batch, const std::vector<SampledR
   if (reports()) {
     std::vector<SampledToken> out(sampled.size());
     for (size_t i = 0; i < out.size(); ++i) out[i].token = tokens[i];
-    if (any_on_host) sample_on_host(sampled, logits, out);
+    if (any_on_host) {
+      sample_on_host(*ops_, *stream_, *groups_, step_memory().host, sampled, logits, out);
+    }
     for (size_t i = 0; i < out.size(); ++i) {
       tokens[i] = out[i].token;
       out[i].logits_hash = hashes[i];

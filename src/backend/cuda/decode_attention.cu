@@ -406,7 +406,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     decode_kernel(const __grid_constant__ AttentionArgs a, const __grid_constant__ CUtensorMap keys,
                   const __grid_constant__ CUtensorMap values) {
   using L = Layout<kDim>;
-  extern __shared__ uint8_t unaligned[];
+  extern __shared__ __align__(16) uint8_t unaligned[];
   uint8_t* ring = unaligned + (kSwizzleAtomBytes - shared_address(unaligned) % kSwizzleAtomBytes) %
                                   kSwizzleAtomBytes;
   __shared__ uint64_t here[L::kStages];

@@ -297,7 +297,7 @@ template <int kDim>
 __global__ void __launch_bounds__(kThreads, 1)
     prompt_kernel(const __grid_constant__ AttentionArgs a, const __grid_constant__ CUtensorMap keys,
                   const __grid_constant__ CUtensorMap values, int query_groups) {
-  extern __shared__ uint8_t unaligned[];
+  extern __shared__ __align__(16) uint8_t unaligned[];
   uint8_t* shared =
       unaligned +
       (kSwizzleAtomBytes - shared_address(unaligned) % kSwizzleAtomBytes) % kSwizzleAtomBytes;
