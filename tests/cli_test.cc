@@ -66,6 +66,26 @@ TEST(Generate, GivesTheSameTextForOneSeedWhateverTheScheme) {
   EXPECT_NE(run("generate tiny 'In the beginning' -n 32 --seed 6").text, one.text);
 }
 
+TEST(Generate, PutsPromptsIntoAChatTemplate) {
+  const std::string rest = " -n 16 --temperature 0";
+  const std::string plain = run("generate tiny 'In the beginning'" + rest).text;
+  const ScratchFolder folder;
+  std::ofstream(folder / "joined")
+      << "{{ bos_token }}{{ messages | map(attribute='content') | join(' ') }}";
+  const std::string chat = rest + " --chat --chat-template " + folder / "joined";
+  // The text behind the prompt that is shown.
+  const auto answer = [](const std::string& text, const std::string& prompt) {
+    return text.substr(text.find(prompt) + prompt.size());
+  };
+  const Outcome joined = run("generate tiny beginning --system 'In the'" + chat);
+  EXPECT_EQ(joined.code, 0) << joined.text;
+  EXPECT_EQ(answer(joined.text, "beginning"), answer(plain, "beginning"));
+  std::ofstream(folder / "picky") << "{{ raise_exception('only about the weather') }}";
+  const Outcome picky = run("generate tiny x --chat --chat-template " + folder / "picky");
+  EXPECT_EQ(picky.code, 1);
+  EXPECT_THAT(picky.text, HasSubstr("only about the weather"));
+}
+
 TEST(Generate, StopsBeforeAStopString) {
   const std::string prompt = "generate tiny 'In the beginning' -n 32 --temperature 0 --stop ";
   const std::string whole = run("generate tiny 'In the beginning' -n 32 --temperature 0").text;
@@ -127,6 +147,8 @@ INSTANTIATE_TEST_SUITE_P(
                 "--expert-placement needs a model with experts", "tiny is dense"},
         Refusal{1, "verify tiny --devices 2 --expert-exchange alltoall",
                 "--expert-exchange needs a model with experts", "tiny is dense"},
+        Refusal{1, "generate tiny x --chat", "no chat template", "--chat-template FILE"},
+        Refusal{2, "generate tiny x --system s", "--chat", "--system"},
         Refusal{1, "generate nosuch x", "\"nosuch\" was not found", "Hugging Face folder"},
         Refusal{1, "generate llama-3.1-8b x", "weights of llama-3.1-8b are not here",
                 "--load-format dummy"},

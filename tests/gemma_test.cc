@@ -158,6 +158,19 @@ TEST(Gemma, TokenizerGivesThePromptIdsOfLlamaCpp) {
   }
 }
 
+TEST(Gemma, TokenizerFindsTheMarksOfAChat) {
+  const auto source = model::open_model(gemma(), false, 0).value();
+  const text::Tokenizer tokenizer = runtime::load_tokenizer(source).value();
+  const std::string text = "<bos><start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n";
+  const auto id = [&](const char* piece) { return tokenizer.token_to_id(piece).value(); };
+  EXPECT_EQ(tokenizer.encode_marked(text).value(),
+            (std::vector<int32_t>{id("<bos>"), id("<start_of_turn>"), id("user"), id("\n"),
+                                  id("Hi"), id("<end_of_turn>"), id("\n"), id("<start_of_turn>"),
+                                  id("model"), id("\n")}));
+  EXPECT_EQ(tokenizer.encode_marked("plain text").value(),
+            tokenizer.encode("plain text", /*add_special=*/false).value());
+}
+
 TEST(Gemma, TokenizerGivesTheIdsOfSentencePiece) {
   const auto source = model::open_model(gemma(), false, 0).value();
   const text::Tokenizer tokenizer = runtime::load_tokenizer(source).value();

@@ -12,6 +12,7 @@
 #include "cli/flags.h"
 #include "cli/progress_line.h"
 #include "model/source.h"
+#include "runtime/chat_template.h"
 #include "runtime/cluster.h"
 #include "runtime/load_tokenizer.h"
 #include "text/detokenizer.h"
@@ -36,6 +37,9 @@ struct GenerateFlags {
   std::vector<std::string> stop;
   bool ignore_eos = false;
   int logprobs = -1;
+  bool chat = false;
+  std::string system;
+  std::string chat_template;
 };
 
 /// One output of one prompt on its way to text. Touched by the printing thread only.
@@ -122,15 +126,38 @@ base::Result<engine::SamplingParams> sampling_of(const GenerateFlags& flags,
   return params;
 }
 
+/// The ids of each prompt; as a user's message in the model's chat template, if that is asked for.
+base::Result<std::vector<std::vector<int32_t>>> encode_prompts(const GenerateFlags& flags,
+                                                               const model::ModelSource& source,
+                                                               const text::Tokenizer& tokenizer) {
+  std::vector<std::vector<int32_t>> out;
+  if (!flags.chat) {
+    for (const std::string& prompt : flags.prompts) {
+      FF_ASSIGN(out.emplace_back(), tokenizer.encode(prompt, /*add_special=*/true));
+    }
+    return out;
+  }
+  FF_ASSIGN(const auto chat, runtime::ChatTemplate::load(source, tokenizer, flags.chat_template));
+  for (const std::string& prompt : flags.prompts) {
+    auto messages = nlohmann::ordered_json::array();
+    if (!flags.system.empty()) messages.push_back({{"role", "system"}, {"content", flags.system}});
+    messages.push_back({{"role", "user"}, {"content", prompt}});
+    FF_ASSIGN(out.emplace_back(),
+              chat.encode(messages, /*tools=*/nullptr, /*add_generation_prompt=*/true));
+  }
+  return out;
+}
+
 base::Result<std::vector<Generation>> make_generations(const GenerateFlags& flags,
                                                        const model::ModelSource& source,
                                                        const text::Tokenizer& tokenizer) {
   FF_ASSIGN(const engine::SamplingParams sampling, sampling_of(flags, source));
+  FF_ASSIGN(std::vector<std::vector<int32_t>> prompts, encode_prompts(flags, source, tokenizer));
   std::vector<Generation> out;
   for (size_t i = 0; i < flags.prompts.size(); ++i) {
     const std::string& prompt = flags.prompts[i];
     engine::Request request;
-    FF_ASSIGN(request.prompt, tokenizer.encode(prompt, /*add_special=*/true));
+    request.prompt = std::move(prompts[i]);
     if (request.prompt.empty()) return base::fail("the prompt \"{}\" has no tokens", prompt);
     const int64_t length = static_cast<int64_t>(request.prompt.size()) + flags.max_tokens;
     const int64_t context =
@@ -333,6 +360,15 @@ Command add_generate(CLI::App& app) {
   command->add_option("--stop", flags->stop, "End the text before this string; may be repeated")
       ->take_all()
       ->allow_extra_args(false);
+  CLI::Option* chat = command->add_flag(
+      "--chat", flags->chat, "Each prompt is a user's message, put into the model's chat template");
+  command->add_option("--system", flags->system, "System message before it")->needs(chat);
+  command
+      ->add_option("--chat-template", flags->chat_template,
+                   "Take the Jinja template of this file instead of the model's")
+      ->type_name("FILE")
+      ->check(CLI::ExistingFile)
+      ->needs(chat);
   command->add_flag("--ignore-eos", flags->ignore_eos, "Go on after the model's end token");
   command
       ->add_option("--logprobs", flags->logprobs,
@@ -346,6 +382,7 @@ Command add_generate(CLI::App& app) {
       "-pp 2\n"
       "  fourfold generate HF_FOLDER \"One\" \"Two\" --seed 7 -dp 2     two prompts on two "
       "replicas\n"
+      "  fourfold generate HF_FOLDER --chat --system \"Be brief.\" \"Why is the sky blue?\"\n"
       "\nWith --numerics invariant the same --seed gives the same text whatever the scheme.");
   return [flags] {
     const base::Status status = generate(*flags);

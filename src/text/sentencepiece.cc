@@ -29,6 +29,7 @@ class SentencePieceEncoder final : public Encoder {
  public:
   static Result<std::unique_ptr<const Encoder>> create(const SentencePieceVocab& vocab);
   Status encode(std::string_view text, std::vector<int32_t>* ids) const override;
+  Status encode_marked(std::string_view text, std::vector<int32_t>* ids) const override;
 
  private:
   // How the last proposed merge made a piece: needed for pieces that are not to be used.
@@ -47,6 +48,7 @@ class SentencePieceEncoder final : public Encoder {
   std::vector<int32_t> types_;
   std::vector<int32_t> ranks_;  // By id: 0 for the highest score, equal for equal scores.
   PrefixMatcher user_defined_;
+  PrefixMatcher control_;
   std::optional<std::array<int32_t, 256>> byte_ids_;
   int32_t unknown_ = -1;
   bool add_space_prefix_ = false;
@@ -113,6 +115,9 @@ Result<std::unique_ptr<const Encoder>> SentencePieceEncoder::create(
     if (vocab.types[i] == SentencePieceVocab::kByte) {
       byte_ids[static_cast<uint8_t>(*byte_of_piece(piece))] = id;
     }
+    if (vocab.types[i] == SentencePieceVocab::kControl && !piece.empty()) {
+      FF_TRY(encoder->control_.add(piece, id));
+    }
     if (piece.empty() || vocab.types[i] == SentencePieceVocab::kByte ||
         vocab.types[i] == SentencePieceVocab::kControl ||
         vocab.types[i] == SentencePieceVocab::kUnknown) {
@@ -164,6 +169,22 @@ void SentencePieceEncoder::append_piece(std::string_view piece, int32_t id, cons
   } else if (ids->empty() || ids->back() != unknown_) {
     ids->push_back(unknown_);
   }
+}
+
+Status SentencePieceEncoder::encode_marked(std::string_view text, std::vector<int32_t>* ids) const {
+  size_t begin = 0;
+  for (size_t at = 0; at < text.size();) {
+    const PrefixMatcher::Match match = control_.longest(text.substr(at));
+    if (match.length == 0) {
+      ++at;
+      continue;
+    }
+    if (at > begin) FF_TRY(encode(text.substr(begin, at - begin), ids));
+    ids->push_back(match.id);
+    at += static_cast<size_t>(match.length);
+    begin = at;
+  }
+  return begin < text.size() ? encode(text.substr(begin), ids) : Status();
 }
 
 Status SentencePieceEncoder::encode(std::string_view text, std::vector<int32_t>* ids) const {

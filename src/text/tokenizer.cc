@@ -9,12 +9,15 @@ namespace fourfold::text {
 Tokenizer::Tokenizer(Vocabulary vocabulary, std::unique_ptr<const Encoder> encoder)
     : state_(std::make_shared<const State>(State{std::move(vocabulary), std::move(encoder)})) {}
 
+base::Status Tokenizer::check_length(std::string_view text) {
+  if (static_cast<int64_t>(text.size()) <= kMaxTextBytes) return {};
+  return base::fail("a text of {} bytes cannot be tokenized; at most {} are supported", text.size(),
+                    kMaxTextBytes);
+}
+
 base::Result<std::vector<int32_t>> Tokenizer::encode(std::string_view text,
                                                      bool add_special) const {
-  if (static_cast<int64_t>(text.size()) > kMaxTextBytes) {
-    return base::fail("a text of {} bytes cannot be tokenized; at most {} are supported",
-                      text.size(), kMaxTextBytes);
-  }
+  FF_TRY(check_length(text));
   const Vocabulary& vocabulary = state_->vocabulary;
   std::vector<int32_t> ids;
   if (add_special) ids = vocabulary.prefix;
@@ -22,6 +25,13 @@ base::Result<std::vector<int32_t>> Tokenizer::encode(std::string_view text,
   if (add_special) {
     ids.insert(ids.end(), vocabulary.suffix.begin(), vocabulary.suffix.end());
   }
+  return ids;
+}
+
+base::Result<std::vector<int32_t>> Tokenizer::encode_marked(std::string_view text) const {
+  FF_TRY(check_length(text));
+  std::vector<int32_t> ids;
+  FF_TRY(state_->encoder->encode_marked(valid_utf8(text), &ids));
   return ids;
 }
 

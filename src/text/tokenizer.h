@@ -19,6 +19,8 @@ class Encoder {
   virtual ~Encoder() = default;
   /// Appends the ids of `text`, valid UTF-8 of at most `kMaxTextBytes`.
   virtual base::Status encode(std::string_view text, std::vector<int32_t>* ids) const = 0;
+  /// The same, but that special tokens spelled in the text become those tokens.
+  virtual base::Status encode_marked(std::string_view text, std::vector<int32_t>* ids) const = 0;
 };
 
 /// Text to token ids and back. Immutable and cheap to copy; every member is safe to call from any
@@ -33,6 +35,10 @@ class Tokenizer {
   /// (tokenizer.json) and are plain text where it does not (SentencePiece). An error only if the
   /// text is too long or a regular expression of the tokenizer needs too many steps on it.
   base::Result<std::vector<int32_t>> encode(std::string_view text, bool add_special) const;
+
+  /// The ids of a rendered chat template: special tokens spelled in it are those tokens in every
+  /// format, and none are added. What stands between two of them is a text of its own.
+  base::Result<std::vector<int32_t>> encode_marked(std::string_view text) const;
 
   /// The text of `ids`, always valid UTF-8. Ids without a token stand for nothing. `skip_special`
   /// leaves special tokens out. A stream is decoded by `IncrementalDetokenizer`, to the same text.
@@ -56,6 +62,8 @@ class Tokenizer {
   const TextStart& text_start() const { return state_->vocabulary.text_start; }
 
  private:
+  static base::Status check_length(std::string_view text);
+
   struct State {
     Vocabulary vocabulary;
     std::unique_ptr<const Encoder> encoder;

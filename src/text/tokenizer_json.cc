@@ -30,6 +30,10 @@ class JsonEncoder final : public Encoder {
         bpe_(std::move(bpe)),
         added_tokens_(std::move(added_tokens)) {}
 
+  Status encode_marked(std::string_view text, std::vector<int32_t>* ids) const override {
+    return encode(text, ids);  // which always finds them
+  }
+
   Status encode(std::string_view text, std::vector<int32_t>* ids) const override {
     MergeScratch scratch;
     const SearchBudget budget(std::ssize(text));
