@@ -104,6 +104,13 @@ x
    {{ i }}
 {%- endfor %}
 
+{% macro o(x) %}{% macro i(y) %}{{ x }}-{{ y }}{% endmacro %}{{ i(1) }}{% endmacro %}{{ o('o') }} {% for x in [3, 1] %}{% macro m() %}<{{ x }}>{% endmacro %}{{ m() }}{% endfor %}
+{% macro w(c) %}{{ c() }}{% endmacro %}{% set ns = namespace() %}{% macro m() %}{% set ns.c = caller %}{% endmacro %}{% macro z() %}{% set t = 'a text of some length, longer than most' %}{% call m() %}{{ t }}{% endcall %}{% endmacro %}{{ z() }}{{ w(ns.c) }}
+{{ dict(d, z=2) }} {{ namespace(d, q=1).q }} {{ dict([('a', 1)]) }} {{ dict(d.items()) == d }} {% if l | select('gt', 9) %}T{% endif %} {% set g = l | map('string') %}{{ g | join(',') }}|{{ g | join(',') }} {% set g = l | select('odd') %}{{ 1 in g }}{{ 1 in g }}
+{% for x in l %}{% if x == 1 %}{% break %}{% endif %}{{ x }}{% else %}E{% endfor %} {% for x in l %}{% continue %}{% else %}E{% endfor %} {% set y = 0 %}{% for a in [] %}{% else %}{% set y = 1 %}{% endfor %}{{ y }} {% for x in [3, 1] %}{% filter upper %}a{% if x == 1 %}{% break %}{% endif %}b{% endfilter %}{{ x }}{% endfor %} {% for x in [1, 2] %}{% set t %}a{% if x == 1 %}{% continue %}{% endif %}b{% endset %}{{ t }}{{ x }}{% endfor %}
+{{ 'a\nb'.splitlines(true) }} {{ 'a\u2028b\x0bc\r\nd\n'.splitlines() }} {{ l | select('>', 1) | list }} {{ l | reject('<=', 2) | list }} {{ [{'o': {'k': 2}}, {'o': {'k': 1}}] | sort(attribute='o.k') }} {{ [{'o': {'k': 2}}, {'o': {'k': 1}}] | sum(attribute='o.k') }} {{ [{'o': {'k': 2}}] | join(',', attribute='o.k') }} {{ [{'o': {'k': 2}}, {'o': {'k': 2}}] | unique(attribute='o.k') | list | length }} {{ [{'c': [{'t': 'x'}]}] | map(attribute='c.0.t') | list }} {{ [[1, 2]] | map(attribute='1') | list }}
+{{ 'hello' | replace('l', missing) }} {{ 'hello' | replace('l', none) }} {{ 112 | replace(1, 2) }} {{ d.items() }} {{ d.keys() }} {{ d.values() }} {{ 42 | round }} {{ 1234 | round(-2) }} {{ 2.675 | round(2) }} {{ 1.115 | round(2) }} {{ 0.0005 | round(3) }} {{ 0.15 | round(1) }} {{ 0.35 | round(1) }} {{ strftime_now('[%Z%z]') }}
+{% macro m(x=x) %}{{ x is defined }}{% endmacro %}{% set x = 1 %}{{ m() }} {{ [missing] }} {{ {'a': missing} }} {{ 'abc'.replace('', '-', 1) }} {{ 'abc'.replace('', '-', 0) }} {{ 'abc'.replace('', '-') }}[{{ '  a ' | trim('') }}] {{ '+1.5' | float }} {{ '1_000' | int }} {{ 1.5 is odd }} {{ 4.0 is even }} {{ 4 is divisibleby 2.0 }} {{ 1 // 0.1 }}
 {% if false %}a{% elif none %}b{% elif 1 %}c{% else %}d{% endif %}{% if [] %}x{% else %}e{% endif %}
 """.strip("\n").split("\n")
 
@@ -130,6 +137,9 @@ REFUSED = [
     "{{ l.append(1) }}", "{{ d.update({}) }}", "{{ 'x'.nope() }}", "{% set d.a = 1 %}", "{{ 1(2) }}",
     "{% for a, b in [(1, 2, 3)] %}{% endfor %}", "{{ none.x.y }}", "{{ {'a': range} | tojson }}", "{{ 1 | length }}",
     "{% for x in 5 %}{% endfor %}", "{% break %}", "{{ 'a' 'b' 1 }}", "{% macro m(a) %}{% endmacro %}{{ m(1, 2) }}",
+    "{{ missing | int }}", "{{ missing | indent }}", "{{ l | map('string') | length }}", "{{ l | select('odd') | last }}",
+    "{{ (l | select('odd')) + [1] }}", "{{ d.keys() | tojson }}", "{% for x in l %}{% set loop.index = 3 %}{% endfor %}",
+    "{{ s.upper(1) }}", "{{ l | length(1) }}", "{{ range(1000000) }}", "{% macro m(a) %}{% endmacro %}{{ m(1, a=2) }}",
     "{{ range() }}", "{{ -'a' }}", "{{ '%' ~ }}", "{# open", "{% raw %} open",
 ]
 
@@ -140,7 +150,8 @@ def render(template, names):
     try:
         compiled = chat_template_utils._compile_jinja_template(template)
         return compiled.render(**json.loads(json.dumps(names)))
-    except (jinja2.TemplateError, TypeError, ValueError, ZeroDivisionError, AttributeError, KeyError, SyntaxError):
+    except (jinja2.TemplateError, TypeError, ValueError, ZeroDivisionError, AttributeError, KeyError, SyntaxError,
+            OverflowError):
         return None
 
 

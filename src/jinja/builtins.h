@@ -24,6 +24,8 @@ Dict globals(int64_t now_unix_s);
 /// value.name and value[key], in Jinja's order: attributes (methods) first, or items first.
 Value attribute(const Value& value, std::string_view name);
 Value item(const Value& value, const Value& key);
+/// "a.b.0" of a value, each part an attribute or an index; or its element of that index.
+Value deep_attribute(const Value& value, const Value& path);
 /// value[begin:end:step], each maybe None.
 Value slice(const Value& value, const Value& begin, const Value& end, const Value& step,
             Budget& budget);

@@ -14,10 +14,19 @@
 namespace fourfold::jinja {
 namespace {
 
-Value length(const Value& value, Call& /*call*/) {
+[[noreturn]] void refuse_undefined(const Value& value) {
+  throw TemplateError(value.undefined().what);
+}
+
+Value iterator(std::vector<Value> items) {
+  return List{.items = std::move(items), .used = std::make_shared<bool>(false)};
+}
+
+Value length(const Value& value, Call& call) {
+  call.expect(0);
   if (value.is_string()) return std::ssize(characters(value.string()));
   if (value.is_dict()) return std::ssize(value.dict().items);
-  if (value.is_list()) return std::ssize(value.list());
+  if (value.is_list() && !value.is_iterator()) return std::ssize(value.list());
   if (value.is_undefined()) return int64_t{0};
   throw TemplateError(fmt::format("{} has no length", value.type_name()));
 }
@@ -35,7 +44,7 @@ Value join(const Value& value, Call& call) {
   std::string out;
   bool first = true;
   for (const Value& part : elements(value)) {
-    const std::string text = to_text(key.is_none() ? part : item(part, key));
+    const std::string text = to_text(key.is_none() ? part : deep_attribute(part, key));
     call.budget.take(by.size() + text.size());
     if (!first) out += by;
     first = false;
@@ -47,8 +56,11 @@ Value join(const Value& value, Call& call) {
 Value trim(const Value& value, Call& call) {
   call.expect(1, {"chars"});
   const Value set = call.get(0, "chars");
-  return std::string(
-      strip(to_text(value), set.is_none() ? "" : string_of(set, "trim"), true, true));
+  const std::string text = to_text(value);
+  if (set.is_none()) return std::string(strip(text, "", true, true));
+  const std::string& characters_to_go = string_of(set, "trim");
+  if (characters_to_go.empty()) return text;
+  return std::string(strip(text, characters_to_go, true, true));
 }
 
 Value tojson(const Value& value, Call& call) {
@@ -71,27 +83,46 @@ Value tojson(const Value& value, Call& call) {
   return out;
 }
 
-Value first_of(const Value& value, Call& /*call*/) {
+Value first_of(const Value& value, Call& call) {
+  call.expect(0);
   const std::vector<Value> all = elements(value);
   return all.empty() ? Value(Undefined{"the first element of nothing"}) : all.front();
 }
 
-Value last_of(const Value& value, Call& /*call*/) {
+Value last_of(const Value& value, Call& call) {
+  call.expect(0);
+  if (value.is_iterator()) throw TemplateError("last needs a list, found an iterator");
   const std::vector<Value> all = elements(value);
   return all.empty() ? Value(Undefined{"the last element of nothing"}) : all.back();
+}
+
+/// A number's digits as Python takes them: with _ between two.
+std::string without_underscores(std::string_view text) {
+  std::string out;
+  const auto is_digit = [&](size_t i) {
+    return i < text.size() && '0' <= text[i] && text[i] <= '9';
+  };
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] != '_' || i == 0 || !is_digit(i - 1) || !is_digit(i + 1)) out += text[i];
+  }
+  return out;
 }
 
 Value to_integer(const Value& value, Call& call) {
   call.expect(2, {"default", "base"});
   const Value otherwise = call.get(0, "default", int64_t{0});
+  if (value.is_undefined()) refuse_undefined(value);
   if (value.is_integer()) return value.integer();
   if (value.is_float()) {
     const double number = value.number();
-    return std::abs(number) < 9.2e18 ? Value(static_cast<int64_t>(number)) : otherwise;
+    if (std::isnan(number)) return otherwise;
+    if (std::abs(number) >= 9.2e18) throw TemplateError("a number is too large");
+    return static_cast<int64_t>(number);
   }
   if (!value.is_string()) return otherwise;
-  const std::string_view text = strip(value.string(), "", true, true);
-  std::string_view digits = text.starts_with('+') ? text.substr(1) : text;
+  const std::string text = without_underscores(strip(value.string(), "", true, true));
+  std::string_view digits = text;
+  if (digits.starts_with('+')) digits.remove_prefix(1);
   const int64_t base = integer_of(call.get(1, "base", int64_t{10}), "int");
   if (base < 2 || base > 36) throw TemplateError("int: the base is 2 to 36");
   const std::string prefix = lower(digits.substr(0, 2));
@@ -111,10 +142,12 @@ Value to_integer(const Value& value, Call& call) {
 
 Value to_float(const Value& value, Call& call) {
   call.expect(1, {"default"});
+  if (value.is_undefined()) refuse_undefined(value);
   if (value.is_number()) return value.number();
   const Value otherwise = call.get(0, "default", 0.0);
   if (!value.is_string()) return otherwise;
-  const std::string_view text = strip(value.string(), "", true, true);
+  std::string text = without_underscores(strip(value.string(), "", true, true));
+  if (text.starts_with('+')) text.erase(0, 1);
   double out = 0;
   const auto [end, status] = std::from_chars(text.data(), text.data() + text.size(), out);
   return status == std::errc() && end == text.data() + text.size() ? Value(out) : otherwise;
@@ -125,12 +158,20 @@ Value rounded(const Value& value, Call& call) {
   if (!value.is_number()) throw TemplateError("round needs a number");
   const int64_t precision = integer_of(call.get(0, "precision", int64_t{0}), "round");
   const std::string method = to_text(call.get(1, "method", "common"));
+  if (std::abs(precision) > 300) throw TemplateError("round: the precision is too large");
   const double scale = std::pow(10.0, static_cast<double>(precision));
   const double scaled = value.number() * scale;
   if (method == "ceil") return std::ceil(scaled) / scale;
   if (method == "floor") return std::floor(scaled) / scale;
   if (method != "common") throw TemplateError("round: the method is common, ceil or floor");
-  return std::nearbyint(scaled) / scale;  // half to even, as Python's round
+  if (value.is_integer() && precision >= 0) return value.integer();
+  if (value.is_integer()) return static_cast<int64_t>(std::nearbyint(scaled) / scale);
+  if (precision < 0 || !std::isfinite(value.number())) return std::nearbyint(scaled) / scale;
+  // As Python: of the exact value, half to even.
+  const std::string text = fmt::format("{:.{}f}", value.number(), precision);
+  double out = 0;
+  std::from_chars(text.data(), text.data() + text.size(), out);
+  return out;
 }
 
 Value indented(const Value& value, Call& call) {
@@ -141,7 +182,8 @@ Value indented(const Value& value, Call& call) {
                                                              integer_of(width, "indent"), 0, 1000)),
                                                          ' ');
   const bool blank = call.get(2, "blank").truthy();
-  const std::string text = to_text(value);
+  if (value.is_undefined()) refuse_undefined(value);
+  const std::string text = string_of(value, "indent");
   std::string out = call.get(1, "first").truthy() ? by : "";
   size_t at = 0;
   while (true) {
@@ -159,7 +201,7 @@ Value indented(const Value& value, Call& call) {
 
 /// Orders by an attribute, for sort and unique; text regardless of case unless asked.
 Value sort_key(const Value& value, const Value& key, bool case_sensitive) {
-  Value out = key.is_none() ? value : item(value, key);
+  Value out = key.is_none() ? value : deep_attribute(value, key);
   if (!case_sensitive && out.is_string()) return lower(out.string());
   return out;
 }
@@ -212,13 +254,14 @@ Value unique(const Value& value, Call& call) {
     seen.push_back(key);
     out.items.push_back(part);
   }
-  return out;
+  return iterator(std::move(out.items));
 }
 
-Value reversed(const Value& value, Call& /*call*/) {
+Value reversed(const Value& value, Call& call) {
+  call.expect(0);
   std::vector<Value> all = elements(value);
   std::reverse(all.begin(), all.end());
-  if (!value.is_string()) return List{std::move(all)};
+  if (!value.is_string()) return iterator(std::move(all));
   std::string out;
   for (const Value& part : all) out += part.string();
   return out;
@@ -244,7 +287,7 @@ Value sum(const Value& value, Call& call) {
   const Value key = call.get(0, "attribute");
   Value out = call.get(1, "start", int64_t{0});
   for (const Value& part : elements(value)) {
-    out = arithmetic("+", out, key.is_none() ? part : item(part, key), call.budget);
+    out = arithmetic("+", out, key.is_none() ? part : deep_attribute(part, key), call.budget);
   }
   return out;
 }
@@ -284,7 +327,16 @@ Value by_method(const Value& value, Call& call) {
 constexpr char kUpper[] = "upper";
 constexpr char kLower[] = "lower";
 constexpr char kCapitalize[] = "capitalize";
-constexpr char kReplace[] = "replace";
+
+Value replace(const Value& value, Call& call) {
+  call.expect(3, {"old", "new", "count"});
+  Call texts{.name = "replace",
+             .positional = {to_text(call.need(0, "old")), to_text(call.need(1, "new"))},
+             .named = {},
+             .budget = call.budget};
+  if (const Value count = call.get(2, "count"); !count.is_none()) texts.positional.push_back(count);
+  return find_method(to_text(value), "replace").callable().call(texts);
+}
 
 /// Jinja's own: words begin behind white space and opening brackets only.
 Value title(const Value& value, Call& call) {
@@ -330,11 +382,15 @@ const std::map<std::string_view, Filter>& filters() {
       {"join", join},
       {"last", last_of},
       {"length", length},
-      {"list", [](const Value& v, Call& /*c*/) { return Value(List{elements(v)}); }},
+      {"list",
+       [](const Value& v, Call& c) {
+         c.expect(0);
+         return Value(List{elements(v)});
+       }},
       {"lower", by_method<kLower>},
       {"max", [](const Value& v, Call& c) { return extreme(v, c, 1); }},
       {"min", [](const Value& v, Call& c) { return extreme(v, c, -1); }},
-      {"replace", by_method<kReplace>},
+      {"replace", replace},
       {"reverse", reversed},
       {"round", rounded},
       {"safe", [](const Value& v, Call& /*c*/) { return Value(to_text(v)); }},
@@ -361,9 +417,9 @@ bool at_least(const Value& v, Call& c) { return holds(v, c, {0, 1}); }
 bool less(const Value& v, Call& c) { return holds(v, c, {-1}); }
 bool at_most(const Value& v, Call& c) { return holds(v, c, {-1, 0}); }
 
-int64_t modulo(const Value& value, const Value& by, Budget& budget) {
-  return arithmetic("%", integer_of(value, "the test"), integer_of(by, "the test"), budget)
-      .integer();
+double modulo(const Value& value, const Value& by, Budget& budget) {
+  if (!value.is_number() || !by.is_number()) throw TemplateError("the test needs a number");
+  return arithmetic("%", value, by, budget).number();
 }
 
 const std::map<std::string_view, Test>& tests() {
@@ -381,7 +437,8 @@ const std::map<std::string_view, Test>& tests() {
       {"mapping", [](const Value& v, Call& /*c*/) { return v.is_dict(); }},
       {"sequence",
        [](const Value& v, Call& /*c*/) {
-         return v.is_string() || v.is_list() || v.is_dict() || v.is_undefined();
+         return v.is_string() || (v.is_list() && !v.is_iterator()) || v.is_dict() ||
+                v.is_undefined();
        }},
       {"iterable",
        [](const Value& v, Call& /*c*/) {
@@ -410,6 +467,11 @@ const std::map<std::string_view, Test>& tests() {
       {"equalto", same},
       {"==", same},
       {"ne", [](const Value& v, Call& c) { return !same(v, c); }},
+      {"!=", [](const Value& v, Call& c) { return !same(v, c); }},
+      {">", greater},
+      {">=", at_least},
+      {"<", less},
+      {"<=", at_most},
       {"gt", greater},
       {"greaterthan", greater},
       {"ge", at_least},
@@ -428,10 +490,12 @@ Value range(Call& call) {
   const int64_t end = both ? integer_of(call.positional[1], "range") : first;
   const int64_t step = integer_of(call.get(2, "", int64_t{1}), "range");
   if (step == 0) throw TemplateError("range: the step is 0");
+  constexpr int64_t kMostInRange = 100'000;  // as in jinja2's sandbox
   List out;
   for (int64_t i = begin; step > 0 ? i < end : i > end;) {
     call.budget.step();
     call.budget.take(sizeof(Value));
+    if (std::ssize(out.items) == kMostInRange) throw TemplateError("the range is too long");
     out.items.emplace_back(i);
     if (__builtin_add_overflow(i, step, &i)) break;
   }
@@ -440,12 +504,20 @@ Value range(Call& call) {
 
 Dict named_values(Call& call) {
   Dict out;
-  if (!call.positional.empty()) {
-    call.expect(1, {});
+  if (call.positional.size() > 1) {
+    throw TemplateError(fmt::format("{} takes at most one positional argument", call.name));
   }
   for (const Value& from : call.positional) {
-    if (!from.is_dict()) throw TemplateError(fmt::format("{} needs a dict", call.name));
-    for (const auto& [key, value] : from.dict().items) out.set(key, value);
+    if (from.is_dict()) {
+      for (const auto& [key, value] : from.dict().items) out.set(key, value);
+      continue;
+    }
+    for (const Value& pair : elements(from)) {
+      const std::vector<Value> parts = elements(pair);
+      if (parts.size() != 2) throw TemplateError(fmt::format("{} needs pairs", call.name));
+      check_key(parts[0]);
+      out.set(parts[0], parts[1]);
+    }
   }
   for (const auto& [key, value] : call.named) out.set(key, value);
   return out;
@@ -471,12 +543,24 @@ Dict globals(int64_t now_unix_s) {
   add("range", range);
   add("dict", [](Call& call) { return Value(named_values(call)); });
   add("namespace",
-      [](Call& call) { return Value(std::make_shared<Namespace>(Namespace{named_values(call)})); });
+      [](Call& call) { return Value(call.budget.own({.members = named_values(call)})); });
   add("raise_exception",
       [](Call& call) -> Value { throw TemplateError(to_text(call.need(0, "message"))); });
   add("strftime_now", [now_unix_s](Call& call) {
-    const std::string& format = string_of(call.need(0, "format"), call.name);
-    if (format.size() > 256) throw TemplateError("strftime_now: the format is too long");
+    const std::string& written = string_of(call.need(0, "format"), call.name);
+    if (written.size() > 256) throw TemplateError("strftime_now: the format is too long");
+    // Python's now() has no zone, and its microseconds are not C's to print.
+    std::string format;
+    for (size_t i = 0; i < written.size(); ++i) {
+      const char next = written[i] == '%' && i + 1 < written.size() ? written[i + 1] : '\0';
+      if (next == 'z' || next == 'Z' || next == 'f') {
+        format += next == 'f' ? "000000" : "";
+        ++i;
+      } else {
+        format += written[i];
+        if (next == '%') format += written[++i];
+      }
+    }
     const auto now = static_cast<std::time_t>(now_unix_s);
     std::tm parts{};
     localtime_r(&now, &parts);

@@ -12,22 +12,25 @@ namespace fourfold::jinja {
 namespace {
 
 /// Names of one block, loop or macro, in front of those around it.
+struct Scope;
+using ScopePtr = std::shared_ptr<Scope>;
 struct Scope {
-  Scope* outer = nullptr;
+  ScopePtr outer;
   std::vector<std::pair<std::string, Value>> names;
 
-  Value* find(std::string_view name) {
-    for (auto& [known, value] : names) {
+  const Value* find(std::string_view name) const {
+    for (const auto& [known, value] : names) {
       if (known == name) return &value;
     }
     return nullptr;
   }
   void set(std::string_view name, Value value) {
-    if (Value* known = find(name)) {
-      *known = std::move(value);
-    } else {
-      names.emplace_back(name, std::move(value));
+    for (auto& [known, old] : names) {
+      if (known != name) continue;
+      old = std::move(value);
+      return;
     }
+    names.emplace_back(name, std::move(value));
   }
 };
 
@@ -37,6 +40,12 @@ class Interpreter {
  public:
   Interpreter(const Dict& variables, const Dict& globals, Budget& budget)
       : variables_(variables), globals_(globals), budget_(budget) {}
+
+  ~Interpreter() {
+    for (const ScopePtr& scope : kept_) scope->names.clear();
+  }
+  Interpreter(const Interpreter&) = delete;
+  Interpreter& operator=(const Interpreter&) = delete;
 
   std::string run(const Body& body) {
     std::string out;
@@ -60,7 +69,7 @@ class Interpreter {
 
   // Statements.
 
-  Flow execute(const Body& body, Scope& scope, std::string& out) {
+  Flow execute(const Body& body, const ScopePtr& scope, std::string& out) {
     for (const auto& statement : body) {
       budget_.step();
       const Flow flow = execute(*statement, scope, out);
@@ -74,7 +83,7 @@ class Interpreter {
     out += text;
   }
 
-  Flow execute(const Statement& s, Scope& scope, std::string& out) {
+  Flow execute(const Statement& s, const ScopePtr& scope, std::string& out) {
     const Nesting nesting(depth_);
     switch (s.kind) {
       case Statement::Kind::kText:
@@ -96,16 +105,22 @@ class Interpreter {
         assign(s, evaluate(*s.expression, scope), scope);
         break;
       case Statement::Kind::kSetBlock:
-        assign(s, filtered(s, inner_text(s.body, scope), scope), scope);
-        break;
       case Statement::Kind::kFilter:
-        print(to_text(filtered(s, inner_text(s.body, scope), scope)), out);
+      case Statement::Kind::kScope: {
+        std::string text;
+        const Flow flow =
+            execute(s.body, std::make_shared<Scope>(Scope{.outer = scope, .names = {}}), text);
+        if (flow != Flow::kOn) return flow;  // and what was captured is gone
+        const Value result = filtered(s, std::move(text), scope);
+        if (s.kind == Statement::Kind::kSetBlock) {
+          assign(s, result, scope);
+        } else {
+          print(to_text(result), out);
+        }
         break;
-      case Statement::Kind::kScope:
-        print(inner_text(s.body, scope), out);
-        break;
+      }
       case Statement::Kind::kMacro:
-        scope.set(s.name, macro(s, scope));
+        scope->set(s.name, macro(s, scope));
         break;
       case Statement::Kind::kCallBlock: {
         Value caller = macro(s, scope);
@@ -120,64 +135,63 @@ class Interpreter {
     return Flow::kOn;
   }
 
-  std::string inner_text(const Body& body, Scope& scope) {
-    Scope inner{.outer = &scope, .names = {}};
-    std::string out;
-    execute(body, inner, out);
-    return out;
-  }
-
-  Value filtered(const Statement& s, std::string text, Scope& scope) {
+  Value filtered(const Statement& s, std::string text, const ScopePtr& scope) {
     if (s.filters == nullptr) return text;
-    Scope inner{.outer = &scope, .names = {{"", Value(std::move(text))}}};
+    const auto inner = std::make_shared<Scope>(Scope{.outer = scope, .names = {}});
+    inner->set("", Value(std::move(text)));
     return evaluate(*s.filters, inner);
   }
 
-  static void bind(const std::vector<std::string>& targets, const Value& value, Scope& scope) {
-    if (targets.size() == 1) return scope.set(targets[0], value);
+  static void bind(const std::vector<std::string>& targets, const Value& value,
+                   const ScopePtr& scope) {
+    if (targets.size() == 1) return scope->set(targets[0], value);
     const std::vector<Value> parts = elements(value);
     if (parts.size() != targets.size()) {
       throw TemplateError(fmt::format("{} names for {} values", targets.size(), parts.size()));
     }
-    for (size_t i = 0; i < targets.size(); ++i) scope.set(targets[i], parts[i]);
+    for (size_t i = 0; i < targets.size(); ++i) scope->set(targets[i], parts[i]);
   }
 
-  void assign(const Statement& s, const Value& value, Scope& scope) {
+  void assign(const Statement& s, const Value& value, const ScopePtr& scope) {
     const std::string& target = s.targets[0];
     const size_t dot = target.find('.');
     if (dot == std::string::npos) return bind(s.targets, value, scope);
     const Value object = lookup(std::string_view(target).substr(0, dot), scope);
-    if (!object.is_namespace() || s.targets.size() > 1) {
+    if (!object.is_namespace() || object.names().fixed || s.targets.size() > 1) {
       throw TemplateError(fmt::format("line {}: only members of a namespace can be set", s.line));
     }
     object.names().members.set(target.substr(dot + 1), value);
   }
 
-  Flow execute_for(const Statement& s, Scope& scope, std::string& out) {
+  Flow execute_for(const Statement& s, const ScopePtr& scope, std::string& out) {
     const Value walked = evaluate(*s.expression, scope);
     budget_.touch(walked);
     std::vector<Value> all = elements(walked);
     if (s.condition != nullptr) {
       std::vector<Value> kept;
       for (Value& value : all) {
-        Scope inner{.outer = &scope, .names = {}};
+        const auto inner = std::make_shared<Scope>(Scope{.outer = scope, .names = {}});
         bind(s.targets, value, inner);
         budget_.step();
         if (evaluate(*s.condition, inner).truthy()) kept.push_back(std::move(value));
       }
       all = std::move(kept);
     }
-    if (all.empty()) return execute(s.otherwise, scope, out);
-    const auto loop = std::make_shared<Namespace>();
+    const Value::NamespacePtr loop = budget_.own({.members = {}, .fixed = true});
+    bool reached_an_end = false;
     for (size_t i = 0; i < all.size(); ++i) {
       budget_.step();
-      Scope inner{.outer = &scope, .names = {}};
+      const auto inner = std::make_shared<Scope>(Scope{.outer = scope, .names = {}});
       describe(loop, all, i);
-      inner.set("loop", Value(loop));
+      inner->set("loop", Value(loop));
       bind(s.targets, all[i], inner);
-      if (execute(s.body, inner, out) == Flow::kBreak) break;
+      const Flow flow = execute(s.body, inner, out);
+      reached_an_end = reached_an_end || flow == Flow::kOn;
+      if (flow == Flow::kBreak) break;
     }
-    return Flow::kOn;
+    if (reached_an_end || s.otherwise.empty()) return Flow::kOn;
+    // As Jinja has it: where no turn came to its end.
+    return execute(s.otherwise, std::make_shared<Scope>(Scope{.outer = scope, .names = {}}), out);
   }
 
   /// The loop variable at element `i`.
@@ -218,12 +232,16 @@ class Interpreter {
                                     }});
   }
 
-  /// A macro sees the names around it when it is called, and those of the call block it is in.
-  Value macro(const Statement& s, Scope& scope) {
-    Scope* around = s.kind == Statement::Kind::kCallBlock ? &scope : &root_;
+  /// A macro sees the names of where it is defined, as they are when it is called.
+  Value macro(const Statement& s, const ScopePtr& scope) {
+    budget_.take(sizeof(Scope));
+    kept_.push_back(scope);
+    // Not owned: a macro is among the names of its scope.
+    const std::weak_ptr<Scope> around = scope;
     return Callable{s.name, [this, &s, around](Call& call) {
                       const Nesting nesting(depth_);
-                      Scope inner{.outer = around, .names = {}};
+                      const auto inner =
+                          std::make_shared<Scope>(Scope{.outer = around.lock(), .names = {}});
                       bind_parameters(s, call, inner);
                       std::string out;
                       execute(s.body, inner, out);
@@ -231,39 +249,49 @@ class Interpreter {
                     }};
   }
 
-  void bind_parameters(const Statement& s, Call& call, Scope& inner) {
+  void bind_parameters(const Statement& s, Call& call, const ScopePtr& inner) {
     if (call.positional.size() > s.parameters.size()) {
       throw TemplateError(fmt::format("macro {} takes at most {} arguments, {} given", s.name,
                                       s.parameters.size(), call.positional.size()));
     }
+    // A default sees the parameters, and those that are not set yet as undefined.
+    for (const Parameter& parameter : s.parameters) {
+      inner->set(parameter.name,
+                 Undefined{fmt::format("parameter '{}' was not provided", parameter.name)});
+    }
+    std::vector<bool> given(s.parameters.size());
+    for (size_t i = 0; i < call.positional.size(); ++i) {
+      inner->set(s.parameters[i].name, call.positional[i]);
+      given[i] = true;
+    }
     for (const auto& argument : call.named) {
-      const bool known =
-          std::any_of(s.parameters.begin(), s.parameters.end(),
-                      [&argument](const Parameter& p) { return p.name == argument.first; });
-      if (!known && argument.first != "caller") {
+      const auto known =
+          std::find_if(s.parameters.begin(), s.parameters.end(),
+                       [&argument](const Parameter& p) { return p.name == argument.first; });
+      const auto i = static_cast<size_t>(known - s.parameters.begin());
+      if (i == given.size() && argument.first != "caller") {
         throw TemplateError(
             fmt::format("macro {} takes no argument \"{}\"", s.name, argument.first));
       }
-      inner.set(argument.first, argument.second);
+      if (i < given.size() && given[i]) {
+        throw TemplateError(
+            fmt::format("macro {} got the argument \"{}\" twice", s.name, argument.first));
+      }
+      if (i < given.size()) given[i] = true;
+      inner->set(argument.first, argument.second);
     }
     for (size_t i = 0; i < s.parameters.size(); ++i) {
       const Parameter& parameter = s.parameters[i];
-      if (i < call.positional.size()) {
-        inner.set(parameter.name, call.positional[i]);
-      } else if (inner.find(parameter.name) == nullptr) {
-        inner.set(
-            parameter.name,
-            parameter.fallback != nullptr
-                ? evaluate(*parameter.fallback, inner)
-                : Value(Undefined{fmt::format("parameter '{}' was not provided", parameter.name)}));
+      if (!given[i] && parameter.fallback != nullptr) {
+        inner->set(parameter.name, evaluate(*parameter.fallback, inner));
       }
     }
   }
 
   // Expressions.
 
-  Value lookup(std::string_view name, Scope& scope) const {
-    for (Scope* at = &scope; at != nullptr; at = at->outer) {
+  Value lookup(std::string_view name, const ScopePtr& scope) const {
+    for (const Scope* at = scope.get(); at != nullptr; at = at->outer.get()) {
       if (const Value* found = at->find(name)) return *found;
     }
     if (const Value* found = variables_.named(name)) return *found;
@@ -271,7 +299,7 @@ class Interpreter {
     return Undefined{fmt::format("'{}' is undefined", name)};
   }
 
-  Value evaluate(const Expression& e, Scope& scope) {
+  Value evaluate(const Expression& e, const ScopePtr& scope) {
     const Nesting nesting(depth_);
     budget_.step();
     try {
@@ -283,11 +311,11 @@ class Interpreter {
     }
   }
 
-  Value part(const Expression& e, size_t i, Scope& scope) {
+  Value part(const Expression& e, size_t i, const ScopePtr& scope) {
     return e.parts[i] == nullptr ? Value() : evaluate(*e.parts[i], scope);
   }
 
-  Value value_of(const Expression& e, Scope& scope) {
+  Value value_of(const Expression& e, const ScopePtr& scope) {
     switch (e.kind) {
       case Expression::Kind::kLiteral:
         return e.value;
@@ -345,7 +373,7 @@ class Interpreter {
     return {};
   }
 
-  Value unary(const Expression& e, Scope& scope) {
+  Value unary(const Expression& e, const ScopePtr& scope) {
     const Value value = part(e, 0, scope);
     if (e.name == "not") return !value.truthy();
     if (!value.is_number()) {
@@ -355,7 +383,7 @@ class Interpreter {
     return arithmetic("-", value.is_float() ? Value(-0.0) : Value(int64_t{0}), value, budget_);
   }
 
-  Value compared(const Expression& e, Scope& scope) {
+  Value compared(const Expression& e, const ScopePtr& scope) {
     Value left = part(e, 0, scope);
     for (size_t i = 0; i < e.names.size(); ++i) {
       Value right = part(e, i + 1, scope);
@@ -384,7 +412,7 @@ class Interpreter {
     return true;
   }
 
-  Call arguments_of(const Expression& e, std::string_view name, Scope& scope) {
+  Call arguments_of(const Expression& e, std::string_view name, const ScopePtr& scope) {
     Call out{.name = name, .positional = {}, .named = {}, .budget = budget_};
     for (const auto& argument : e.arguments.positional) {
       out.positional.push_back(evaluate(*argument, scope));
@@ -395,7 +423,7 @@ class Interpreter {
     return out;
   }
 
-  Value call(const Expression& e, Scope& scope, const Value* caller) {
+  Value call(const Expression& e, const ScopePtr& scope, const Value* caller) {
     const Value callee = part(e, 0, scope);
     if (callee.is_undefined()) throw TemplateError(callee.undefined().what);
     if (!callee.is_callable()) {
@@ -406,7 +434,7 @@ class Interpreter {
     return callee.callable().call(arguments);
   }
 
-  Value filter(const Expression& e, Scope& scope) {
+  Value filter(const Expression& e, const ScopePtr& scope) {
     const Value value = part(e, 0, scope);
     Call arguments = arguments_of(e, e.name, scope);
     return apply_filter(e.name, value, arguments);
@@ -426,21 +454,8 @@ class Interpreter {
     return known(value, arguments);
   }
 
-  /// "a.b" of an element, each part an attribute or an index.
-  static Value deep_attribute(const Value& value, const Value& path) {
-    if (!path.is_string()) return item(value, path);
-    Value out = value;
-    std::string_view rest = path.string();
-    while (true) {
-      const size_t dot = rest.find('.');
-      out = item(out, std::string(rest.substr(0, dot)));
-      if (dot == std::string_view::npos) return out;
-      rest.remove_prefix(dot + 1);
-    }
-  }
-
   Value map(const Value& value, Call& arguments) {
-    List out;
+    List out{.used = std::make_shared<bool>(false)};
     const Value path = arguments.get(SIZE_MAX, "attribute");
     const Value otherwise = arguments.get(SIZE_MAX, "default", Undefined{"not there"});
     for (const Value& element : elements(value)) {
@@ -462,7 +477,7 @@ class Interpreter {
   }
 
   Value select(const Value& value, Call& arguments, bool keep, bool by_attribute) {
-    List out;
+    List out{.used = std::make_shared<bool>(false)};
     const size_t skip = by_attribute ? 1 : 0;
     for (const Value& element : elements(value)) {
       budget_.step();
@@ -484,7 +499,7 @@ class Interpreter {
     return out;
   }
 
-  Value test(const Expression& e, Scope& scope) {
+  Value test(const Expression& e, const ScopePtr& scope) {
     const Value value = part(e, 0, scope);
     Call arguments = arguments_of(e, e.name, scope);
     return apply_test(e.name, value, arguments);
@@ -500,7 +515,9 @@ class Interpreter {
   const Dict& variables_;
   const Dict& globals_;
   Budget& budget_;
-  Scope root_;
+  ScopePtr root_ = std::make_shared<Scope>();
+  /// Those that macros were defined in and see; macros are among their names.
+  std::vector<ScopePtr> kept_;
   int depth_ = 0;
 };
 

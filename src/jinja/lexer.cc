@@ -296,14 +296,15 @@ class Lexer {
   /// Python's escapes, at the character behind the backslash.
   void escape(size_t& at, std::string& out) const {
     const char c = source_[at++];
-    constexpr std::string_view kFrom = "ntrbfva0\\'\"";
-    constexpr std::string_view kTo("\n\t\r\b\f\v\a\0\\'\"", 11);
+    constexpr std::string_view kFrom = "ntrbfva\\'\"";
+    constexpr std::string_view kTo = "\n\t\r\b\f\v\a\\'\"";
     if (const size_t found = kFrom.find(c); found != std::string_view::npos) {
       out += kTo[found];
       return;
     }
     const size_t digits = c == 'x' ? 2 : c == 'u' ? 4 : c == 'U' ? 8 : 0;
     if (c == '\n') return;
+    if (is_digit(c)) fail("octal escapes are not supported: write \\x..");
     if (digits == 0) {
       out += '\\';
       out += c;

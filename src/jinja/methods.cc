@@ -81,7 +81,10 @@ Value replaced(const Value& self, Call& call) {
   if (from.empty()) {
     const auto all = characters(text);
     for (size_t i = 0; i <= all.size(); ++i) {
-      if (most-- != 0) out += to;
+      if (most != 0) {
+        out += to;
+        --most;
+      }
       if (i < all.size()) out += all[i];
       call.budget.take(to.size() + 1);
     }
@@ -177,15 +180,25 @@ bool has_case(const Value& self, bool is_upper) {
   return upper(text) != lower(text) && text == (is_upper ? upper(text) : lower(text));
 }
 
-List lines_of(const Value& self) {
+List lines_of(const Value& self, Call& call) {
+  call.expect(1, {"keepends"});
+  const bool keeps = call.get(0, "keepends").truthy();
   List out;
   std::string_view text = self.string();
   while (!text.empty()) {
-    const size_t end = std::min(text.find_first_of("\r\n"), text.size());
-    out.items.emplace_back(std::string(text.substr(0, end)));
+    size_t line = 0;
+    size_t end = 0;
+    for (const std::string_view c : characters(text)) {
+      end = line + c.size();
+      if (c == "\r" && text.substr(end).starts_with('\n')) ++end;
+      const bool breaks = c == "\n" || c == "\r" || c == "\v" || c == "\f" || c == "\x1c" ||
+                          c == "\x1d" || c == "\x1e" || c == "\u0085" || c == "\u2028" ||
+                          c == "\u2029";
+      if (breaks) break;
+      line += c.size();
+    }
+    out.items.emplace_back(std::string(text.substr(0, keeps ? end : line)));
     text.remove_prefix(end);
-    if (text.starts_with("\r\n")) text.remove_prefix(1);
-    if (!text.empty()) text.remove_prefix(1);
   }
   return out;
 }
@@ -197,7 +210,7 @@ const std::map<std::string_view, Method>& string_methods() {
       {"rstrip", [](const Value& s, Call& c) { return stripped(s, c, false, true); }},
       {"split", [](const Value& s, Call& c) { return split(s, c, false); }},
       {"rsplit", [](const Value& s, Call& c) { return split(s, c, true); }},
-      {"splitlines", [](const Value& s, Call& /*c*/) { return Value(lines_of(s)); }},
+      {"splitlines", [](const Value& s, Call& c) { return Value(lines_of(s, c)); }},
       {"replace", replaced},
       {"startswith", [](const Value& s, Call& c) { return Value(has_affix(s, c, true)); }},
       {"endswith", [](const Value& s, Call& c) { return Value(has_affix(s, c, false)); }},
@@ -207,8 +220,16 @@ const std::map<std::string_view, Method>& string_methods() {
       {"find", [](const Value& s, Call& c) { return found(s, c, false); }},
       {"rfind", [](const Value& s, Call& c) { return found(s, c, true); }},
       {"count", [](const Value& s, Call& c) { return Value(count_of(s, c)); }},
-      {"upper", [](const Value& s, Call& /*c*/) { return Value(upper(s.string())); }},
-      {"lower", [](const Value& s, Call& /*c*/) { return Value(lower(s.string())); }},
+      {"upper",
+       [](const Value& s, Call& c) {
+         c.expect(0);
+         return Value(upper(s.string()));
+       }},
+      {"lower",
+       [](const Value& s, Call& c) {
+         c.expect(0);
+         return Value(lower(s.string()));
+       }},
       {"title", [](const Value& s, Call& /*c*/) { return Value(capitalised(s.string(), true)); }},
       {"capitalize",
        [](const Value& s, Call& /*c*/) { return Value(capitalised(s.string(), false)); }},
@@ -237,7 +258,8 @@ Value dict_get(const Value& self, Call& call) {
 }
 
 Value dict_items(const Value& self, Call& call) {
-  List out;
+  call.expect(0);
+  List out{.view = "dict_items"};
   for (const auto& [key, value] : self.dict().items) {
     call.budget.take(4 * sizeof(Value));
     out.items.emplace_back(List{.items = {key, value}, .tuple = true});
@@ -249,10 +271,15 @@ const std::map<std::string_view, Method>& dict_methods() {
   static const std::map<std::string_view, Method> kMethods = {
       {"get", dict_get},
       {"items", dict_items},
-      {"keys", [](const Value& s, Call& /*c*/) { return Value(List{elements(s)}); }},
+      {"keys",
+       [](const Value& s, Call& c) {
+         c.expect(0);
+         return Value(List{.items = elements(s), .view = "dict_keys"});
+       }},
       {"values",
-       [](const Value& s, Call& /*c*/) {
-         List out;
+       [](const Value& s, Call& c) {
+         c.expect(0);
+         List out{.view = "dict_values"};
          for (const auto& [key, value] : s.dict().items) out.items.push_back(value);
          return Value(out);
        }},

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 
 #include "jinja/builtins.h"
@@ -28,6 +29,7 @@ Value integers(std::string_view op, int64_t a, int64_t b) {
     return out;
   }
   if (op == "**") {
+    if (b < 0 && a == 0) throw TemplateError("division by zero");
     if (b < 0) return std::pow(static_cast<double>(a), static_cast<double>(b));
     out = 1;
     for (int64_t i = 0; i < b; ++i) {
@@ -53,9 +55,9 @@ Value floats(std::string_view op, double a, double b) {
   if (op == "**") return std::pow(a, b);
   if (b == 0) throw TemplateError("division by zero");
   if (op == "/") return a / b;
-  if (op == "//") return std::floor(a / b);
-  const double rest = std::fmod(a, b);
-  return rest != 0 && (rest < 0) != (b < 0) ? rest + b : rest;
+  double rest = std::fmod(a, b);
+  if (rest != 0 && (rest < 0) != (b < 0)) rest += b;
+  return op == "//" ? std::round((a - rest) / b) : rest;
 }
 
 Value repeated(const Value& what, int64_t count, Budget& budget) {
@@ -115,7 +117,8 @@ Value arithmetic(std::string_view op, const Value& a, const Value& b, Budget& bu
     budget.take(a.string().size() + b.string().size());
     return a.string() + b.string();
   }
-  if (op == "+" && a.is_list() && b.is_list() && a.is_tuple() == b.is_tuple()) {
+  if (op == "+" && a.is_list() && b.is_list() && a.type_name() == b.type_name() &&
+      !a.is_iterator() && a.list_object().view.empty() && b.list_object().view.empty()) {
     budget.take((a.list().size() + b.list().size()) * sizeof(Value));
     List out{.items = a.list(), .tuple = a.is_tuple()};
     out.items.insert(out.items.end(), b.list().begin(), b.list().end());
@@ -148,7 +151,7 @@ Value item(const Value& value, const Value& key) {
   if (value.is_undefined()) throw TemplateError(value.undefined().what);
   if (value.is_dict()) {
     if (const Value* found = value.dict().find(key)) return *found;
-  } else if (value.is_list() && key.is_integer()) {
+  } else if (value.is_list() && !value.is_iterator() && key.is_integer()) {
     const size_t index = index_of(key.integer(), value.list().size());
     if (index < value.list().size()) return value.list()[index];
   } else if (value.is_string() && key.is_integer()) {
@@ -164,10 +167,26 @@ Value item(const Value& value, const Value& key) {
   return missing(value, fmt::format("element {}", to_repr(key)));
 }
 
+Value deep_attribute(const Value& value, const Value& path) {
+  if (!path.is_string()) return item(value, path);
+  Value out = value;
+  std::string_view rest = path.string();
+  while (true) {
+    const size_t dot = rest.find('.');
+    const std::string_view part = rest.substr(0, dot);
+    int64_t index = 0;
+    const auto [end, status] = std::from_chars(part.data(), part.data() + part.size(), index);
+    const bool is_index = status == std::errc() && end == part.data() + part.size() && index >= 0;
+    out = is_index ? item(out, index) : item(out, std::string(part));
+    if (dot == std::string_view::npos) return out;
+    rest.remove_prefix(dot + 1);
+  }
+}
+
 Value slice(const Value& value, const Value& begin, const Value& end, const Value& step,
             Budget& budget) {
   if (value.is_undefined()) throw TemplateError(value.undefined().what);
-  if (!value.is_string() && !value.is_list()) {
+  if (!value.is_string() && (!value.is_list() || value.is_iterator())) {
     throw TemplateError(fmt::format("{} cannot be cut", value.type_name()));
   }
   std::vector<std::string_view> text;

@@ -13,7 +13,11 @@ namespace fourfold::jinja {
 /// A chat template in the part of Jinja 3 that such templates use, with what transformers adds:
 /// trim_blocks, lstrip_blocks, break and continue, {% generation %}, raise_exception, strftime_now,
 /// and a tojson that escapes no HTML. Values cannot be changed, but for members of namespace().
-/// Import, include, extends, recursive loops and % of strings are not there.
+///
+/// Not there, and refused: import, include, extends, with, recursive loops, arguments with *,
+/// str.format and % of strings, integers above 64 bits, octal escapes, groupby, batch and other
+/// filters that no chat template was seen to use. Otherwise than in Jinja: what `safe` and `escape`
+/// give is plain text, so + escapes nothing; a range is printed as a list.
 class Template {
  public:
   struct Limits {

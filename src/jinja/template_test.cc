@@ -114,6 +114,14 @@ TEST(Template, KeepsItsLimits) {
   for (int i = 0; i < 500; ++i) ifs += "{% if 1 %}";
   refused(ifs, "nested");
   refused(std::string(20'000, 'x'), "bytes");
+  refused("{% set ns = namespace() %}{% set ns.a = [ns] %}{{ ns }}", "nested");
+  refused(
+      "{% set ns = namespace(l=[]) %}{% for i in range(2000) %}{% set ns.l = [ns.l] %}{% endfor %}",
+      "nested");
+  EXPECT_EQ(*render("{% set ns = namespace(n=none) %}{% for i in range(2000) %}"
+                    "{% set ns.n = namespace(n=ns.n) %}{% endfor %}ok",
+                    kNoNames),
+            "ok");
   const std::string doubled =
       "{% set ns = namespace(l=[1]) %}{% for i in range(60) %}{% set ns.l = [ns.l, ns.l] %}"
       "{% endfor %}";

@@ -90,7 +90,7 @@ std::string string_repr(std::string_view text) {
 }
 
 void check_depth(int depth) {
-  if (depth > kMostNested) throw TemplateError("values are nested too deeply");
+  if (depth > kMostNestedValues) throw TemplateError("values are nested too deeply");
 }
 
 /// Values share what is inside, so a small one can be a very long text.
@@ -103,7 +103,17 @@ void append_repr(const Value& value, int depth, std::string& out) {
   check_size(out);
   if (value.is_string()) {
     out += string_repr(value.string());
+  } else if (value.is_undefined()) {
+    out += "Undefined";
+  } else if (value.is_namespace()) {
+    out += "<Namespace ";
+    append_repr(Value(value.names().members), depth + 1, out);
+    out += '>';
+  } else if (value.is_iterator()) {
+    throw TemplateError("an iterator cannot be printed: use | list");
   } else if (value.is_list()) {
+    const std::string_view view = value.list_object().view;
+    if (!view.empty()) (out += view) += '(';
     out += value.is_tuple() ? '(' : '[';
     for (size_t i = 0; i < value.list().size(); ++i) {
       if (i > 0) out += ", ";
@@ -111,6 +121,7 @@ void append_repr(const Value& value, int depth, std::string& out) {
     }
     if (value.is_tuple() && value.list().size() == 1) out += ',';
     out += value.is_tuple() ? ')' : ']';
+    if (!view.empty()) out += ')';
   } else if (value.is_dict()) {
     out += '{';
     bool first = true;
@@ -164,7 +175,7 @@ class JsonWriter {
       out_ += number(value.number());
     } else if (value.is_string()) {
       out_ += json_string(value.string(), style_.ascii);
-    } else if (value.is_list()) {
+    } else if (value.is_list() && !value.is_iterator() && value.list_object().view.empty()) {
       append_all(value.list(), "[]", depth, [&](const Value& item) { append(item, depth + 1); });
     } else if (value.is_dict()) {
       append_all(sorted(value.dict().items), "{}", depth, [&](const auto& item) {
@@ -296,10 +307,30 @@ void Dict::set(Value key, Value value) {
   items.emplace_back(std::move(key), std::move(value));
 }
 
+Value::Value(List value) {
+  for (const Value& item : value.items) value.depth = std::max(value.depth, item.depth() + 1);
+  check_depth(value.depth);
+  data_ = std::make_shared<const List>(std::move(value));
+}
+
+Value::Value(Dict value) {
+  for (const auto& [key, item] : value.items) {
+    value.depth = std::max({value.depth, key.depth() + 1, item.depth() + 1});
+  }
+  check_depth(value.depth);
+  data_ = std::make_shared<const Dict>(std::move(value));
+}
+
+int Value::depth() const {
+  if (is_list()) return list_object().depth;
+  return is_dict() ? dict().depth : 0;
+}
+
 bool Value::truthy() const {
   if (is_none() || is_undefined()) return false;
   if (is_number()) return number() != 0;
   if (is_string()) return !string().empty();
+  if (is_iterator()) return true;
   if (is_list()) return !list().empty();
   if (is_dict()) return !dict().items.empty();
   return true;
@@ -312,9 +343,20 @@ std::string_view Value::type_name() const {
   if (is_float()) return "float";
   if (is_string()) return "str";
   if (is_undefined()) return "Undefined";
+  if (is_iterator()) return "iterator";
   if (is_list()) return is_tuple() ? "tuple" : "list";
   if (is_dict()) return "dict";
   return is_namespace() ? "Namespace" : "function";
+}
+
+Budget::~Budget() {
+  // All are still there, so that a long chain of them is not freed from within each other.
+  for (const Value::NamespacePtr& names : namespaces_) names->members.items.clear();
+}
+
+Value::NamespacePtr Budget::own(Namespace names) {
+  take(sizeof(Namespace));
+  return namespaces_.emplace_back(std::make_shared<Namespace>(std::move(names)));
 }
 
 void Budget::touch(const Value& value) {
@@ -361,9 +403,6 @@ std::string to_text(const Value& value) {
   if (value.is_int()) return std::to_string(value.integer());
   if (value.is_float()) return float_text(value.number());
   if (value.is_callable()) return fmt::format("<function {}>", value.callable().name);
-  if (value.is_namespace()) {
-    return fmt::format("<Namespace {}>", repr(Value(value.names().members), 1));
-  }
   return repr(value, 0);
 }
 
@@ -402,6 +441,7 @@ bool contains(const Value& hay, const Value& needle) {
 }
 
 std::vector<Value> elements(const Value& value) {
+  if (value.is_iterator() && std::exchange(*value.list_object().used, true)) return {};
   if (value.is_list()) return value.list();
   if (value.is_undefined()) return {};
   std::vector<Value> out;

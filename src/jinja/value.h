@@ -25,10 +25,16 @@ struct Call;
 struct List {
   std::vector<Value> items;
   bool tuple = false;  ///< printed with parentheses
+  /// Not null: what map, select and the like give, a Python iterator. It is true, has no length and
+  /// no index, and can be walked over once: then this is set.
+  std::shared_ptr<bool> used = nullptr;
+  std::string_view view = {};  ///< "dict_items" and the like, in front of what is printed
+  int depth = 1;               ///< of lists and dicts in each other; set when a Value is made
 };
 /// Keys in the order in which they were added.
 struct Dict {
   std::vector<std::pair<Value, Value>> items;
+  int depth = 1;
 
   const Value* find(const Value& key) const;
   const Value* named(std::string_view key) const;
@@ -37,6 +43,7 @@ struct Dict {
 /// What namespace() makes: the one thing that a template can change.
 struct Namespace {
   Dict members;
+  bool fixed = false;  ///< the loop variable: cannot be set
 };
 struct Callable {
   std::string name;
@@ -66,8 +73,8 @@ class Value {
   Value(Undefined value) : data_(std::make_shared<const Undefined>(std::move(value))) {}  // NOLINT
   Value(NamespacePtr value) : data_(std::move(value)) {}                                  // NOLINT
   Value(Callable value) : data_(std::make_shared<const Callable>(std::move(value))) {}    // NOLINT
-  Value(List value) : data_(std::make_shared<const List>(std::move(value))) {}            // NOLINT
-  Value(Dict value) : data_(std::make_shared<const Dict>(std::move(value))) {}            // NOLINT
+  Value(List value);                                                                      // NOLINT
+  Value(Dict value);                                                                      // NOLINT
 
   bool is_none() const { return std::holds_alternative<std::nullptr_t>(data_); }
   bool is_bool() const { return std::holds_alternative<bool>(data_); }
@@ -88,12 +95,16 @@ class Value {
   const std::string& string() const { return *std::get<StringPtr>(data_); }
   const std::vector<Value>& list() const { return std::get<ListPtr>(data_)->items; }
   bool is_tuple() const { return is_list() && std::get<ListPtr>(data_)->tuple; }
+  bool is_iterator() const { return is_list() && std::get<ListPtr>(data_)->used != nullptr; }
+  const List& list_object() const { return *std::get<ListPtr>(data_); }
   const Dict& dict() const { return *std::get<DictPtr>(data_); }
   Namespace& names() const { return *std::get<NamespacePtr>(data_); }
   const Callable& callable() const { return *std::get<CallablePtr>(data_); }
   const Undefined& undefined() const { return *std::get<UndefinedPtr>(data_); }
 
   bool truthy() const;
+  /// 0 of what holds no values.
+  int depth() const;
   /// "str", "list", … as Python names it.
   std::string_view type_name() const;
 
@@ -125,6 +136,9 @@ struct Call {
 class Budget {
  public:
   Budget(int64_t steps, int64_t bytes) : steps_(steps), bytes_(bytes) {}
+  ~Budget();
+  Budget(const Budget&) = delete;
+  Budget& operator=(const Budget&) = delete;
   void step(int64_t count = 1) {
     if ((steps_ -= count) < 0) throw TemplateError("the template takes too many steps");
   }
@@ -137,13 +151,18 @@ class Budget {
     }
   }
 
+  /// Keeps a namespace, which may hold itself, and empties it in the end.
+  Value::NamespacePtr own(Namespace names);
+
  private:
   int64_t steps_;
   int64_t bytes_;
+  std::vector<Value::NamespacePtr> namespaces_;
 };
 
-/// A bound of nesting, of templates' text and of values alike.
+/// A bound of nesting: of templates' text, of calls, and (more of them) of values in each other.
 inline constexpr int kMostNested = 64;
+inline constexpr int kMostNestedValues = 200;
 
 /// Bytes of one value's text.
 inline constexpr int64_t kMostText = int64_t{8} << 20;
