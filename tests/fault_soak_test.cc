@@ -125,6 +125,7 @@ class Traffic {
     for (int i = 0; i < 16; ++i) request.prompt.push_back(5 + i);
     request.max_new_tokens = 64;
     request.ignore_eos = true;
+    request.sampling.presence_penalty = 0.5F;  // sampled by shard 0, which tells the others
     {
       const std::lock_guard lock(mutex_);
       ++open_;
@@ -385,7 +386,7 @@ std::string FaultSoak::random_phase(const mesh::ParallelConfig& scheme, int rank
   std::vector<std::string> phases = {"inputs", "attention", "mlp"};
   if (at.stage == 0) phases.emplace_back("embed");
   if (last) phases.emplace_back("head");
-  if (last && at.shard == 0) phases.emplace_back("sample");
+  if (last) phases.emplace_back("sample");
   if (scheme.tp > 1) phases.emplace_back("all-reduce");
   if (scheme.tp > 1 && last) phases.emplace_back("all-gather");
   if (scheme.tp > 1 && last) phases.emplace_back("broadcast");
