@@ -33,7 +33,8 @@ TEST_P(TwoMemories, GiveTheAnswersOfOne) {
   const std::shared_ptr<const backend::Ops> host = backend::make_ops("cpu", "").value();
   const auto source = model::open_model(GetParam().model, false, 0).value();
   const auto run = [&](const std::shared_ptr<const backend::Ops>& ops, int depth,
-                       bool traced = true) {
+                       bool traced = true,
+                       const std::vector<engine::Request>& requests = eight_requests()) {
     runtime::RankConfig config{
         .model = GetParam().model,
         .group = scheme,
@@ -45,7 +46,7 @@ TEST_P(TwoMemories, GiveTheAnswersOfOne) {
           EXPECT_EQ((*worker)->depth(), depth);
           return worker;
         });
-    return answers_of(**group, eight_requests(), traced);
+    return answers_of(**group, requests, traced);
   };
   const bool alone = scheme.devices() == 1 && GetParam().model == "tiny";
   const auto other = std::make_shared<OtherMemory>(host);
@@ -62,6 +63,13 @@ TEST_P(TwoMemories, GiveTheAnswersOfOne) {
     for (size_t i = 0; i < expected.size(); ++i) {
       EXPECT_EQ(untraced[i].tokens, expected[i].tokens) << "request " << i;
     }
+  }
+  // With draws alone, greedy and not, it never waits for them.
+  std::vector<engine::Request> drawn = eight_requests();
+  drawn.resize(2);
+  const auto ahead = run(other, alone ? 2 : 1, /*traced=*/false, drawn);
+  for (size_t i = 0; i < drawn.size(); ++i) {
+    EXPECT_EQ(ahead[i].tokens, expected[i].tokens) << "drawn request " << i;
   }
 }
 

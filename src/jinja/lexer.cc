@@ -35,25 +35,6 @@ std::string with_plain_newlines(std::string_view source) {
   return out;
 }
 
-void append_utf8(uint32_t point, std::string& out) {
-  const auto put = [&](uint32_t bits) { out += static_cast<char>(bits); };
-  if (point < 0x80) {
-    put(point);
-  } else if (point < 0x800) {
-    put(0xc0 | point >> 6);
-    put(0x80 | (point & 63));
-  } else if (point < 0x10000) {
-    put(0xe0 | point >> 12);
-    put(0x80 | (point >> 6 & 63));
-    put(0x80 | (point & 63));
-  } else {
-    put(0xf0 | point >> 18);
-    put(0x80 | (point >> 12 & 63));
-    put(0x80 | (point >> 6 & 63));
-    put(0x80 | (point & 63));
-  }
-}
-
 class Lexer {
  public:
   explicit Lexer(std::string_view source) : owned_(with_plain_newlines(source)), source_(owned_) {}
@@ -318,7 +299,7 @@ class Lexer {
       fail(fmt::format("the escape \\{}{} is no character", c, hex));
     }
     at += digits;
-    append_utf8(point, out);
+    append_character(point, out);
   }
 
   std::string owned_;

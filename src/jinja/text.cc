@@ -21,6 +21,16 @@ std::pair<utf8proc_int32_t, size_t> first_of(std::string_view text) {
   return {point, static_cast<size_t>(size)};
 }
 
+}  // namespace
+
+void append_character(uint32_t point, std::string& out) {
+  std::array<utf8proc_uint8_t, 4> encoded{};
+  const auto count = utf8proc_encode_char(static_cast<utf8proc_int32_t>(point), encoded.data());
+  out.append(reinterpret_cast<const char*>(encoded.data()), static_cast<size_t>(count));
+}
+
+namespace {
+
 template <typename Map>
 std::string map_points(std::string_view text, const Map& map) {
   std::string out;
@@ -29,9 +39,7 @@ std::string map_points(std::string_view text, const Map& map) {
     if (point < 0) {
       out += text[0];
     } else {
-      std::array<utf8proc_uint8_t, 4> encoded{};
-      const auto count = utf8proc_encode_char(map(point), encoded.data());
-      out.append(reinterpret_cast<const char*>(encoded.data()), static_cast<size_t>(count));
+      append_character(static_cast<uint32_t>(map(point)), out);
     }
     text.remove_prefix(size);
   }

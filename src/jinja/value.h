@@ -194,6 +194,8 @@ Value from_json(const nlohmann::ordered_json& json);
 
 /// Text as code points, whose bytes are `text`'s. What is no UTF-8 counts byte by byte.
 std::vector<std::string_view> characters(std::string_view text);
+/// Appends a code point, which is no surrogate and at most 0x10ffff.
+void append_character(uint32_t point, std::string& out);
 std::string upper(std::string_view text);
 std::string lower(std::string_view text);
 bool is_space(std::string_view character);
