@@ -110,6 +110,27 @@ class DrawRows : public ::testing::TestWithParam<std::string> {};
 INSTANTIATE_TEST_SUITE_P(Backends, DrawRows, ::testing::ValuesIn(backends_in_both_numerics()),
                          name_of_backend);
 
+TEST_P(DrawRows, TopPKeepsNothingThatTopKDropped) {
+  // The second largest ends what top_p keeps, and shares its first digits with those below it.
+  Device device(GetParam());
+  std::vector<float> row(47, -1.0F);
+  row[11] = 4.984375F;
+  row[8] = 3.567046F;
+  row[25] = 3.5625F;
+  row[37] = 3.5F;
+  for (uint32_t i = 0; i < 40; ++i) {
+    const Draw draw{
+        .temperature = 1.17F, .top_p = 0.87F, .top_k = 2, .random_high = i * (~0U / 40)};
+    const auto words = std::bit_cast<DrawWords>(draw);
+    const Owned draws(std::vector<int32_t>(words.begin(), words.end()));
+    const Owned out(DType::kI32, {1});
+    device.ops->draw_rows(*device.stream, Owned(DType::kF32, {1, 47}, row).view(),
+                          draws.view().reshape({1, kDrawWords}), out.view());
+    device.stream->synchronize();
+    EXPECT_TRUE(out.view().i32()[0] == 11 || out.view().i32()[0] == 8) << out.view().i32()[0];
+  }
+}
+
 TEST_P(DrawRows, DrawWhatOneThreadDraws) {
   Device device(GetParam());
   const std::vector<Draw> cuts = {

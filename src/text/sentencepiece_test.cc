@@ -67,6 +67,14 @@ TEST(SentencePiece, ControlPiecesInATextAreText) {
   EXPECT_THAT(encode(small_vocab(), "<s>"), ElementsAre(0));
 }
 
+TEST(SentencePiece, ControlPiecesInAMarkedTextAreTokens) {
+  const Tokenizer tokenizer = make(small_vocab());
+  EXPECT_THAT(*tokenizer.encode_marked("<s>ab</s><s> ab"), ElementsAre(1, 6, 2, 1, 7, 5));
+  EXPECT_THAT(*tokenizer.encode_marked("ab ab"), ElementsAre(6, 7, 5));
+  EXPECT_THAT(*tokenizer.encode_marked("a<s>"), ElementsAre(4, 1));
+  EXPECT_THAT(*tokenizer.encode_marked(""), IsEmpty());
+}
+
 TEST(SentencePiece, UnusedPiecesFallApart) {
   EXPECT_THAT(encode(small_vocab(), "bb"), ElementsAre(5, 5));
   EXPECT_THAT(encode(small_vocab(), "bbb"), ElementsAre(9));
