@@ -111,12 +111,14 @@ __device__ void bring(const AttentionArgs& a, const CUtensorMap& keys, const CUt
   using L = Layout<kDim>;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int box = min(a.cache.block_size, kUnit);
-  const int boxes = kUnit / box * L::kHalves;  // of keys; at most 16
+  const int boxes_of_unit = kUnit / box;           // along its positions; at most 8
+  const int boxes = boxes_of_unit * L::kHalves;  // of its keys
   const bool of_values = lane >= boxes;
   const int index = of_values ? lane - boxes : lane;
-  const int at = index % (kUnit / box) * box;
-  const int half = index / (kUnit / box);
-  const int to = (of_values ? L::kKeyBytes : 0) + (half * kUnit + at) * kSwizzledBytes;
+  const int box_of_unit = index % boxes_of_unit;
+  const int half = index / boxes_of_unit;
+  const int to =
+      (of_values ? L::kKeyBytes : 0) + (half * kUnit + box_of_unit * box) * kSwizzledBytes;
   const int outside = a.cache.blocks * a.cache.kv_heads * a.cache.block_size;  // reads as zeros
   const CUtensorMap& map = of_values ? values : keys;
   bool waited = false;
@@ -127,7 +129,24 @@ __device__ void bring(const AttentionArgs& a, const CUtensorMap& keys, const CUt
     // Positions before those of this step were written steps ago. The row may be the rest of a
     // longer run, whose other rows came just before it.
     const bool alone = s.row == 0 || a.sequences[s.row - 1] != a.sequences[s.row];
+    // Lane l holds where box l of the next 32 lies; those of the 32 after them are on their way, as
+    // a unit must not wait for the table.
+    const int first = (s.first_unit + s.begin) * boxes_of_unit;
+    const auto look_up = [&](int from) {
+      const int position = (from + lane) * box;
+      if (position > s.last) return outside;
+      const int block = __ldcg(table + position / a.cache.block_size);
+      return (block * a.cache.kv_heads + s.head) * a.cache.block_size +
+             position % a.cache.block_size;
+    };
+    int rows = look_up(first);
+    int next_rows = look_up(first + 32);
     for (int u = s.begin; u < s.end; ++u, ++count) {
+      const int of_unit = (u - s.begin) * boxes_of_unit % 32;
+      if (of_unit == 0 && u > s.begin) {
+        rows = next_rows;
+        next_rows = look_up(first + (u - s.begin) * boxes_of_unit + 32);
+      }
       if ((!alone || u + 1 == s.all) && !waited) {
         wait_for_inputs();
         waited = true;
@@ -135,15 +154,8 @@ __device__ void bring(const AttentionArgs& a, const CUtensorMap& keys, const CUt
       const int stage = count % L::kStages;
       wait_for(&done[stage], (count / L::kStages % 2) ^ 1);
       if (lane == 0) arrive_expecting(&here[stage], L::kUnitBytes);
-      __syncwarp();
+      const int row = __shfl_sync(0xffffffffU, rows, of_unit + box_of_unit);
       if (index < boxes) {
-        const int position = (s.first_unit + u) * kUnit + at;
-        int row = outside;
-        if (position <= s.last) {
-          const int block = __ldcg(table + position / a.cache.block_size);
-          row = (block * a.cache.kv_heads + s.head) * a.cache.block_size +
-                position % a.cache.block_size;
-        }
         copy_box(ring + stage * L::kUnitBytes + to, map, half * kSwizzledColumns, row,
                  &here[stage]);
       }

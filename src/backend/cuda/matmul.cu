@@ -180,8 +180,9 @@ struct TileMap {
   int all;
 };
 
-/// kSets = 2: of a tile the rows of two targets, whose gated activation is the result.
-template <int kSets, int kColumnTiles>
+/// A tile is 16 rows of w for each set: neighbours, or if `kGated` of two targets, whose gated
+/// activation is the result.
+template <int kSets, int kColumnTiles, bool kGated>
 __global__ void __launch_bounds__(32 * kWarps, 1)
     stream_kernel(const __grid_constant__ MatmulArgs args, const __grid_constant__ TileMap map) {
   using R = Ring<kSets, kColumnTiles>;
@@ -203,7 +204,7 @@ __global__ void __launch_bounds__(32 * kWarps, 1)
   const int w_begin = args.slices.w_begins[static_cast<size_t>(slice)];
   const int chunks = (end - begin + kStageColumns - 1) / kStageColumns;
   const auto target_of = [&](int& tile) {
-    if constexpr (kSets == 2) return 0;
+    if constexpr (kGated) return 0;
     const int t = (tile >= map.first[0]) + (tile >= map.first[1]) + (tile >= map.first[2]);
     if (t > 0) tile -= map.first[t - 1];
     return t;
@@ -220,10 +221,11 @@ __global__ void __launch_bounds__(32 * kWarps, 1)
     const int t = target_of(tile);
 #pragma unroll
     for (int set = 0; set < kSets; ++set) {
-      const MatmulArgs::Target& target = args.target[static_cast<size_t>(t + set)];
+      const MatmulArgs::Target& target = args.target[static_cast<size_t>(kGated ? set : t)];
+      const int first_row = kGated ? tile * 16 : (tile * kSets + set) * 16;
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const int row = min(tile * 16 + lane / 8 + 4 * i, target.n - 1);
+        const int row = min(first_row + lane / 8 + 4 * i, target.n - 1);
         from[set][i] =
             target.w + static_cast<int64_t>(row) * args.slices.stride + w_begin + lane % 8 * 8;
       }
@@ -331,17 +333,22 @@ __global__ void __launch_bounds__(32 * kWarps, 1)
     for (int c = 0; c < kColumnTiles; ++c) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const int row = tile * 16 + group + i / 2 * 8;
         const int column = c * 8 + quad * 2 + i % 2;
-        if (row >= target.n || column >= args.rows) continue;
-        const int64_t at = static_cast<int64_t>(column) * target.n + row;
-        if constexpr (kSets == 2) {
+        if (column >= args.rows) continue;
+        if constexpr (kGated) {
+          const int row = tile * 16 + group + i / 2 * 8;
+          if (row >= target.n) continue;
           const float gate = total(0, c, i);
           const float up = total(1, c, i);
-          args.hidden[at] =
+          args.hidden[static_cast<int64_t>(column) * target.n + row] =
               to_bf16_bits(args.gelu_tanh ? gated<true>(gate, up) : gated<false>(gate, up));
         } else {
-          target.out[at] = total(0, c, i);
+#pragma unroll
+          for (int set = 0; set < kSets; ++set) {
+            const int row = (tile * kSets + set) * 16 + group + i / 2 * 8;
+            if (row >= target.n) continue;
+            target.out[static_cast<int64_t>(column) * target.n + row] = total(set, c, i);
+          }
         }
       }
     }
@@ -387,12 +394,20 @@ cudaError_t launch(cudaStream_t stream, const MatmulArgs& args, bool aligned) {
                       map.first[2], map.all, columns_first);
 }
 
-template <int kSets, int kColumnTiles>
+/// Tiles of 32 rows of w read x half as often, where they do not leave more multiprocessors idle in
+/// the last round.
+bool wide_tiles_fit(const MatmulArgs& args) {
+  const int blocks = multiprocessors() * kWarps / args.slices.count;
+  const auto rounds = [&](int tiles) { return (tiles + blocks - 1) / blocks; };
+  return 2 * rounds(map_tiles(args, 32).all) <= rounds(map_tiles(args, 16).all) * 33 / 32;
+}
+
+template <int kSets, int kColumnTiles, bool kGated>
 cudaError_t stream_weights(cudaStream_t stream, const MatmulArgs& args) {
   using R = Ring<kSets, kColumnTiles>;
-  TileMap map = map_tiles(args, 16);
-  if (kSets == 2) map.all /= 2;
-  auto* kernel = stream_kernel<kSets, kColumnTiles>;
+  TileMap map = map_tiles(args, kGated ? 16 : 16 * kSets);
+  if (kGated) map.all /= 2;
+  auto* kernel = stream_kernel<kSets, kColumnTiles, kGated>;
   const cudaError_t status =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, R::kBytes);
   if (status != cudaSuccess) return status;
@@ -410,13 +425,18 @@ cudaError_t matmul(cudaStream_t stream, const MatmulArgs& args) {
   if (args.rows == 0 || args.targets == 0) return cudaSuccess;
   if (streams(args)) {
     if (args.hidden != nullptr) {
-      if (args.rows <= 8) return stream_weights<2, 1>(stream, args);
-      if (args.rows <= 16) return stream_weights<2, 2>(stream, args);
-      return stream_weights<2, 4>(stream, args);
+      if (args.rows <= 8) return stream_weights<2, 1, true>(stream, args);
+      if (args.rows <= 16) return stream_weights<2, 2, true>(stream, args);
+      return stream_weights<2, 4, true>(stream, args);
     }
-    if (args.rows <= 8) return stream_weights<1, 1>(stream, args);
-    if (args.rows <= 16) return stream_weights<1, 2>(stream, args);
-    return stream_weights<1, 4>(stream, args);
+    if (wide_tiles_fit(args)) {
+      if (args.rows <= 8) return stream_weights<2, 1, false>(stream, args);
+      if (args.rows <= 16) return stream_weights<2, 2, false>(stream, args);
+      return stream_weights<2, 4, false>(stream, args);
+    }
+    if (args.rows <= 8) return stream_weights<1, 1, false>(stream, args);
+    if (args.rows <= 16) return stream_weights<1, 2, false>(stream, args);
+    return stream_weights<1, 4, false>(stream, args);
   }
   if (args.hidden != nullptr) return cudaErrorInvalidValue;
   const bool aligned = is_aligned(args);
