@@ -13,19 +13,21 @@
 namespace fourfold::backend::cuda {
 namespace {
 
-constexpr int kUnit = 64;  // positions
-constexpr int kWarps = 6;  // that compute
-constexpr int kComputeThreads = 32 * kWarps;
-constexpr int kThreads = kComputeThreads + 32;
-constexpr int kQueries = 8;  // most query heads of a KV head
-constexpr int kRingBytes = 192 * 1024;
+constexpr int kUnit = 64;                // positions
+constexpr int kQueries = 8;              // most query heads of a KV head
+constexpr int kBytesOfWarp = 32 * 1024;  // of the ring
 /// Units of a run, at least: joining costs more than it saves where runs are shorter.
 constexpr int kLeastUnits = 2;
 constexpr int kComputeBarrier = 1;
 constexpr float kMinusInfinity = -INFINITY;
 
-template <int kDim>
+/// `kWarps` compute. Six keep the memory busy. Where every run is short, two do, and leave room for
+/// the kernels around this one to bring their weights at the same time.
+template <int kDim, int kWarps>
 struct Layout {
+  static constexpr int kComputeThreads = 32 * kWarps;
+  static constexpr int kThreads = kComputeThreads + 32;
+  static constexpr int kRingBytes = kWarps * kBytesOfWarp;
   static constexpr int kHalves = kDim / kSwizzledColumns;
   static constexpr int kKeyBytes = kHalves * kUnit * kSwizzledBytes;  ///< of a unit
   static constexpr int kUnitBytes = 2 * kKeyBytes;
@@ -37,7 +39,7 @@ struct Layout {
 };
 
 /// What the warps of a block have of a head.
-template <int kDim>
+template <int kDim, int kWarps>
 struct Joining {
   float sums[kWarps][kQueries][kDim + 4];  // against bank conflicts
   float max[kWarps][kQueries];
@@ -104,14 +106,14 @@ __device__ void visit_segments(const AttentionArgs& a, const Units& units, int b
   }
 }
 
-template <int kDim>
+template <int kDim, int kWarps>
 __device__ void bring(const AttentionArgs& a, const CUtensorMap& keys, const CUtensorMap& values,
                       const Units& units, int begin, int end, uint8_t* ring, uint64_t* here,
                       uint64_t* done) {
-  using L = Layout<kDim>;
+  using L = Layout<kDim, kWarps>;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int box = min(a.cache.block_size, kUnit);
-  const int boxes_of_unit = kUnit / box;           // along its positions; at most 8
+  const int boxes_of_unit = kUnit / box;         // along its positions; at most 8
   const int boxes = boxes_of_unit * L::kHalves;  // of its keys
   const bool of_values = lane >= boxes;
   const int index = of_values ? lane - boxes : lane;
@@ -264,21 +266,50 @@ __device__ void add_unit(const AttentionArgs& a, const uint8_t* keys, uint8_t* v
   }
 }
 
-/// Joins `count` parts of a query; of(i) gives (maximum, weight) and value(i) a sum.
-template <typename Of, typename Value>
-__device__ float3 join(int count, const Of& of, const Value& value) {
+/// Joins parts of four columns of a query.
+struct Joiner {
+  float4 sum{};
   float max = kMinusInfinity;
-  for (int i = 0; i < count; ++i) max = fmaxf(max, of(i).x);
-  const float offset = max == kMinusInfinity ? 0.0F : max;
   float weight = 0;
-  float sum = 0;
-  for (int i = 0; i < count; ++i) {
-    const float2 stats = of(i);
-    const float factor = power_of_two(stats.x - offset);
-    weight = __fmaf_rn(stats.y, factor, weight);
-    sum = __fmaf_rn(value(i), factor, sum);
+
+  /// stats: maximum and weight of each part.
+  template <int kCount>
+  __device__ void add(const float2 (&stats)[kCount], const float4 (&sums)[kCount]) {
+    float new_max = max;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) new_max = fmaxf(new_max, stats[i].x);
+    const float offset = new_max == kMinusInfinity ? 0.0F : new_max;
+    const float kept = power_of_two(max - offset);
+    max = new_max;
+    weight = __fmul_rn(weight, kept);
+    sum = make_float4(__fmul_rn(sum.x, kept), __fmul_rn(sum.y, kept), __fmul_rn(sum.z, kept),
+                      __fmul_rn(sum.w, kept));
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      const float factor = power_of_two(stats[i].x - offset);
+      weight = __fmaf_rn(stats[i].y, factor, weight);
+      sum.x = __fmaf_rn(sums[i].x, factor, sum.x);
+      sum.y = __fmaf_rn(sums[i].y, factor, sum.y);
+      sum.z = __fmaf_rn(sums[i].z, factor, sum.z);
+      sum.w = __fmaf_rn(sums[i].w, factor, sum.w);
+    }
   }
-  return make_float3(sum, max, weight);
+  __device__ void write(uint16_t* out) const {
+    *reinterpret_cast<uint2*>(out) =
+        make_uint2(bf16_pair(__fdiv_rn(sum.x, weight), __fdiv_rn(sum.y, weight)),
+                   bf16_pair(__fdiv_rn(sum.z, weight), __fdiv_rn(sum.w, weight)));
+  }
+};
+
+/// One more arrival; returns those before it. What the block wrote before the last barrier is seen
+/// by whoever arrives later, after the next one.
+__device__ inline uint32_t arrive_in_memory(uint32_t* arrivals) {
+  uint32_t before;
+  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;"
+               : "=r"(before)
+               : "l"(arrivals)
+               : "memory");
+  return before;
 }
 
 /// Parts of heads in memory, two for each run: of its first head, if that began before, and of its
@@ -297,28 +328,42 @@ struct Partials {
 };
 
 /// Joins the runs' parts of a head.
-template <int kDim>
+template <int kDim, int kComputeThreads>
 __device__ void join_runs(const AttentionArgs& a, const Segment& s, const Partials<kDim>& partials,
                           int first_run, int last_run) {
+  constexpr int kAtOnce = 8;  // so many parts are on their way together
   const int per_head = a.heads / a.cache.kv_heads;
-  for (int i = static_cast<int>(threadIdx.x); i < per_head * kDim; i += kComputeThreads) {
-    const int query = i / kDim;
-    const auto slot = [&](int run) {
-      return Partials<kDim>::slot(first_run + run, run > 0) * kQueries + query;
-    };
-    const float3 joined = join(
-        last_run - first_run + 1, [&](int run) { return __ldcg(partials.stats + slot(run)); },
-        [&](int run) { return __ldcg(partials.sums + int64_t{slot(run)} * kDim + i % kDim); });
-    a.out[(static_cast<int64_t>(s.row) * a.heads + s.head * per_head + query) * kDim + i % kDim] =
-        to_bf16_bits(__fdiv_rn(joined.x, joined.z));
+  for (int i = static_cast<int>(threadIdx.x); i < per_head * kDim / 4; i += kComputeThreads) {
+    const int query = i / (kDim / 4);
+    const int column = i % (kDim / 4) * 4;
+    Joiner joiner;
+    for (int base = first_run; base <= last_run; base += kAtOnce) {
+      float2 stats[kAtOnce];
+      float4 sums[kAtOnce];
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) {
+        const int run = base + j;
+        const int slot = Partials<kDim>::slot(run, run > first_run) * kQueries + query;
+        const bool there = run <= last_run;
+        stats[j] = there ? __ldcg(partials.stats + slot) : make_float2(kMinusInfinity, 0);
+        sums[j] = there ? __ldcg(reinterpret_cast<const float4*>(partials.sums +
+                                                                 int64_t{slot} * kDim + column))
+                        : float4{};
+      }
+      joiner.add(stats, sums);
+    }
+    joiner.write(a.out +
+                 (static_cast<int64_t>(s.row) * a.heads + s.head * per_head + query) * kDim +
+                 column);
   }
 }
 
-template <int kDim>
+template <int kDim, int kWarps>
 __device__ void attend(const AttentionArgs& a, const Units& units, int begin, int end, int run,
                        int runs, uint8_t* ring, uint64_t* here, uint64_t* done,
-                       Joining<kDim>& joining, bool& last_here) {
-  using L = Layout<kDim>;
+                       Joining<kDim, kWarps>& joining, bool& last_here) {
+  using L = Layout<kDim, kWarps>;
+  constexpr int kComputeThreads = L::kComputeThreads;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int group = lane / 4;
@@ -377,47 +422,51 @@ __device__ void attend(const AttentionArgs& a, const Units& units, int begin, in
     sync_threads(kComputeBarrier, kComputeThreads);
     const bool whole = segment_units == s.all;
     const int slot = Partials<kDim>::slot(run, s.begin > 0) * kQueries;
-    for (int i = static_cast<int>(threadIdx.x); i < per_head * kDim; i += kComputeThreads) {
-      const int query = i / kDim;
-      const int column = i % kDim;
-      const float3 joined = join(
-          kWarps,
-          [&](int w) { return make_float2(joining.max[w][query], joining.weight[w][query]); },
-          [&](int w) { return joining.sums[w][query][column]; });
+    for (int i = static_cast<int>(threadIdx.x); i < per_head * kDim / 4; i += kComputeThreads) {
+      const int query = i / (kDim / 4);
+      const int column = i % (kDim / 4) * 4;
+      float2 stats[kWarps];
+      float4 sums[kWarps];
+#pragma unroll
+      for (int w = 0; w < kWarps; ++w) {
+        stats[w] = make_float2(joining.max[w][query], joining.weight[w][query]);
+        sums[w] = *reinterpret_cast<const float4*>(&joining.sums[w][query][column]);
+      }
+      Joiner joiner;
+      joiner.add(stats, sums);
       if (whole) {
-        a.out[(static_cast<int64_t>(s.row) * a.heads + s.head * per_head + query) * kDim + column] =
-            to_bf16_bits(__fdiv_rn(joined.x, joined.z));
+        joiner.write(a.out +
+                     (static_cast<int64_t>(s.row) * a.heads + s.head * per_head + query) * kDim +
+                     column);
       } else {
-        partials.sums[int64_t{slot + query} * kDim + column] = joined.x;
-        if (column == 0) partials.stats[slot + query] = make_float2(joined.y, joined.z);
+        *reinterpret_cast<float4*>(partials.sums + int64_t{slot + query} * kDim + column) =
+            joiner.sum;
+        if (column == 0) partials.stats[slot + query] = make_float2(joiner.max, joiner.weight);
       }
     }
     if (!whole) {
       const int first_of_head = units.before[s.tile] * units.kv_heads + s.head * s.all;
       const int first_run = Units::run_of(all, runs, first_of_head);
       const int last_run = Units::run_of(all, runs, first_of_head + s.all - 1);
-      __threadfence();
       sync_threads(kComputeBarrier, kComputeThreads);
       if (threadIdx.x == 0) {
         uint32_t* arrivals = a.arrivals + s.tile * units.kv_heads + s.head;
-        last_here = atomicAdd(arrivals, 1) + 1 == static_cast<uint32_t>(last_run - first_run + 1);
+        last_here = arrive_in_memory(arrivals) == static_cast<uint32_t>(last_run - first_run);
         if (last_here) *arrivals = 0;
       }
       sync_threads(kComputeBarrier, kComputeThreads);
-      if (last_here) {
-        __threadfence();
-        join_runs<kDim>(a, s, partials, first_run, last_run);
-      }
+      if (last_here) join_runs<kDim, kComputeThreads>(a, s, partials, first_run, last_run);
     }
     sync_threads(kComputeBarrier, kComputeThreads);  // `joining` may be written again
   });
 }
 
-template <int kDim>
-__global__ void __launch_bounds__(kThreads, 1)
+template <int kDim, int kWarps>
+__global__ void __launch_bounds__(32 * kWarps + 32, 1)
     decode_kernel(const __grid_constant__ AttentionArgs a, const __grid_constant__ CUtensorMap keys,
                   const __grid_constant__ CUtensorMap values) {
-  using L = Layout<kDim>;
+  using L = Layout<kDim, kWarps>;
+  constexpr int kThreads = L::kThreads;
   extern __shared__ __align__(16) uint8_t unaligned[];
   uint8_t* ring = unaligned + (kSwizzleAtomBytes - shared_address(unaligned) % kSwizzleAtomBytes) %
                                   kSwizzleAtomBytes;
@@ -425,7 +474,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   __shared__ uint64_t done[L::kStages];
   __shared__ int32_t before[kMostDecodeRows + 1];
   __shared__ int32_t of_warps[kThreads / 32];
-  __shared__ Joining<kDim> joining;
+  __shared__ Joining<kDim, kWarps> joining;
   __shared__ bool last_here;
   const int thread = static_cast<int>(threadIdx.x);
   if (thread == 0) {
@@ -476,24 +525,37 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   const int begin = Units::begin_of(all, runs, run);
   const int end = Units::begin_of(all, runs, run + 1);
-  if (thread >= kComputeThreads) {
-    bring<kDim>(a, keys, values, units, begin, end, ring, here, done);
+  if (thread >= L::kComputeThreads) {
+    bring<kDim, kWarps>(a, keys, values, units, begin, end, ring, here, done);
   } else {
     wait_for_inputs();
     let_next_start();
-    attend<kDim>(a, units, begin, end, run, runs, ring, here, done, joining, last_here);
+    attend<kDim, kWarps>(a, units, begin, end, run, runs, ring, here, done, joining, last_here);
   }
 }
 
-template <int kDim>
+template <int kDim, int kWarps>
 cudaError_t launch(cudaStream_t stream, const AttentionArgs& a, const CUtensorMap& keys,
                    const CUtensorMap& values) {
-  auto* kernel = decode_kernel<kDim>;
-  const cudaError_t status = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Layout<kDim>::kBytes);
+  using L = Layout<kDim, kWarps>;
+  auto* kernel = decode_kernel<kDim, kWarps>;
+  const cudaError_t status =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, L::kBytes);
   if (status != cudaSuccess) return status;
-  return launch_early(kernel, dim3(static_cast<unsigned>(multiprocessors())), kThreads,
-                      Layout<kDim>::kBytes, stream, a, keys, values);
+  return launch_early(kernel, dim3(static_cast<unsigned>(multiprocessors())), L::kThreads,
+                      L::kBytes, stream, a, keys, values);
+}
+
+template <int kDim>
+cudaError_t launch_for(cudaStream_t stream, const AttentionArgs& a, const CUtensorMap& keys,
+                       const CUtensorMap& values) {
+  // What the table has room for; the lengths are in the GPU's memory.
+  const int64_t most_units =
+      int64_t{a.single_tiles} * a.cache.kv_heads * a.cache.table_width * a.cache.block_size / kUnit;
+  constexpr int kShortRun = 16;
+  return most_units <= int64_t{kShortRun} * multiprocessors()
+             ? launch<kDim, 2>(stream, a, keys, values)
+             : launch<kDim, 6>(stream, a, keys, values);
 }
 
 }  // namespace
@@ -516,8 +578,8 @@ int64_t decode_partial_floats(int head_dim) {
 
 cudaError_t decode_attention(cudaStream_t stream, const AttentionArgs& args,
                              const CUtensorMap& keys, const CUtensorMap& values) {
-  return args.cache.head_dim == 64 ? launch<64>(stream, args, keys, values)
-                                   : launch<128>(stream, args, keys, values);
+  return args.cache.head_dim == 64 ? launch_for<64>(stream, args, keys, values)
+                                   : launch_for<128>(stream, args, keys, values);
 }
 
 }  // namespace fourfold::backend::cuda

@@ -12,21 +12,31 @@
 namespace fourfold::backend::cuda {
 
 /// Launches a kernel that may start while the one before it ends, so it must call wait_for_inputs
-/// before it reads or writes anything that others touch.
+/// before it reads or writes anything that others touch. `cluster`: neighbouring blocks of the grid
+/// that run side by side and see each other's shared memory.
 template <typename... Parameters, typename... Arguments>
-cudaError_t launch_early(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared_bytes,
-                         cudaStream_t stream, Arguments&&... arguments) {
-  cudaLaunchAttribute early{};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
+cudaError_t launch_clusters_early(void (*kernel)(Parameters...), dim3 grid, int threads,
+                                  size_t shared_bytes, int cluster, cudaStream_t stream,
+                                  Arguments&&... arguments) {
+  cudaLaunchAttribute attributes[2]{};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = dim3(static_cast<unsigned>(threads));
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
-  config.attrs = &early;
-  config.numAttrs = 1;
+  config.attrs = attributes;
+  config.numAttrs = cluster > 1 ? 2 : 1;
   return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
+}
+template <typename... Parameters, typename... Arguments>
+cudaError_t launch_early(void (*kernel)(Parameters...), dim3 grid, int threads, size_t shared_bytes,
+                         cudaStream_t stream, Arguments&&... arguments) {
+  return launch_clusters_early(kernel, grid, threads, shared_bytes, /*cluster=*/1, stream,
+                               std::forward<Arguments>(arguments)...);
 }
 
 /// Returns when the kernels before this one are done.

@@ -300,19 +300,9 @@ cudaError_t draw_rows(cudaStream_t stream, const float* logits, const int32_t* d
                       int64_t width, int32_t* out) {
   if (rows == 0) return cudaSuccess;
   if (width > kMostDrawn) return cudaErrorInvalidValue;
-  cudaLaunchAttribute attributes[2]{};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {kBlocks, 1, 1};
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(kBlocks * rows));
-  config.blockDim = dim3(kThreads);
-  config.stream = stream;
-  config.attrs = attributes;
-  config.numAttrs = 2;
-  return cudaLaunchKernelEx(&config, draw_kernel, logits, reinterpret_cast<const Draw*>(draws),
-                            static_cast<int>(width), out);
+  return launch_clusters_early(draw_kernel, dim3(static_cast<unsigned>(kBlocks * rows)), kThreads,
+                               /*shared_bytes=*/0, kBlocks, stream, logits,
+                               reinterpret_cast<const Draw*>(draws), static_cast<int>(width), out);
 }
 
 }  // namespace fourfold::backend::cuda
