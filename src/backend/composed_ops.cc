@@ -4,6 +4,15 @@
 
 namespace fourfold::backend {
 
+base::Result<std::vector<WeightPtr>> Ops::load_matrices(
+    Stream& stream, std::span<const MatrixSource> sources) const {
+  std::vector<WeightPtr> out;
+  for (const MatrixSource& source : sources) {
+    FF_ASSIGN(out.emplace_back(), load_matrix(stream, source.shape, source.open()));
+  }
+  return out;
+}
+
 void Ops::add_norm(Stream& stream, View x, View y, const Weight& gain, float eps, View out) const {
   add(stream, x, y);
   rms_norm(stream, x, gain, eps, out);

@@ -124,6 +124,50 @@ TEST_P(Composed, GatedMatmulMultipliesAndGates) {
   }
 }
 
+// Where a backend takes neighbours as one matrix, nothing else may change.
+TEST_P(Composed, MatricesLoadedTogetherMultiplyAsAlone) {
+  for (const int64_t rows : {1, 9, 40, 513}) {
+    SCOPED_TRACE(rows);
+    constexpr int64_t kK = 96;
+    const std::vector<Matrix> matrices = {Matrix::random(1, 64, kK), Matrix::random(2, 24, kK),
+                                          Matrix::random(3, 24, kK)};
+    Device device(GetParam(), 2, {.rows = rows, .columns = kK});
+    Arena arena(device.ops->allocate((4 << 20) + device.arena.capacity_bytes()).value());
+    std::vector<MatrixSource> sources;
+    std::vector<WeightPtr> alone;
+    std::vector<Owned> outs;
+    std::vector<Owned> expected;
+    for (const Matrix& matrix : matrices) {
+      const auto read = [&matrix](int64_t row, std::span<float> out) {
+        std::copy_n(matrix.values.begin() + row * kK, kK, out.begin());
+        return base::Status();
+      };
+      sources.push_back({{matrix.rows, kK, {kK}}, [read] { return RowReader{.read = read}; }});
+      alone.push_back(load(device, matrix, {kK}));
+      outs.emplace_back(DType::kF32, tensor::Shape{rows, matrix.rows});
+      expected.emplace_back(DType::kF32, tensor::Shape{rows, matrix.rows});
+    }
+    const std::vector<WeightPtr> together =
+        device.ops->load_matrices(*device.stream, sources).value();
+    const Owned x(device.ops->activation_dtype(), {rows, kK}, random_values(4, rows * kK));
+    device.ops->matmul(*device.stream, arena, x.view(),
+                       {{*together[0], outs[0].view()},
+                        {*together[1], outs[1].view()},
+                        {*together[2], outs[2].view()}});
+    const Owned gated(device.ops->activation_dtype(), {rows, 24});
+    const Owned gated_alone(device.ops->activation_dtype(), {rows, 24});
+    device.ops->gated_matmul(*device.stream, arena, x.view(), *together[1], *together[2],
+                             Activation::kSilu, gated.view());
+    device.ops->gated_matmul(*device.stream, arena, x.view(), *alone[1], *alone[2],
+                             Activation::kSilu, gated_alone.view());
+    for (size_t i = 0; i < alone.size(); ++i) {
+      device.ops->matmul(*device.stream, arena, x.view(), {{*alone[i], expected[i].view()}});
+      expect_same(outs[i].values(), expected[i].values());
+    }
+    expect_same(gated.values(), gated_alone.values());
+  }
+}
+
 TEST_P(Composed, ColumnsOfAllShardsStandBesideEachOther) {
   Device device(GetParam());
   const Owned parts(DType::kF32, {3, 2, 4}, random_values(1, 24));

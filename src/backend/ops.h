@@ -112,6 +112,12 @@ struct MatrixShape {
   std::vector<int64_t> slice_ends;
 };
 
+/// A matrix to load. `open` is called when its turn comes.
+struct MatrixSource {
+  MatrixShape shape;
+  std::function<RowReader()> open;
+};
+
 /// A weight in the backend's own type and layout.
 class Weight {
  public:
@@ -216,6 +222,10 @@ class Ops {
   /// Loads with the threads of `stream`; an error of the reader ends it.
   virtual base::Result<WeightPtr> load_matrix(Stream& stream, const MatrixShape& shape,
                                               const RowReader& reader) const = 0;
+  /// load_matrix of one after another. A backend may lay neighbours beside each other, so that an
+  /// operator that takes both can take them as one.
+  virtual base::Result<std::vector<WeightPtr>> load_matrices(
+      Stream& stream, std::span<const MatrixSource> sources) const;
   /// Measures for about `seconds`, half of them each. `sharers` ranks of this machine should call
   /// it at the same time: then each sees its share. Takes up to 1 GiB for the time of the call, of
   /// all sharers together, but 64 MiB each at least; an error if there is not as much.

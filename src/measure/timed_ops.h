@@ -64,6 +64,10 @@ class TimedOps final : public backend::Ops {
                                                const backend::RowReader& reader) const override {
     return ops_.load_matrix(stream, shape, reader);
   }
+  base::Result<std::vector<backend::WeightPtr>> load_matrices(
+      Stream& stream, std::span<const backend::MatrixSource> sources) const override {
+    return ops_.load_matrices(stream, sources);
+  }
   base::Result<backend::Peaks> measure_peaks(Stream& stream, double seconds,
                                              int sharers) const override {
     return ops_.measure_peaks(stream, seconds, sharers);

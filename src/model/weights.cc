@@ -157,20 +157,7 @@ base::Result<Weights> Weights::load(const ModelSource& source, const backend::Op
   const std::vector<int> split = layer_split(spec, share.pp);
   const int64_t read_before = source.tensors == nullptr ? 0 : source.tensors->bytes_read();
   Weights out;
-  for (const Param& param : spec.params) {
-    if (!stage_holds(spec, param, split, share.stage)) continue;
-    const std::optional<ParamShard> shard = shard_of(spec, param, share);
-    if (!shard) continue;
-    const backend::RowReader reader = make_reader(source, param, *shard, progress);
-    if (progress != nullptr) progress->enter(comm::Operation::kLoad, param.layer);
-    backend::WeightPtr weight;
-    if (param.is_vector) {
-      std::vector<float> values(static_cast<size_t>(shard->columns.size()));
-      FF_TRY(reader.read(0, values));
-      FF_ASSIGN(weight, ops.load_vector(values));
-    } else {
-      FF_ASSIGN(weight, ops.load_matrix(stream, shard->shape(), reader));
-    }
+  const auto keep = [&](const Param& param, backend::WeightPtr weight) {
     const Key key(param.kind, param.layer);
     if (param.expert < 0) {
       out.weights_.emplace(key, weight.get());
@@ -179,7 +166,29 @@ base::Result<Weights> Weights::load(const ModelSource& source, const backend::Op
       out.experts_[key].push_back(weight.get());
     }
     out.owned_.push_back(std::move(weight));
+  };
+  std::vector<const Param*> matrices;
+  std::vector<backend::MatrixSource> sources;
+  for (const Param& param : spec.params) {
+    if (!stage_holds(spec, param, split, share.stage)) continue;
+    const std::optional<ParamShard> shard = shard_of(spec, param, share);
+    if (!shard) continue;
+    const auto open = [&source, &param, shard = *shard, progress] {
+      if (progress != nullptr) progress->enter(comm::Operation::kLoad, param.layer);
+      return make_reader(source, param, shard, progress);
+    };
+    if (!param.is_vector) {
+      matrices.push_back(&param);
+      sources.push_back({shard->shape(), open});
+      continue;
+    }
+    std::vector<float> values(static_cast<size_t>(shard->columns.size()));
+    FF_TRY(open().read(0, values));
+    FF_ASSIGN(backend::WeightPtr weight, ops.load_vector(values));
+    keep(param, std::move(weight));
   }
+  FF_ASSIGN(std::vector<backend::WeightPtr> loaded, ops.load_matrices(stream, sources));
+  for (size_t i = 0; i < loaded.size(); ++i) keep(*matrices[i], std::move(loaded[i]));
   if (source.tensors != nullptr) {
     out.file_bytes_read_ = source.tensors->bytes_read() - read_before;
   }

@@ -27,38 +27,9 @@
 namespace fourfold::backend::cuda {
 namespace {
 
-/// Rows up to which fast numerics stream weights by our own kernel: a decode step of Llama-3.1-8B
-/// on an H200 takes 4.85 ms at 8 rows; at 32 it would take 6.9 ms beside 5.8 with cuBLASLt.
-constexpr int64_t kFewRows = 16;
 /// Memory for the pieces of attention that are computed apart. Where it is too small, blocks go
 /// over the pieces one by one: the same bits, fewer blocks at work.
 constexpr int64_t kMostPartialBytes = int64_t{256} << 20;
-uint16_t* bits_of(View view) { return &view.bf16()->bits; }
-
-MatmulArgs matmul_args(View x, const DeviceMatrix& first, base::Numerics numerics) {
-  MatmulArgs args{.x = bits_of(x),
-                  .rows = static_cast<int32_t>(x.rows()),
-                  .k = static_cast<int32_t>(x.shape[1]),
-                  .slices = first.slices};
-  if (numerics == base::Numerics::kFast && first.plain()) {
-    // Eight warps share a tile of the weight, however it is sliced.
-    const int64_t chunks = x.shape[1] / kChunkColumns;
-    args.slices.count = kMaxSlices;
-    for (int64_t s = 0; s < kMaxSlices; ++s) {
-      args.slices.w_begins.at(static_cast<size_t>(s)) =
-          static_cast<int32_t>(s * chunks / kMaxSlices * kChunkColumns);
-      args.slices.x_ends.at(static_cast<size_t>(s)) =
-          static_cast<int32_t>((s + 1) * chunks / kMaxSlices * kChunkColumns);
-    }
-  }
-  return args;
-}
-
-/// Whether cuBLASLt multiplies these rows.
-bool takes_blas(const CudaStream& stream, View x, const DeviceMatrix& matrix) {
-  return stream.numerics == base::Numerics::kFast && x.rows() > kFewRows && matrix.plain() &&
-         matrix.columns() % 8 == 0 && stream.cublas != nullptr;
-}
 
 CacheArgs cache_args(const RowLayout& rows, const KvLayer& cache) {
   return {.keys = static_cast<uint16_t*>(cache.keys),
@@ -131,10 +102,13 @@ int64_t CudaOps::scratch_bytes(int /*threads*/, const Limits& limits) const {
   // Of the pieces of attention; how many there are depends on the lengths, which are not known.
   constexpr int64_t kLongest = int64_t{1} << 20;
   const int64_t piece = (limits.head_dim + 2) * static_cast<int64_t>(sizeof(float));
+  constexpr int64_t kF32 = sizeof(float);
+  // The joint result of queries, keys and values.
+  const int64_t joint =
+      std::min(limits.rows, kMostJointRows) * 3 * limits.heads * limits.head_dim * kF32;
   return std::max(
-      std::min(kMostPartialBytes, limits.rows * limits.heads * (kLongest / kPiece) * piece),
-      decode_partial_floats(static_cast<int>(limits.head_dim)) *
-          static_cast<int64_t>(sizeof(float)));
+      {std::min(kMostPartialBytes, limits.rows * limits.heads * (kLongest / kPiece) * piece),
+       decode_partial_floats(static_cast<int>(limits.head_dim)) * kF32, joint});
 }
 
 int64_t CudaOps::matrix_bytes(const MatrixShape& shape) const { return device_matrix_bytes(shape); }
@@ -212,56 +186,6 @@ void CudaOps::rms_norm(Stream& stream, View x, const Weight& gain, float eps, Vi
                        x.rows(), x.shape[1], wide ? out.f32() : nullptr,
                        wide ? nullptr : bits_of(out)),
         "norming rows");
-}
-
-void CudaOps::matmul(Stream& stream, Arena& /*arena*/, View x,
-                     std::initializer_list<MatmulTarget> targets) const {
-  CudaStream& cuda = stream_of(stream);
-  CHECK(targets.size() <= kMaxMatmulTargets, "a matmul of {} targets", targets.size());
-  static_assert(kMaxMatmulTargets <= kMaxTargets);
-  if (targets.size() == 0) return;
-  for (const MatmulTarget& target : targets) {
-    check_matmul(stream, x, activation_dtype(), target.weight, target.out);
-  }
-  if (x.rows() == 0) return;
-  const DeviceMatrix& first = device_matrix(targets.begin()->weight);
-  if (takes_blas(cuda, x, first)) {
-    bool ran = true;
-    for (const MatmulTarget& target : targets) {
-      ran = ran && cuda.cublas->run(cuda.begin(), x.data, device_matrix(target.weight).data(),
-                                    target.out.f32(), CUDA_R_32F, x.rows(), target.weight.rows(),
-                                    target.weight.columns());
-    }
-    if (ran) return;
-  }
-  MatmulArgs args = matmul_args(x, first, stream.numerics);
-  for (const MatmulTarget& target : targets) {
-    const DeviceMatrix& matrix = device_matrix(target.weight);
-    CHECK(matrix.slices.x_ends == first.slices.x_ends, "matmul: targets of different slices");
-    args.target.at(static_cast<size_t>(args.targets++)) = {matrix.data(), target.out.f32(),
-                                                           static_cast<int32_t>(matrix.rows())};
-  }
-  check(cuda::matmul(cuda.begin(), args), "multiplying matrices");
-}
-
-void CudaOps::grouped_matmul(Stream& stream, Arena& /*arena*/, View x,
-                             std::span<const int32_t> ends,
-                             std::initializer_list<GroupedTarget> targets) const {
-  const std::vector<RowRange> groups =
-      check_grouped_matmul(stream, x, activation_dtype(), ends, targets);
-  for (size_t g = 0; g < groups.size(); ++g) {
-    if (groups[g].size() == 0) continue;
-    const View rows = x.slice_rows(groups[g].begin, groups[g].end);
-    MatmulArgs args =
-        matmul_args(rows, device_matrix(*targets.begin()->weights[g]), stream.numerics);
-    for (const GroupedTarget& target : targets) {
-      const DeviceMatrix& matrix = device_matrix(*target.weights[g]);
-      args.target.at(static_cast<size_t>(args.targets++)) = {
-          matrix.data(), target.out.slice_rows(groups[g].begin, groups[g].end).f32(),
-          static_cast<int32_t>(matrix.rows())};
-    }
-    check(cuda::matmul(stream_of(stream).begin(), args), "multiplying experts' matrices");
-  }
 }
 
 void CudaOps::route(Stream& stream, View logits, const Weight* bias, const Routing& routing,
@@ -359,49 +283,6 @@ void CudaOps::rope_write(Stream& stream, View queries, View keys, View values,
                                                      .heads = queries.shape[1],
                                                      .cache = cache_args(rows, cache)}),
         "rotating heads and writing the cache");
-}
-
-void CudaOps::gated_matmul(Stream& stream, Arena& arena, View x, const Weight& gate,
-                           const Weight& up, Activation activation, View out) const {
-  const DeviceMatrix& first = device_matrix(gate);
-  const DeviceMatrix& second = device_matrix(up);
-  MatmulArgs args = matmul_args(x, first, stream.numerics);
-  CudaStream& cuda = stream_of(stream);
-  const bool blas = takes_blas(cuda, x, first);
-  if (x.rows() == 0 || (!blas && !streams(args)) || first.rows() != second.rows()) {
-    return Ops::gated_matmul(stream, arena, x, gate, up, activation, out);
-  }
-  CHECK(out.dtype == DType::kBF16, "gated_matmul: out is {}", name_of(out.dtype));
-  const View one{nullptr, DType::kF32, out.shape};  // what matmul would give
-  check_matmul(stream, x, activation_dtype(), gate, one);
-  check_matmul(stream, x, activation_dtype(), up, one);
-  CHECK(first.slices.x_ends == second.slices.x_ends, "gated_matmul: matrices of different slices");
-  if (blas) {
-    const int64_t mark = arena.mark();
-    const View gates = arena.allocate(DType::kBF16, out.shape);
-    const View ups = arena.allocate(DType::kBF16, out.shape);
-    const auto multiply = [&](const DeviceMatrix& w, View to) {
-      return cuda.cublas->run(cuda.begin(), x.data, w.data(), to.data, CUDA_R_16BF, x.rows(),
-                              w.rows(), w.columns());
-    };
-    const bool ran = multiply(first, gates) && multiply(second, ups);
-    if (ran) {
-      check(gated_activation_of_bf16(cuda.begin(), activation == Activation::kGeluTanh,
-                                     bits_of(gates), bits_of(ups), out.shape.elements(),
-                                     bits_of(out)),
-            "computing an activation");
-    }
-    arena.release_to(mark);
-    if (!ran) Ops::gated_matmul(stream, arena, x, gate, up, activation, out);
-    return;
-  }
-  const auto n = static_cast<int32_t>(first.rows());
-  args.targets = 2;
-  args.target[0] = {first.data(), nullptr, n};
-  args.target[1] = {second.data(), nullptr, n};
-  args.hidden = bits_of(out);
-  args.gelu_tanh = activation == Activation::kGeluTanh;
-  check(cuda::matmul(stream_of(stream).begin(), args), "multiplying matrices");
 }
 
 void CudaOps::norm_rope(Stream& stream, View x, const Weight* gain, float eps, View positions,

@@ -2,6 +2,7 @@
 
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "backend/ops.h"
 
@@ -30,6 +31,8 @@ class CudaOps final : public Ops {
   int64_t matrix_bytes(const MatrixShape& shape) const override;
   base::Result<WeightPtr> load_matrix(Stream& stream, const MatrixShape& shape,
                                       const RowReader& reader) const override;
+  base::Result<std::vector<WeightPtr>> load_matrices(
+      Stream& stream, std::span<const MatrixSource> sources) const override;
   base::Result<WeightPtr> load_vector(std::span<const float> values) const override;
   base::Result<Peaks> measure_peaks(Stream& stream, double seconds, int sharers) const override;
 

@@ -150,9 +150,31 @@ struct RopeWriteArgs {
 cudaError_t rope_write(cudaStream_t stream, const RopeWriteArgs& args);
 cudaError_t gated_activation(cudaStream_t stream, bool gelu_tanh, const float* gate,
                              const float* up, int64_t elements, uint16_t* out);
-/// The same of bf16 factors, 16-byte aligned.
-cudaError_t gated_activation_of_bf16(cudaStream_t stream, bool gelu_tanh, const uint16_t* gate,
-                                     const uint16_t* up, int64_t elements, uint16_t* out);
+/// The same of bf16 factors in rows `stride` apart. All is 16-byte aligned; width and stride are
+/// multiples of 8.
+struct GatedArgs {
+  const uint16_t* gate = nullptr;
+  const uint16_t* up = nullptr;
+  int64_t rows = 0;
+  int64_t width = 0;
+  int64_t stride = 0;
+  uint16_t* out = nullptr;  ///< [rows][width]
+};
+cudaError_t gated_activation_of_bf16(cudaStream_t stream, bool gelu_tanh, const GatedArgs& args);
+/// Takes columns of x [rows][sum of n] apart.
+struct SplitArgs {
+  struct Target {
+    float* out = nullptr;  ///< [rows][n]
+    int32_t n = 0;
+  };
+  const float* x = nullptr;
+  int32_t rows = 0;
+  int32_t targets = 0;
+  std::array<Target, kMaxTargets> target{};
+};
+cudaError_t split_columns(cudaStream_t stream, const SplitArgs& args);
+/// Up to so many rows it is worth it to multiply several matrices at once and split the result.
+inline constexpr int64_t kMostJointRows = 512;
 cudaError_t to_bf16(cudaStream_t stream, const float* x, int64_t elements, uint16_t* out);
 cudaError_t add(cudaStream_t stream, float* x, const float* y, int64_t elements);
 cudaError_t add_bias(cudaStream_t stream, float* x, const float* bias, int64_t rows, int64_t width);

@@ -238,28 +238,40 @@ __global__ void gated_activation_kernel(const float* gate, const float* up, int6
   if (i < count) out[i] = to_bf16_bits(gated<kGelu>(gate[i], up[i]));
 }
 
-/// Eight elements a thread, and what is left over one by one.
+/// Eight elements a thread.
 template <bool kGelu>
-__global__ void gated_activation_of_bf16_kernel(const uint16_t* gate, const uint16_t* up,
-                                                int64_t count, uint16_t* out) {
+__global__ void gated_activation_of_bf16_kernel(const __grid_constant__ GatedArgs a) {
   wait_for_inputs();
   let_next_start();
-  const auto one = [](uint32_t g, uint32_t u) -> uint32_t {
-    return to_bf16_bits(gated<kGelu>(from_bf16_bits(static_cast<uint16_t>(g)),
-                                     from_bf16_bits(static_cast<uint16_t>(u))));
-  };
   const int64_t begin = global_thread() * 8;
-  if (begin + 8 > count) {
-    for (int64_t i = begin; i < count; ++i) out[i] = static_cast<uint16_t>(one(gate[i], up[i]));
-    return;
-  }
-  const uint4 g = *reinterpret_cast<const uint4*>(gate + begin);
-  const uint4 u = *reinterpret_cast<const uint4*>(up + begin);
+  if (begin >= a.rows * a.width) return;
+  const int64_t from = begin / a.width * a.stride + begin % a.width;
+  const uint4 g = *reinterpret_cast<const uint4*>(a.gate + from);
+  const uint4 u = *reinterpret_cast<const uint4*>(a.up + from);
+  const auto one = [](uint32_t gate, uint32_t up) -> uint32_t {
+    return to_bf16_bits(gated<kGelu>(from_bf16_bits(static_cast<uint16_t>(gate)),
+                                     from_bf16_bits(static_cast<uint16_t>(up))));
+  };
   const auto two = [&](uint32_t gs, uint32_t us) {
     return one(gs & 0xffffU, us & 0xffffU) | one(gs >> 16, us >> 16) << 16;
   };
-  *reinterpret_cast<uint4*>(out + begin) =
+  *reinterpret_cast<uint4*>(a.out + begin) =
       make_uint4(two(g.x, u.x), two(g.y, u.y), two(g.z, u.z), two(g.w, u.w));
+}
+
+/// A block takes a row.
+__global__ void split_columns_kernel(const __grid_constant__ SplitArgs a, int width) {
+  wait_for_inputs();
+  let_next_start();
+  const float* row = a.x + static_cast<int64_t>(blockIdx.x) * width;
+  for (int t = 0; t < a.targets; ++t) {
+    const auto& target = a.target[static_cast<size_t>(t)];
+    float* out = target.out + static_cast<int64_t>(blockIdx.x) * target.n;
+    for (int i = static_cast<int>(threadIdx.x); i < target.n; i += static_cast<int>(blockDim.x)) {
+      out[i] = row[i];
+    }
+    row += target.n;
+  }
 }
 
 __global__ void to_bf16_kernel(const float* x, int64_t count, uint16_t* out) {
@@ -437,13 +449,20 @@ cudaError_t gated_activation(cudaStream_t stream, bool gelu_tanh, const float* g
   return launch_early(kernel, blocks_for(elements), kThreads, 0, stream, gate, up, elements, out);
 }
 
-cudaError_t gated_activation_of_bf16(cudaStream_t stream, bool gelu_tanh, const uint16_t* gate,
-                                     const uint16_t* up, int64_t elements, uint16_t* out) {
+cudaError_t gated_activation_of_bf16(cudaStream_t stream, bool gelu_tanh, const GatedArgs& args) {
+  const int64_t elements = args.rows * args.width;
   if (elements == 0) return cudaSuccess;
   auto* kernel =
       gelu_tanh ? gated_activation_of_bf16_kernel<true> : gated_activation_of_bf16_kernel<false>;
-  return launch_early(kernel, blocks_for((elements + 7) / 8), kThreads, 0, stream, gate, up,
-                      elements, out);
+  return launch_early(kernel, blocks_for(elements / 8), kThreads, 0, stream, args);
+}
+
+cudaError_t split_columns(cudaStream_t stream, const SplitArgs& args) {
+  if (args.rows == 0) return cudaSuccess;
+  int width = 0;
+  for (int t = 0; t < args.targets; ++t) width += args.target[static_cast<size_t>(t)].n;
+  return launch_early(split_columns_kernel, static_cast<unsigned>(args.rows), kNormThreads, 0,
+                      stream, args, width);
 }
 
 cudaError_t to_bf16(cudaStream_t stream, const float* x, int64_t elements, uint16_t* out) {

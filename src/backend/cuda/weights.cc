@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <array>
+#include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "backend/cuda/check.h"
@@ -15,9 +17,10 @@
 namespace fourfold::backend::cuda {
 namespace {
 
-/// Threads that read weights from files; more than that do not speed up a page cache.
-constexpr int kLoadThreads = 8;
-constexpr int64_t kStagingBytes = int64_t{32} << 20;
+/// Threads that read weights, at most.
+constexpr int kLoadThreads = 16;
+constexpr int64_t kMostStagingBytes = int64_t{32} << 20;
+constexpr int64_t kGrainBytes = int64_t{1} << 18;  ///< that a thread reads at once
 
 }  // namespace
 
@@ -52,39 +55,96 @@ const DeviceMatrix& device_matrix(const Weight& weight) {
   return *matrix;
 }
 
-base::Result<WeightPtr> CudaOps::load_matrix(Stream& stream, const MatrixShape& shape,
-                                             const RowReader& reader) const {
-  FF_ASSIGN(Buffer buffer, allocate(matrix_bytes(shape)));
-  auto matrix = std::make_unique<DeviceMatrix>(shape, std::move(buffer));
-  const Slices& slices = matrix->slices;
-  if (matrix->bytes() == 0) return WeightPtr(std::move(matrix));
-  const int64_t row_bytes = slices.stride * static_cast<int64_t>(sizeof(uint16_t));
-  const int64_t rows_at_once = std::clamp<int64_t>(kStagingBytes / row_bytes, 1, shape.rows);
-  // Two of them: one is filled while the other travels.
-  std::array<Buffer, 2> staging;
-  for (Buffer& half : staging) {
-    FF_ASSIGN(half, allocate_host(rows_at_once * row_bytes));
+namespace {
+
+/// Reads matrices with several threads into pinned memory and sends them on, both at once.
+class Loader {
+ public:
+  static base::Result<Loader> create(const CudaOps& ops, cudaStream_t stream,
+                                     int64_t staging_bytes) {
+    Loader out(stream);
+    for (Half& half : out.halves_) {
+      FF_ASSIGN(half.staging, ops.allocate_host(staging_bytes));
+      check(cudaEventCreateWithFlags(&half.sent, cudaEventDisableTiming), "making an event");
+    }
+    return out;
   }
-  const int threads = static_cast<int>(std::min<size_t>(kLoadThreads, base::usable_cpus().size()));
-  ThreadPool pool(threads, {});
-  const cudaStream_t to = stream_of(stream).begin();
-  std::array<cudaEvent_t, 2> sent{};
-  for (cudaEvent_t& event : sent) {
-    check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "making an event");
+  Loader(Loader&& other) noexcept
+      : stream_(other.stream_),
+        pool_(std::move(other.pool_)),
+        halves_(std::exchange(other.halves_, {})) {}
+  Loader& operator=(Loader&&) = delete;
+  ~Loader() {
+    for (const Half& half : halves_) {
+      if (half.sent == nullptr) continue;  // it was moved from, or not made
+      cudaEventSynchronize(half.sent);
+      cudaEventDestroy(half.sent);
+    }
   }
-  std::mutex mutex;
-  base::Status status;
-  const auto load_rows = [&](int64_t begin, int64_t end, uint16_t* into) -> base::Status {
-    if (reader.bf16 && matrix->plain()) {
-      FF_TRY(reader.bf16(begin, end, {into, static_cast<size_t>((end - begin) * slices.stride)}));
+
+  base::Status load(const DeviceMatrix& matrix, const RowReader& reader) {
+    const int64_t row_bytes = matrix.slices.stride * static_cast<int64_t>(sizeof(uint16_t));
+    const int64_t room = halves_.front().staging.bytes();
+    if (row_bytes > room) {
+      return base::fail("a row of {} bytes in a matrix: at most {} can be loaded", row_bytes, room);
+    }
+    if (row_bytes == 0) return {};
+    const int64_t rows_at_once = room / row_bytes;
+    for (int64_t first = 0; first < matrix.rows(); first += rows_at_once, turn_ ^= 1) {
+      const int64_t count = std::min(rows_at_once, matrix.rows() - first);
+      Half& half = halves_.at(turn_);
+      check(cudaEventSynchronize(half.sent), "loading weights");
+      auto* to = static_cast<uint16_t*>(half.staging.data());
+      FF_TRY(read(matrix, reader, first, count, to));
+      check(
+          cudaMemcpyAsync(const_cast<uint16_t*>(matrix.data()) + first * matrix.slices.stride, to,
+                          static_cast<size_t>(count * row_bytes), cudaMemcpyHostToDevice, stream_),
+          "loading weights");
+      check(cudaEventRecord(half.sent, stream_), "loading weights");
+    }
+    return {};
+  }
+
+ private:
+  struct Half {
+    Buffer staging;
+    cudaEvent_t sent = nullptr;
+  };
+
+  explicit Loader(cudaStream_t stream)
+      : stream_(stream),
+        pool_(std::make_unique<ThreadPool>(
+            static_cast<int>(std::min<size_t>(kLoadThreads, base::usable_cpus().size())),
+            std::span<const int>())) {}
+
+  base::Status read(const DeviceMatrix& matrix, const RowReader& reader, int64_t first,
+                    int64_t count, uint16_t* to) {
+    const int64_t stride = matrix.slices.stride;
+    const int64_t grain = std::max<int64_t>(1, kGrainBytes / (stride * int64_t{2}));
+    std::mutex mutex;
+    base::Status status;
+    pool_->parallel_for(count, grain, [&](int64_t begin, int64_t end, int) {
+      const base::Status loaded =
+          read_rows(matrix, reader, first + begin, first + end, to + begin * stride);
+      const std::lock_guard lock(mutex);
+      if (!loaded.ok() && status.ok()) status = loaded;
+    });
+    return status;
+  }
+
+  static base::Status read_rows(const DeviceMatrix& matrix, const RowReader& reader, int64_t begin,
+                                int64_t end, uint16_t* to) {
+    const Slices& slices = matrix.slices;
+    if (reader.bf16 && matrix.plain()) {
+      FF_TRY(reader.bf16(begin, end, {to, static_cast<size_t>((end - begin) * slices.stride)}));
     } else {
-      std::vector<float> row(static_cast<size_t>(shape.columns));
-      for (int64_t r = begin; r < end; ++r, into += slices.stride) {
+      std::vector<float> row(static_cast<size_t>(matrix.columns()));
+      for (int64_t r = begin; r < end; ++r, to += slices.stride) {
         FF_TRY(reader.read(r, row));
-        std::fill_n(into, slices.stride, uint16_t{0});
+        std::fill_n(to, slices.stride, uint16_t{0});
         int64_t column = 0;
         for (int s = 0; s < slices.count; ++s) {
-          uint16_t* at = into + slices.w_begins.at(static_cast<size_t>(s));
+          uint16_t* at = to + slices.w_begins.at(static_cast<size_t>(s));
           for (; column < slices.x_ends.at(static_cast<size_t>(s)); ++column) {
             *at++ = tensor::to_bf16(row[static_cast<size_t>(column)]).bits;
           }
@@ -93,30 +153,41 @@ base::Result<WeightPtr> CudaOps::load_matrix(Stream& stream, const MatrixShape& 
     }
     if (reader.loaded) reader.loaded(begin, end);
     return {};
-  };
-  size_t turn = 0;
-  for (int64_t first = 0; first < shape.rows && status.ok(); first += rows_at_once, turn ^= 1) {
-    const int64_t count = std::min(rows_at_once, shape.rows - first);
-    auto* half = static_cast<uint16_t*>(staging.at(turn).data());
-    check(cudaEventSynchronize(sent.at(turn)), "loading weights");
-    const int64_t grain = std::max<int64_t>(1, (int64_t{1} << 20) / row_bytes);
-    pool.parallel_for(count, grain, [&](int64_t begin, int64_t end, int) {
-      const base::Status loaded =
-          load_rows(first + begin, first + end, half + begin * slices.stride);
-      const std::lock_guard lock(mutex);
-      if (!loaded.ok() && status.ok()) status = loaded;
-    });
-    check(cudaMemcpyAsync(
-              static_cast<std::byte*>(const_cast<void*>(static_cast<const void*>(matrix->data()))) +
-                  first * row_bytes,
-              half, static_cast<size_t>(count * row_bytes), cudaMemcpyHostToDevice, to),
-          "loading weights");
-    check(cudaEventRecord(sent.at(turn), to), "loading weights");
+  }
+
+  cudaStream_t stream_;
+  std::unique_ptr<ThreadPool> pool_;
+  std::array<Half, 2> halves_;
+  size_t turn_ = 0;
+};
+
+}  // namespace
+
+base::Result<WeightPtr> CudaOps::load_matrix(Stream& stream, const MatrixShape& shape,
+                                             const RowReader& reader) const {
+  const MatrixSource source{shape, [&] { return reader; }};
+  FF_ASSIGN(std::vector<WeightPtr> loaded, load_matrices(stream, {&source, 1}));
+  return std::move(loaded.front());
+}
+
+base::Result<std::vector<WeightPtr>> CudaOps::load_matrices(
+    Stream& stream, std::span<const MatrixSource> sources) const {
+  int64_t bytes = 0;
+  for (const MatrixSource& source : sources) bytes += device_matrix_bytes(source.shape);
+  std::vector<WeightPtr> out;
+  FF_ASSIGN(Buffer buffer, allocate(bytes));
+  const auto memory = std::make_shared<const Buffer>(std::move(buffer));
+  const int64_t staging_bytes = std::min(bytes, kMostStagingBytes);
+  FF_ASSIGN(Loader loader, Loader::create(*this, stream_of(stream).begin(), staging_bytes));
+  int64_t offset = 0;
+  for (const MatrixSource& source : sources) {
+    auto matrix = std::make_unique<DeviceMatrix>(source.shape, memory, offset);
+    FF_TRY(loader.load(*matrix, source.open()));
+    offset += matrix->bytes();
+    out.push_back(std::move(matrix));
   }
   stream.synchronize();
-  for (const cudaEvent_t event : sent) cudaEventDestroy(event);
-  FF_TRY(status);
-  return WeightPtr(std::move(matrix));
+  return out;
 }
 
 base::Result<WeightPtr> CudaOps::load_vector(std::span<const float> values) const {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <memory>
 #include <utility>
 
 #include "backend/cuda/kernels.h"
@@ -24,23 +25,26 @@ class DeviceVector final : public Weight {
   Buffer buffer_;
 };
 
-/// [rows][slices.stride] bf16.
+/// [rows][slices.stride] bf16, `offset` bytes into memory that others lie in, too.
 class DeviceMatrix final : public Weight {
  public:
-  DeviceMatrix(const MatrixShape& shape, Buffer buffer)
-      : Weight(shape.rows, shape.columns, buffer.bytes()),
+  DeviceMatrix(const MatrixShape& shape, std::shared_ptr<const Buffer> memory, int64_t offset)
+      : Weight(shape.rows, shape.columns, device_matrix_bytes(shape)),
         slices(slices_of(shape)),
-        buffer_(std::move(buffer)) {}
-  const uint16_t* data() const { return static_cast<const uint16_t*>(buffer_.data()); }
+        memory_(std::move(memory)),
+        data_(static_cast<const std::byte*>(memory_->data()) + offset) {}
+  const uint16_t* data() const { return reinterpret_cast<const uint16_t*>(data_); }
   /// No padding: as PyTorch stores it.
   bool plain() const { return slices.stride == columns(); }
 
   const Slices slices;
 
  private:
-  Buffer buffer_;
+  std::shared_ptr<const Buffer> memory_;
+  const std::byte* data_;
 };
 
+inline uint16_t* bits_of(View view) { return &view.bf16()->bits; }
 /// The values of a weight that load_vector of `cuda` made; it must hold `size` of them.
 const float* device_vector(const Weight& weight, int64_t size);
 /// A weight that load_matrix of `cuda` made.

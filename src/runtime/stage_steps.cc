@@ -1,0 +1,326 @@
+// The steps of a StageWorker.
+
+#include <algorithm>
+#include <bit>
+#include <numeric>
+#include <span>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/sizes.h"
+#include "model/collectives.h"
+#include "runtime/stage_worker.h"
+
+namespace fourfold::runtime {
+
+using engine::SampledToken;
+using engine::StepBatch;
+using engine::StepId;
+using tensor::DType;
+using tensor::View;
+
+std::vector<SampledRow> StageWorker::sampled_rows(const StepBatch& batch) {
+  std::vector<SampledRow> out;
+  int32_t row = 0;
+  for (const engine::Chunk& chunk : batch.chunks) {
+    row += chunk.num_tokens;
+    if (!chunk.sample) continue;
+    Slot& slot = slots_.at(static_cast<size_t>(chunk.slot.value));
+    out.push_back({row - 1, chunk.position + chunk.num_tokens, &slot.sampler});
+  }
+  return out;
+}
+
+void StageWorker::apply_tables(const StepBatch& batch) {
+  for (const engine::SlotStart& start : batch.starts) {
+    slots_.at(static_cast<size_t>(start.slot.value)) = {Sampler(start), {}};
+  }
+  size_t next = 0;
+  for (const engine::Chunk& chunk : batch.chunks) {
+    std::vector<int32_t>& table = slots_.at(static_cast<size_t>(chunk.slot.value)).blocks;
+    for (int32_t i = 0; i < chunk.num_blocks; ++i) table.push_back(batch.blocks[next++].value);
+  }
+}
+
+model::StepInputs StageWorker::pack_inputs(const StepBatch& batch,
+                                           const std::vector<SampledRow>& sampled) {
+  const auto m = static_cast<int64_t>(batch.tokens.size());
+  const auto s = static_cast<int64_t>(batch.chunks.size());
+  int64_t width = 0;
+  for (const engine::Chunk& chunk : batch.chunks) {
+    width = std::max(width,
+                     base::ceil_div(chunk.position + chunk.num_tokens, config_.limits.block_size));
+  }
+  if (runs_ahead_) {
+    // Few widths: a step of the same shape as one before need not be enqueued anew.
+    constexpr int64_t kLeastPositions = 1024;
+    const auto wanted = std::max(width, base::ceil_div(kLeastPositions, config_.limits.block_size));
+    width = std::min(static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(wanted))),
+                     base::ceil_div(config_.limits.max_positions, config_.limits.block_size));
+  }
+  const model::StepPacker::Fields in = packer_->begin(m, s, width, std::ssize(sampled));
+  int64_t row = 0;
+  for (int64_t i = 0; i < s; ++i) {
+    const engine::Chunk& chunk = batch.chunks[static_cast<size_t>(i)];
+    for (int32_t j = 0; j < chunk.num_tokens; ++j, ++row) {
+      in.positions.i32()[row] = chunk.position + j;
+      in.sequences.i32()[row] = static_cast<int32_t>(i);
+    }
+    const std::vector<int32_t>& table = slots_[static_cast<size_t>(chunk.slot.value)].blocks;
+    const auto used = static_cast<size_t>(
+        base::ceil_div(chunk.position + chunk.num_tokens, config_.limits.block_size));
+    CHECK(table.size() >= used, "slot {}: {} blocks for {} positions", chunk.slot.value,
+          table.size(), chunk.position + chunk.num_tokens);
+    std::copy_n(table.begin(), used, in.block_tables.i32() + i * width);
+  }
+  for (size_t i = 0; i < sampled.size(); ++i) {
+    in.sampled.i32()[i] = sampled[i].row;
+    const auto words = std::bit_cast<backend::DrawWords>(sampled[i].draw());
+    std::copy(words.begin(), words.end(),
+              in.draws.i32() + static_cast<int64_t>(i) * backend::kDrawWords);
+  }
+  if (groups_->first_stage()) {
+    name_tokens(batch, in.tokens);
+  } else {
+    std::fill_n(in.tokens.i32(), m, 0);
+  }
+  return packer_->finish(*stream_);
+}
+
+/// Puts tokens that the host has into the ring.
+void StageWorker::keep_tokens(StepId step, std::span<int32_t> tokens) {
+  const View from{tokens.data(), DType::kI32, {std::ssize(tokens)}};
+  ops_->copy_in(*stream_, from, ring_.begin(step, std::ssize(tokens)));
+  stream_->synchronize();
+}
+
+void StageWorker::receive_tokens_until(StepId step) {
+  for (; !expected_.empty() && expected_.front().step <= step; expected_.pop_front()) {
+    std::vector<int32_t> tokens(expected_.front().count);
+    groups_->pipeline().recv(std::as_writable_bytes(std::span(tokens)),
+                             groups_->mesh().config().pp - 1);
+    keep_tokens(expected_.front().step, tokens);
+  }
+}
+
+/// Tokens that are not known here yet become places of the ring (Ops::resolve_tokens).
+void StageWorker::name_tokens(const StepBatch& batch, View tokens) {
+  for (size_t i = 0; i < batch.tokens.size(); ++i) {
+    const engine::TokenId token = batch.tokens[i];
+    if (token >= 0) {
+      tokens.i32()[i] = token;
+      continue;
+    }
+    const engine::SampledRef& ref = batch.refs[static_cast<size_t>(-1 - token)];
+    receive_tokens_until(ref.step);
+    tokens.i32()[i] = ring_.name_of(ref.step, ref.row);
+  }
+}
+
+model::Decoder::Tap StageWorker::make_tap(const StepBatch& batch, engine::StepOutput& output) {
+  if (!batch.trace || !reports()) return nullptr;
+  return [this, &output](int32_t layer, View residual) {
+    std::vector<uint64_t> hashes(static_cast<size_t>(residual.rows()));
+    ops_->hash_rows(*stream_, residual, hashes);
+    stream_->synchronize();
+    for (size_t row = 0; row < hashes.size(); ++row) {
+      output.trace.push_back({layer, static_cast<int32_t>(row), hashes[row]});
+    }
+  };
+}
+
+/// The last stage's part after the logits, which every shard has. All tokens are drawn where the
+/// logits are, by every shard; those of which more is asked are sampled on the host instead, by
+/// shard 0.
+void StageWorker::sample_rows(const StepBatch& batch, const std::vector<SampledRow>& sampled,
+                              View logits, View draws, Begun& begun) {
+  const View kept = ring_.begin(batch.step, std::ssize(sampled));
+  draw_rows(*ops_, *stream_, *groups_, logits, draws, kept);
+  const bool any_on_host = std::any_of(sampled.begin(), sampled.end(),
+                                       [](const SampledRow& row) { return row.on_host(); });
+  if (runs_ahead_ && !any_on_host && !batch.trace) {
+    begun.tokens = ring_.on_host(batch.step, std::ssize(sampled));
+    ops_->copy_out(*stream_, kept, begun.tokens);
+    return;
+  }
+  std::vector<int32_t> tokens(sampled.size());
+  std::vector<uint64_t> hashes(sampled.size());
+  ops_->copy_out(*stream_, kept, {tokens.data(), DType::kI32, kept.shape});
+  if (batch.trace && reports()) ops_->hash_rows(*stream_, logits, hashes);
+  stream_->synchronize();
+  if (reports()) {
+    std::vector<SampledToken> out(sampled.size());
+    for (size_t i = 0; i < out.size(); ++i) out[i].token = tokens[i];
+    if (any_on_host) {
+      sample_on_host(*ops_, *stream_, *groups_, step_memory().host, sampled, logits, out);
+    }
+    for (size_t i = 0; i < out.size(); ++i) {
+      tokens[i] = out[i].token;
+      out[i].logits_hash = hashes[i];
+      begun.report.output.sampled.push_back({std::move(out[i])});
+    }
+  }
+  if (any_on_host) {
+    groups_->tensor(mesh::Role::kVocab)
+        .broadcast(std::as_writable_bytes(std::span(tokens)), /*root=*/0);
+    keep_tokens(batch.step, tokens);
+  }
+  if (!groups_->first_stage()) groups_->pipeline().send(std::as_bytes(std::span(tokens)), /*to=*/0);
+}
+
+/// Shows which step this is and what one of its layers will take. `rows`: of all replicas, as their
+/// experts are one rank's work, too.
+void StageWorker::show_step(StepId step, int64_t rows) {
+  comm::Progress* progress = groups_->progress();
+  if (progress == nullptr) return;
+  progress->begin_step(step.value);
+  // A device's step is one layer here, and its time depends on the context, too: a long prompt's
+  // last steps take many times what is typical of as many rows.
+  constexpr int64_t kDeviceStepNs = 1'500'000'000;
+  const int64_t least_ns = runs_ahead_ ? kDeviceStepNs : 0;
+  if (rows > 0) progress->expect_layer_ns(std::max(least_ns, layer_times_.typical(rows)));
+  progress->enter(comm::Operation::kInputs);
+}
+
+void StageWorker::run_layers(const model::StepInputs& inputs, View residual,
+                             const model::Decoder::Tap& tap,
+                             const std::vector<int64_t>& replica_rows) {
+  const base::SteadyClock clock;
+  const int64_t begin = clock.now_ns();
+  decoder_->run_layers(*stream_, step_memory(), inputs.rows, cache_, residual, tap, replica_rows);
+  const int64_t rows = std::accumulate(replica_rows.begin(), replica_rows.end(), int64_t{0});
+  if (!runs_ahead_) layer_times_.add(rows, (clock.now_ns() - begin) / std::ssize(cache_));
+}
+
+void StageWorker::begin(const std::vector<StepBatch>& batches) {
+  const mesh::Coordinates at = groups_->coordinates();
+  const StepBatch& batch = batches.at(static_cast<size_t>(at.replica));
+  base::set_check_context(fmt::format("rank {} (stage {}, shard {}), step {}", groups_->rank(),
+                                      at.stage, at.shard, batch.step.value));
+  Begun& begun = begun_.emplace_back();
+  begun.report = {.step = batch.step, .stage = at.stage, .output = {}};
+  apply_tables(batch);
+  std::vector<int64_t> replica_rows;
+  int64_t all_rows = 0;
+  const StepBatch* busy = nullptr;
+  for (const StepBatch& theirs : batches) {
+    replica_rows.push_back(std::ssize(theirs.tokens));
+    all_rows += replica_rows.back();
+    if (!theirs.tokens.empty()) busy = &theirs;
+  }
+  const int64_t m = std::ssize(batch.tokens);
+  ++steps_;
+  rows_ += m;
+  show_step(batch.step, all_rows);
+  if (busy == nullptr) return;
+
+  // A batch without rows says nothing of its own about the step.
+  stream_->numerics = busy->numerics;
+  fast_steps_ += busy->numerics == base::Numerics::kFast ? 1 : 0;
+  arena_.reset();
+  host_arena_.reset();
+  begun.rows = m;
+  const double before_s = stream_->counters.seconds;
+  if (m > 0) {
+    run_rows(batch, replica_rows, begun);
+    begun.waited_s = stream_->counters.seconds - before_s;
+    // Also of a step that samples nothing: its inputs must not be overwritten before it is done.
+    if (runs_ahead_) begun.mark = stream_->mark();
+  } else {
+    ++zero_row_steps_;
+    const View no_rows = arena_.allocate(DType::kF32, {0, decoder_->spec().hidden});
+    run_layers({}, no_rows, nullptr, replica_rows);
+  }
+}
+
+StageReport StageWorker::finish() {
+  Begun begun = std::move(begun_.front());
+  begun_.pop_front();
+  if (begun.mark) {
+    const double before_s = stream_->counters.seconds;
+    stream_->wait(*begun.mark);
+    const double step_s = begun.waited_s + stream_->counters.seconds - before_s;
+    // No mark is made while the device works: to those who watch for hangs a step is one layer.
+    layer_times_.add(begun.rows, static_cast<int64_t>(step_s * 1e9));
+    groups_->enter(comm::Operation::kSample);
+    for (int64_t i = 0; i < begun.tokens.rows(); ++i) {
+      begun.report.output.sampled.push_back({SampledToken{.token = begun.tokens.i32()[i]}});
+    }
+  }
+  return std::move(begun.report);
+}
+
+/// The step of a replica that has rows.
+void StageWorker::run_rows(const StepBatch& batch, const std::vector<int64_t>& replica_rows,
+                           Begun& begun) {
+  // Steps that old are finished everywhere, so taking their tokens does not wait; leaving them
+  // would let them pile up in the transport.
+  if (groups_->first_stage()) {
+    receive_tokens_until(StepId(batch.step.value - config_.limits.depth));
+  }
+  const int stage = groups_->coordinates().stage;
+  const std::vector<SampledRow> sampled = sampled_rows(batch);
+  const model::StepInputs inputs = pack_inputs(batch, sampled);
+  const View residual =
+      arena_.allocate(DType::kF32, {std::ssize(batch.tokens), decoder_->spec().hidden});
+  const model::Decoder::Tap tap = make_tap(batch, begun.report.output);
+  if (groups_->mesh().config().pp == 1) {
+    const View logits = run_alone(batch, inputs, residual, tap, replica_rows);
+    if (!sampled.empty()) sample_rows(batch, sampled, logits, inputs.draws, begun);
+    return;
+  }
+
+  const model::Collectives collectives(*ops_, *stream_, step_memory().host);
+  const comm::Wire wire = comm::wire_of(batch.numerics);
+  if (groups_->first_stage()) {
+    embed(inputs, residual, tap);
+  } else {
+    collectives.recv(groups_->pipeline(), residual, stage - 1, wire);
+  }
+  run_layers(inputs, residual, tap, replica_rows);
+  if (!groups_->last_stage()) {
+    collectives.send(groups_->pipeline(), residual, stage + 1, wire);
+    if (groups_->first_stage() && !sampled.empty()) {
+      expected_.push_back({batch.step, sampled.size()});
+    }
+  } else if (!sampled.empty()) {
+    sample_rows(batch, sampled, decoder_->logits(*stream_, step_memory(), residual, inputs.sampled),
+                inputs.draws, begun);
+  }
+}
+
+void StageWorker::embed(const model::StepInputs& inputs, View residual,
+                        const model::Decoder::Tap& tap) {
+  ops_->resolve_tokens(*stream_, inputs.tokens, ring_.whole());
+  decoder_->embed(*stream_, step_memory(), inputs.tokens, residual);
+  if (tap) tap(-1, residual);
+}
+
+/// The whole model of a group of one stage, up to the logits.
+View StageWorker::run_alone(const StepBatch& batch, const model::StepInputs& inputs, View residual,
+                            const model::Decoder::Tap& tap,
+                            const std::vector<int64_t>& replica_rows) {
+  View logits;
+  const auto run = [&] {
+    embed(inputs, residual, tap);
+    run_layers(inputs, residual, tap, replica_rows);
+    if (inputs.sampled.rows() > 0) {
+      logits = decoder_->logits(*stream_, step_memory(), residual, inputs.sampled);
+    }
+  };
+  const bool decodes = batch.tokens.size() == batch.chunks.size();
+  // Who watches the marks of a step wants them made.
+  const bool watched = groups_->progress() != nullptr && groups_->progress()->is_watched();
+  if (!runs_ahead_ || !decodes || tap || watched) {
+    run();
+    return logits;
+  }
+  // What the operators of a decode step are depends on this alone: the arena is used alike by each.
+  const std::vector<int64_t> key = {static_cast<int64_t>(batch.numerics), inputs.tokens.rows(),
+                                    inputs.sampled.rows(), inputs.rows.block_tables.shape[1]};
+  stream_->repeat(key, inputs.rows, run);
+  const auto known = repeated_logits_.try_emplace(key, logits);
+  return known.first->second;
+}
+
+}  // namespace fourfold::runtime
