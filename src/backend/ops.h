@@ -81,6 +81,9 @@ class Stream {
   /// and need not be told again; only what is in memory differs. `rows`: of its attentions.
   virtual void repeat(std::span<const int64_t> key, const RowLayout& rows,
                       const std::function<void()>& enqueue) = 0;
+  /// Does now what the first repeat() of this would take its time for, and runs nothing.
+  virtual void prepare(std::span<const int64_t> /*key*/, const RowLayout& /*rows*/,
+                       const std::function<void()>& /*enqueue*/) {}
 
   OpCounters counters;
   base::Numerics numerics = base::Numerics::kInvariant;  ///< of the operators enqueued next

@@ -8,8 +8,8 @@ namespace fourfold::comm {
 
 std::string_view name_of(Operation operation) {
   constexpr std::array<std::string_view, kOperations> kNames = {
-      "start",     "meet", "load",  "idle",    "measure", "inputs", "embed",
-      "attention", "mlp",  "route", "experts", "head",    "sample"};
+      "start", "meet",      "load", "prepare", "idle",    "measure", "inputs",
+      "embed", "attention", "mlp",  "route",   "experts", "head",    "sample"};
   return kNames.at(static_cast<size_t>(operation));
 }
 

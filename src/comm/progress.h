@@ -15,6 +15,7 @@ enum class Operation : uint8_t {
   kStart,  ///< opens the model
   kMeet,   ///< waits until all ranks have started
   kLoad,
+  kPrepare,  ///< makes steps ready
   kIdle,     ///< has no step
   kMeasure,  ///< its peaks
   kInputs,   ///< of a step: packs them, in a later stage waits for the residual
@@ -26,7 +27,7 @@ enum class Operation : uint8_t {
   kHead,
   kSample,
 };
-inline constexpr int kOperations = 13;
+inline constexpr int kOperations = 14;
 std::string_view name_of(Operation operation);
 
 /// The calls of a Communicator.

@@ -304,6 +304,20 @@ class LocalCluster final : public Cluster {
     groups_.push_back(std::make_unique<Group>(std::move(executor), options));
   }
 
+  /// How long the slowest rank took for each part of its start.
+  void tell_phases(const StartProgress& progress) const {
+    double load_s = 0;
+    double prepare_s = 0;
+    for (const auto& group : groups_) {
+      for (const RankMemory& memory : group->executor().memory()) {
+        load_s = std::max(load_s, memory.load_s);
+        prepare_s = std::max(prepare_s, memory.prepare_s);
+      }
+    }
+    if (prepare_s == 0) return;
+    progress(fmt::format("ready: weights and cache {:.1f} s, steps {:.1f} s", load_s, prepare_s));
+  }
+
   engine::SequenceId next_id() override { return engine::SequenceId(next_id_++); }
 
   base::Status submit(engine::Request request, EventSink sink) override {
@@ -496,6 +510,7 @@ base::Result<std::unique_ptr<Cluster>> Cluster::start(const ClusterConfig& confi
     }
   }
   FF_TRY(status);
+  cluster->tell_phases(progress);
   return std::unique_ptr<Cluster>(std::move(cluster));
 }
 

@@ -10,6 +10,7 @@
 #include "base/sizes.h"
 #include "model/collectives.h"
 #include "runtime/stage_worker.h"
+#include "runtime/step_shapes.h"
 
 namespace fourfold::runtime {
 
@@ -42,23 +43,20 @@ void StageWorker::apply_tables(const StepBatch& batch) {
   }
 }
 
+/// `rows`: of the step, spare ones included.
 model::StepInputs StageWorker::pack_inputs(const StepBatch& batch,
-                                           const std::vector<SampledRow>& sampled) {
+                                           const std::vector<SampledRow>& sampled, int64_t rows) {
   const auto m = static_cast<int64_t>(batch.tokens.size());
   const auto s = static_cast<int64_t>(batch.chunks.size());
+  const int64_t spare = rows - m;
   int64_t width = 0;
   for (const engine::Chunk& chunk : batch.chunks) {
     width = std::max(width,
                      base::ceil_div(chunk.position + chunk.num_tokens, config_.limits.block_size));
   }
-  if (runs_ahead_) {
-    // Few widths: a step of the same shape as one before need not be enqueued anew.
-    constexpr int64_t kLeastPositions = 1024;
-    const auto wanted = std::max(width, base::ceil_div(kLeastPositions, config_.limits.block_size));
-    width = std::min(static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(wanted))),
-                     base::ceil_div(config_.limits.max_positions, config_.limits.block_size));
-  }
-  const model::StepPacker::Fields in = packer_->begin(m, s, width, std::ssize(sampled));
+  if (runs_ahead_) width = repeated_width(width, config_.limits);
+  const model::StepPacker::Fields in =
+      packer_->begin(rows, s + spare, width, std::ssize(sampled) + spare);
   int64_t row = 0;
   for (int64_t i = 0; i < s; ++i) {
     const engine::Chunk& chunk = batch.chunks[static_cast<size_t>(i)];
@@ -84,7 +82,24 @@ model::StepInputs StageWorker::pack_inputs(const StepBatch& batch,
   } else {
     std::fill_n(in.tokens.i32(), m, 0);
   }
+  if (spare > 0) fill_spare_rows(in, m);
   return packer_->finish(*stream_);
+}
+
+/// Makes rows from `begin` on, of a step that samples one row of each sequence, first rows of
+/// sequences that nobody asked for. Their keys and values go to the block that is nobody's.
+void StageWorker::fill_spare_rows(const model::StepPacker::Fields& in, int64_t begin) const {
+  const int64_t width = in.block_tables.shape[1];
+  const auto nobodys = static_cast<int32_t>(config_.limits.blocks);
+  const auto greedy = std::bit_cast<backend::DrawWords>(backend::Draw());
+  for (int64_t row = begin; row < in.tokens.rows(); ++row) {
+    in.tokens.i32()[row] = 0;
+    in.positions.i32()[row] = 0;
+    in.sequences.i32()[row] = static_cast<int32_t>(row);
+    in.block_tables.i32()[row * width] = nobodys;
+    in.sampled.i32()[row] = static_cast<int32_t>(row);
+    std::copy(greedy.begin(), greedy.end(), in.draws.i32() + row * backend::kDrawWords);
+  }
 }
 
 /// Puts tokens that the host has into the ring.
@@ -260,16 +275,29 @@ void StageWorker::run_rows(const StepBatch& batch, const std::vector<int64_t>& r
   }
   const int stage = groups_->coordinates().stage;
   const std::vector<SampledRow> sampled = sampled_rows(batch);
-  const model::StepInputs inputs = pack_inputs(batch, sampled);
-  const View residual =
-      arena_.allocate(DType::kF32, {std::ssize(batch.tokens), decoder_->spec().hidden});
+  const auto m = std::ssize(batch.tokens);
+  const int64_t rows = is_repeated(batch, sampled) ? repeated_rows(m, most_sampled()) : m;
+  const model::StepInputs inputs = pack_inputs(batch, sampled, rows);
   const model::Decoder::Tap tap = make_tap(batch, begun.report.output);
   if (groups_->mesh().config().pp == 1) {
-    const View logits = run_alone(batch, inputs, residual, tap, replica_rows);
-    if (!sampled.empty()) sample_rows(batch, sampled, logits, inputs.draws, begun);
+    View logits;
+    if (!is_repeated(batch, sampled)) {
+      logits = run_alone(inputs, tap, replica_rows);
+    } else {
+      const std::vector<int64_t> key = key_of(inputs);
+      stream_->repeat(key, inputs.rows, [&] { logits = run_alone(inputs, nullptr, replica_rows); });
+      // What the operators of a decode step are depends on the key alone: the arena is used alike
+      // by each.
+      logits = repeated_logits_.try_emplace(key, logits).first->second;
+    }
+    if (!sampled.empty()) {
+      sample_rows(batch, sampled, logits.slice_rows(0, std::ssize(sampled)),
+                  inputs.draws.slice_rows(0, std::ssize(sampled)), begun);
+    }
     return;
   }
 
+  const View residual = arena_.allocate(DType::kF32, {m, decoder_->spec().hidden});
   const model::Collectives collectives(*ops_, *stream_, step_memory().host);
   const comm::Wire wire = comm::wire_of(batch.numerics);
   if (groups_->first_stage()) {
@@ -296,31 +324,77 @@ void StageWorker::embed(const model::StepInputs& inputs, View residual,
   if (tap) tap(-1, residual);
 }
 
-/// The whole model of a group of one stage, up to the logits.
-View StageWorker::run_alone(const StepBatch& batch, const model::StepInputs& inputs, View residual,
-                            const model::Decoder::Tap& tap,
-                            const std::vector<int64_t>& replica_rows) {
-  View logits;
-  const auto run = [&] {
-    embed(inputs, residual, tap);
-    run_layers(inputs, residual, tap, replica_rows);
-    if (inputs.sampled.rows() > 0) {
-      logits = decoder_->logits(*stream_, step_memory(), residual, inputs.sampled);
-    }
-  };
-  const bool decodes = batch.tokens.size() == batch.chunks.size();
+/// Whether a step has a shape that is made ready: it decodes, and samples every row.
+bool StageWorker::is_repeated(const StepBatch& batch,
+                              const std::vector<SampledRow>& sampled) const {
   // Who watches the marks of a step wants them made.
   const bool watched = groups_->progress() != nullptr && groups_->progress()->is_watched();
-  if (!runs_ahead_ || !decodes || tap || watched) {
-    run();
-    return logits;
+  return runs_ahead_ && !watched && !batch.trace && sampled.size() == batch.tokens.size();
+}
+
+std::vector<int64_t> StageWorker::key_of(const model::StepInputs& inputs) const {
+  return {static_cast<int64_t>(stream_->numerics), inputs.tokens.rows(),
+          inputs.rows.block_tables.shape[1]};
+}
+
+/// The whole model of a group of one stage, up to the logits.
+View StageWorker::run_alone(const model::StepInputs& inputs, const model::Decoder::Tap& tap,
+                            const std::vector<int64_t>& replica_rows) {
+  const View residual =
+      arena_.allocate(DType::kF32, {inputs.tokens.rows(), decoder_->spec().hidden});
+  embed(inputs, residual, tap);
+  run_layers(inputs, residual, tap, replica_rows);
+  if (inputs.sampled.rows() == 0) return {};
+  return decoder_->logits(*stream_, step_memory(), residual, inputs.sampled);
+}
+
+/// Makes all shapes of decode steps ready, and has the device load what prompts need, so that the
+/// first requests are as quick as later ones.
+void StageWorker::prepare_steps() {
+  if (!runs_ahead_) return;
+  const base::SteadyClock clock;
+  const int64_t begin = clock.now_ns();
+  stream_->numerics = base::Numerics::kFast;  // proofs in invariant numerics may wait for theirs
+  constexpr int64_t kLeastPrompt = 16;
+  for (int64_t rows = std::min(config_.limits.max_step_tokens, config_.limits.max_positions);
+       rows >= kLeastPrompt; rows /= 2) {
+    prepare_prompt(rows);
   }
-  // What the operators of a decode step are depends on this alone: the arena is used alike by each.
-  const std::vector<int64_t> key = {static_cast<int64_t>(batch.numerics), inputs.tokens.rows(),
-                                    inputs.sampled.rows(), inputs.rows.block_tables.shape[1]};
-  stream_->repeat(key, inputs.rows, run);
-  const auto known = repeated_logits_.try_emplace(key, logits);
-  return known.first->second;
+  for (const int64_t rows : all_repeated_rows(most_sampled())) {
+    for (const int64_t width : all_repeated_widths(config_.limits)) prepare_decodes(rows, width);
+  }
+  stream_->counters = {};
+  memory_.prepare_s = base::seconds_between(begin, clock.now_ns());
+}
+
+void StageWorker::prepare_prompt(int64_t rows) {
+  groups_->enter(comm::Operation::kPrepare);
+  arena_.reset();
+  host_arena_.reset();
+  const int64_t width =
+      repeated_width(base::ceil_div(rows, int64_t{config_.limits.block_size}), config_.limits);
+  const model::StepPacker::Fields in = packer_->begin(rows, 1, width, 1);
+  std::iota(in.positions.i32(), in.positions.i32() + rows, 0);
+  std::fill_n(in.sequences.i32(), rows, 0);
+  std::fill_n(in.block_tables.i32(), width, static_cast<int32_t>(config_.limits.blocks));
+  std::fill_n(in.tokens.i32(), rows, 0);
+  in.sampled.i32()[0] = static_cast<int32_t>(rows - 1);
+  std::fill_n(in.draws.i32(), backend::kDrawWords, 0);
+  run_alone(packer_->finish(*stream_), nullptr, {rows});
+  stream_->synchronize();
+}
+
+void StageWorker::prepare_decodes(int64_t rows, int64_t width) {
+  groups_->enter(comm::Operation::kPrepare);
+  arena_.reset();
+  host_arena_.reset();
+  fill_spare_rows(packer_->begin(rows, rows, width, rows), 0);
+  const model::StepInputs inputs = packer_->finish(*stream_);
+  const std::vector<int64_t> key = key_of(inputs);
+  View logits;
+  stream_->prepare(key, inputs.rows, [&] { logits = run_alone(inputs, nullptr, {rows}); });
+  if (logits.data != nullptr) repeated_logits_.try_emplace(key, logits);
+  stream_->synchronize();
 }
 
 }  // namespace fourfold::runtime

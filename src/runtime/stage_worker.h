@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <deque>
 #include <map>
@@ -63,9 +64,13 @@ class StageWorker final : public Worker {
 
  private:
   base::Status allocate_cache();
+  void prepare_steps();
+  void prepare_prompt(int64_t rows);
+  void prepare_decodes(int64_t rows, int64_t width);
   void apply_tables(const engine::StepBatch& batch);
   model::StepInputs pack_inputs(const engine::StepBatch& batch,
-                                const std::vector<SampledRow>& sampled);
+                                const std::vector<SampledRow>& sampled, int64_t rows);
+  void fill_spare_rows(const model::StepPacker::Fields& in, int64_t begin) const;
   void name_tokens(const engine::StepBatch& batch, tensor::View tokens);
   void receive_tokens_until(engine::StepId step);
   void keep_tokens(engine::StepId step, std::span<int32_t> tokens);
@@ -75,9 +80,10 @@ class StageWorker final : public Worker {
   model::Decoder::Tap make_tap(const engine::StepBatch& batch, engine::StepOutput& output);
   void run_rows(const engine::StepBatch& batch, const std::vector<int64_t>& replica_rows,
                 Begun& begun);
-  tensor::View run_alone(const engine::StepBatch& batch, const model::StepInputs& inputs,
-                         tensor::View residual, const model::Decoder::Tap& tap,
+  bool is_repeated(const engine::StepBatch& batch, const std::vector<SampledRow>& sampled) const;
+  tensor::View run_alone(const model::StepInputs& inputs, const model::Decoder::Tap& tap,
                          const std::vector<int64_t>& replica_rows);
+  std::vector<int64_t> key_of(const model::StepInputs& inputs) const;
   void embed(const model::StepInputs& inputs, tensor::View residual,
              const model::Decoder::Tap& tap);
   void run_layers(const model::StepInputs& inputs, tensor::View residual,
@@ -127,6 +133,10 @@ class StageWorker final : public Worker {
   std::deque<Begun> begun_;
   /// True where steps are enqueued on a device and nothing in them waits for the host.
   bool runs_ahead_ = false;
+  /// Most rows of a step that samples all of them.
+  int64_t most_sampled() const {
+    return std::min(config_.limits.slots, config_.limits.max_step_tokens);
+  }
   /// Logits of the steps that are repeated, by key.
   std::map<std::vector<int64_t>, tensor::View> repeated_logits_;
 };

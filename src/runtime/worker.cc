@@ -28,6 +28,8 @@ base::Status StageWorker::load(const model::ModelSource& source) {
   FF_ASSIGN(decoder_,
             model::Decoder::create(source, *ops_, *groups_, *stream_, config_.limits.max_positions,
                                    config_.expert_exchange));
+  runs_ahead_ = !ops_->in_host_memory() && groups_->mesh().world_size() == 1 &&
+                !groups_->mesh().has_experts();
   FF_TRY(allocate_cache());
   const int64_t arena_bytes =
       model::Decoder::arena_bytes(decoder_->spec(), *ops_, groups_->mesh(), config_.expert_exchange,
@@ -42,8 +44,6 @@ base::Status StageWorker::load(const model::ModelSource& source) {
                 config_.limits.max_step_tokens,
                 std::min(config_.limits.slots, config_.limits.max_step_tokens))));
   host_arena_ = tensor::Arena(std::move(host_arena));
-  runs_ahead_ = !ops_->in_host_memory() && groups_->mesh().world_size() == 1 &&
-                !groups_->mesh().has_experts();
   FF_ASSIGN(packer_, model::StepPacker::create(*ops_, packer_limits(config_.limits),
                                                runs_ahead_ ? depth() + 1 : 1));
   FF_ASSIGN(ring_,
@@ -56,6 +56,7 @@ base::Status StageWorker::load(const model::ModelSource& source) {
       arena_bytes + model::Decoder::table_bytes(decoder_->spec(), config_.limits.max_positions) +
       step_input_bytes(config_.limits);
   memory_.load_s = base::seconds_between(begin, clock.now_ns());
+  prepare_steps();
   return {};
 }
 
@@ -63,7 +64,8 @@ base::Status StageWorker::allocate_cache() {
   const engine::ExecutorLimits& limits = config_.limits;
   for (int i = decoder_->first_layer(); i < decoder_->end_layer(); ++i) {
     const model::AttentionSpec& spec = decoder_->spec().layers[static_cast<size_t>(i)].attention;
-    backend::KvLayer layer{.blocks = limits.blocks,
+    // One more block than sequences get, for rows that only fill up a step.
+    backend::KvLayer layer{.blocks = limits.blocks + (runs_ahead_ ? 1 : 0),
                            .kv_heads = model::kv_head_range(spec, groups_->mesh().config().tp,
                                                             groups_->coordinates().shard)
                                            .size(),

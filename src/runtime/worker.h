@@ -58,6 +58,7 @@ struct RankMemory {
   int64_t kv_bytes = 0;
   int64_t activation_bytes = 0;  ///< arena, rotary tables and step inputs
   double load_s = 0;
+  double prepare_s = 0;  ///< after that, making steps ready
 };
 
 /// What a rank did since it was built.

@@ -134,6 +134,12 @@ void CudaStream::repeat(std::span<const int64_t> key, const RowLayout& rows,
   count(counters, graph.attentions, rows);
 }
 
+void CudaStream::prepare(std::span<const int64_t> key, const RowLayout& rows,
+                         const std::function<void()>& enqueue) {
+  Graph& graph = graphs_[{key.begin(), key.end()}];
+  if (graph.exec == nullptr) capture(graph, rows, enqueue);
+}
+
 CudaStream& stream_of(Stream& stream) {
   auto* cuda = dynamic_cast<CudaStream*>(&stream);
   CHECK(cuda != nullptr, "a stream of another backend");

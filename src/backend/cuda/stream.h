@@ -24,10 +24,12 @@ class CudaStream final : public Stream {
   void synchronize() override;
   int64_t mark() override;
   void wait(int64_t mark) override;
-  /// Runs the operators the first time, captures them as a graph the second, and launches that from
-  /// then on.
+  /// Runs the operators the first time, unless they were prepared, captures them as a graph the
+  /// second, and launches that from then on.
   void repeat(std::span<const int64_t> key, const RowLayout& rows,
               const std::function<void()>& enqueue) override;
+  void prepare(std::span<const int64_t> key, const RowLayout& rows,
+               const std::function<void()>& enqueue) override;
 
   /// An attention that has been counted: its work differs whenever a graph of it is launched.
   void note_attention(const KvLayer& cache, int64_t heads, int64_t window);

@@ -167,8 +167,8 @@ void fields_of(auto& io, Is<engine::StepOutput> auto& o) { io(o.sampled, o.trace
 void fields_of(auto& io, Is<StageReport> auto& r) { io(r.step, r.stage, r.output); }
 
 void fields_of(auto& io, Is<RankMemory> auto& m) {
-  static_assert(sizeof(RankMemory) == 40, "a field is missing below");
-  io(m.weight_bytes, m.file_bytes_read, m.kv_bytes, m.activation_bytes, m.load_s);
+  static_assert(sizeof(RankMemory) == 48, "a field is missing below");
+  io(m.weight_bytes, m.file_bytes_read, m.kv_bytes, m.activation_bytes, m.load_s, m.prepare_s);
 }
 void fields_of(auto& io, Is<backend::OpCounters> auto& c) {
   static_assert(sizeof(backend::OpCounters) == 32, "a field is missing below");

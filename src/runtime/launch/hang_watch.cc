@@ -21,7 +21,7 @@ constexpr int kMeasureTimes = 10;
 
 bool is_loading(const Position& position) {
   return position.operation == Operation::kStart || position.operation == Operation::kMeet ||
-         position.operation == Operation::kLoad;
+         position.operation == Operation::kLoad || position.operation == Operation::kPrepare;
 }
 
 double to_seconds(nanoseconds time) { return std::chrono::duration<double>(time).count(); }
