@@ -315,7 +315,7 @@ class LocalCluster final : public Cluster {
       }
     }
     if (prepare_s == 0) return;
-    progress(fmt::format("ready: weights and cache {:.1f} s, steps {:.1f} s", load_s, prepare_s));
+    progress(fmt::format("ready (weights and cache {:.1f} s, steps {:.1f} s)", load_s, prepare_s));
   }
 
   engine::SequenceId next_id() override { return engine::SequenceId(next_id_++); }

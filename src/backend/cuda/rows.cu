@@ -44,7 +44,7 @@ __global__ void resolve_tokens_kernel(int32_t* tokens, const int32_t* ring, int6
   if (i < count && tokens[i] < 0) tokens[i] = ring[-1 - tokens[i]];
 }
 
-constexpr int kNormThreads = 1024;
+constexpr int kNormThreads = 256;  // several rows at once on a multiprocessor
 /// Values of a row that a thread keeps in registers; what is further is read again.
 constexpr int kKept = 16;
 
@@ -101,7 +101,8 @@ __global__ void __launch_bounds__(kNormThreads)
   squares = warp_sum(squares);
   if (threadIdx.x % 32 == 0) warp_sums[threadIdx.x / 32] = squares;
   __syncthreads();
-  squares = warp_sum(warp_sums[threadIdx.x % 32]);
+  constexpr int kWarps = kNormThreads / 32;
+  squares = warp_sum(threadIdx.x % 32 < kWarps ? warp_sums[threadIdx.x % 32] : 0.0F);
   const float r =
       __fdiv_rn(1.0F, __fsqrt_rn(__fadd_rn(__fdiv_rn(squares, static_cast<float>(width)), eps)));
   const auto put = [&](int64_t p, const P& values) {
@@ -128,30 +129,72 @@ __global__ void __launch_bounds__(kNormThreads)
   for (int64_t p = at(kPacks); p < packs; p += kNormThreads) put(p, row[p]);
 }
 
-/// A warp norms and rotates one head in place. `lane` of 32.
-__device__ inline void norm_rope_head(float* head, const float* gain, float eps, const float* cos,
-                                      const float* sin, int64_t head_dim, int64_t lane) {
-  const int64_t half = head_dim / 2;
-  float r = 1;
-  if (gain != nullptr) {
-    float squares = 0;
-    for (int64_t i = lane; i < head_dim; i += 32) squares = __fmaf_rn(head[i], head[i], squares);
-    squares = warp_sum(squares);
-    r = __fdiv_rn(1.0F,
-                  __fsqrt_rn(__fadd_rn(__fdiv_rn(squares, static_cast<float>(head_dim)), eps)));
-  }
-  for (int64_t i = lane; i < half; i += 32) {
-    float a = head[i];
-    float b = head[i + half];
-    if (gain != nullptr) {
-      a = __fmul_rn(__fmul_rn(a, r), gain[i]);
-      b = __fmul_rn(__fmul_rn(b, r), gain[i + half]);
+constexpr int kMostHalves = 4;  ///< of 32 pairs that a lane has of a head of at most 256
+
+/// A lane's part of a head: pairs (i, i + head_dim / 2) for i = lane, lane + 32, ...
+struct HeadPart {
+  float a[kMostHalves];
+  float b[kMostHalves];
+
+  __device__ void read(const float* head, int half, int lane) {
+#pragma unroll
+    for (int j = 0; j < kMostHalves; ++j) {
+      const int i = lane + 32 * j;
+      a[j] = i < half ? head[i] : 0.0F;
+      b[j] = i < half ? head[i + half] : 0.0F;
     }
-    const float c = cos[i];
-    const float s = sin[i];
-    head[i] = __fmaf_rn(-b, s, __fmul_rn(a, c));
-    head[i + half] = __fmaf_rn(a, s, __fmul_rn(b, c));
   }
+  template <typename Put>
+  __device__ void write(int half, int lane, const Put& put) const {
+#pragma unroll
+    for (int j = 0; j < kMostHalves; ++j) {
+      const int i = lane + 32 * j;
+      if (i >= half) break;
+      put(i, a[j]);
+      put(i + half, b[j]);
+    }
+  }
+  /// Norms it, over the warp.
+  __device__ void norm(const float* gain, float eps, int half, int lane) {
+    float squares = 0;
+#pragma unroll
+    for (int j = 0; j < kMostHalves; ++j) {
+      squares = __fmaf_rn(a[j], a[j], squares);
+      squares = __fmaf_rn(b[j], b[j], squares);
+    }
+    squares = warp_sum(squares);
+    const float mean = __fdiv_rn(squares, static_cast<float>(2 * half));
+    const float r = __fdiv_rn(1.0F, __fsqrt_rn(__fadd_rn(mean, eps)));
+#pragma unroll
+    for (int j = 0; j < kMostHalves; ++j) {
+      const int i = lane + 32 * j;
+      if (i >= half) break;
+      a[j] = __fmul_rn(__fmul_rn(a[j], r), gain[i]);
+      b[j] = __fmul_rn(__fmul_rn(b[j], r), gain[i + half]);
+    }
+  }
+  /// Rotates it by the angles whose cosines and sines `angles` has.
+  __device__ void rotate(const HeadPart& angles) {
+#pragma unroll
+    for (int j = 0; j < kMostHalves; ++j) {
+      const float left = a[j];
+      a[j] = __fmaf_rn(-b[j], angles.b[j], __fmul_rn(left, angles.a[j]));
+      b[j] = __fmaf_rn(left, angles.b[j], __fmul_rn(b[j], angles.a[j]));
+    }
+  }
+};
+
+/// Cosines and sines of a position.
+__device__ inline HeadPart angles_of(const float* cos, const float* sin, int64_t position, int half,
+                                     int lane) {
+  HeadPart out;
+#pragma unroll
+  for (int j = 0; j < kMostHalves; ++j) {
+    const int i = lane + 32 * j;
+    out.a[j] = i < half ? cos[position * half + i] : 0.0F;
+    out.b[j] = i < half ? sin[position * half + i] : 0.0F;
+  }
+  return out;
 }
 
 /// Where the cache holds a head of a row.
@@ -174,44 +217,70 @@ __global__ void __launch_bounds__(kThreads)
   let_next_start();
   const int64_t item = static_cast<int64_t>(blockIdx.x) * kHeadsOfBlock + threadIdx.x / 32;
   if (item >= count) return;
-  const int64_t at = positions[item / heads] * (head_dim / 2);
-  norm_rope_head(x + item * head_dim, gain, eps, cos + at, sin + at, head_dim, threadIdx.x % 32);
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int half = static_cast<int>(head_dim / 2);
+  float* head = x + item * head_dim;
+  HeadPart part;
+  part.read(head, half, lane);
+  if (gain != nullptr) part.norm(gain, eps, half, lane);
+  part.rotate(angles_of(cos, sin, positions[item / heads], half, lane));
+  part.write(half, lane, [&](int i, float value) { head[i] = value; });
 }
 
-/// A warp takes one head of one row: those of the queries, then of the keys, which also go to the
-/// cache, then of the values, which only do that.
+/// Blocks of one row take heads of it in turns, a warp one: those of the queries, then of the keys,
+/// which also go to the cache, then of the values, which only do that.
 __global__ void __launch_bounds__(kThreads)
-    rope_write_kernel(const __grid_constant__ RopeWriteArgs a, int64_t count) {
-  const int64_t item = static_cast<int64_t>(blockIdx.x) * kHeadsOfBlock + threadIdx.x / 32;
-  const int64_t lane = threadIdx.x % 32;
-  const int64_t d = a.cache.head_dim;
-  const int64_t heads = a.heads + 2 * a.cache.kv_heads;
-  const int64_t row = item < count ? item / heads : 0;
-  // Inputs of the step: no kernel before this one writes them.
+    rope_write_kernel(const __grid_constant__ RopeWriteArgs a) {
+  constexpr int kAtOnce = 3;  // heads that a warp reads before it writes one
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int d = a.cache.head_dim;
+  const int half = d / 2;
+  const auto row = static_cast<int64_t>(blockIdx.x);
+  const auto queries = static_cast<int>(a.heads);
+  const int keys_end = queries + a.cache.kv_heads;
+  const int heads = keys_end + a.cache.kv_heads;
+  // Inputs of the step, and tables: no kernel before this one writes them.
   const int64_t position = a.positions[row];
-  const int64_t sequence = a.sequences[row];
+  const int64_t to = cache_index(a.cache, position, a.sequences[row], 0);
+  const HeadPart angles = angles_of(a.cos, a.sin, position, half, lane);
   wait_for_inputs();
   let_next_start();
-  if (item >= count) return;
-  int64_t head = item % heads;
-  const float* cos = a.cos + position * (d / 2);
-  const float* sin = a.sin + position * (d / 2);
-  if (head < a.heads) {
-    norm_rope_head(a.queries + (row * a.heads + head) * d, a.query_gain, a.eps, cos, sin, d, lane);
-    return;
+  const int stride = kHeadsOfBlock * static_cast<int>(gridDim.y);
+  const auto source = [&](int head) -> float* {
+    if (head < queries) return a.queries + (row * queries + head) * d;
+    const bool is_key = head < keys_end;
+    const int kv_head = head - (is_key ? queries : keys_end);
+    return const_cast<float*>(is_key ? a.keys : a.values) + (row * a.cache.kv_heads + kv_head) * d;
+  };
+  for (int first =
+           static_cast<int>(blockIdx.y) * kHeadsOfBlock + static_cast<int>(threadIdx.x) / 32;
+       first < heads; first += kAtOnce * stride) {
+    HeadPart parts[kAtOnce];
+#pragma unroll
+    for (int u = 0; u < kAtOnce; ++u) {
+      const int head = first + u * stride;
+      if (head < heads) parts[u].read(source(head), half, lane);
+    }
+#pragma unroll
+    for (int u = 0; u < kAtOnce; ++u) {
+      const int head = first + u * stride;
+      if (head >= heads) break;
+      HeadPart& part = parts[u];
+      if (head < keys_end) {
+        const float* gain = head < queries ? a.query_gain : a.key_gain;
+        if (gain != nullptr) part.norm(gain, a.eps, half, lane);
+        part.rotate(angles);
+        float* in_place = source(head);
+        part.write(half, lane, [&](int i, float value) { in_place[i] = value; });
+      }
+      if (head < queries) continue;
+      const bool is_key = head < keys_end;
+      const int64_t of_head =
+          int64_t{head - (is_key ? queries : keys_end)} * a.cache.block_size * d;
+      uint16_t* cached = (is_key ? a.cache.keys : a.cache.values) + to + of_head;
+      part.write(half, lane, [&](int i, float value) { cached[i] = to_bf16_bits(value); });
+    }
   }
-  head -= a.heads;
-  const bool is_key = head < a.cache.kv_heads;
-  if (!is_key) head -= a.cache.kv_heads;
-  const int64_t from = (row * a.cache.kv_heads + head) * d;
-  uint16_t* to =
-      (is_key ? a.cache.keys : a.cache.values) + cache_index(a.cache, position, sequence, head);
-  if (is_key) {
-    norm_rope_head(a.keys + from, a.key_gain, a.eps, cos, sin, d, lane);
-    __syncwarp();
-  }
-  const float* source = is_key ? a.keys + from : a.values + from;
-  for (int64_t i = lane; i < d; i += 32) to[i] = to_bf16_bits(source[i]);
 }
 
 __global__ void kv_write_kernel(const float* keys, const float* values, const int32_t* positions,
@@ -436,10 +505,11 @@ cudaError_t kv_write(cudaStream_t stream, const float* keys, const float* values
 }
 
 cudaError_t rope_write(cudaStream_t stream, const RopeWriteArgs& args) {
-  const int64_t count = args.rows * (args.heads + int64_t{2} * args.cache.kv_heads);
-  if (count == 0) return cudaSuccess;
-  return launch_early(rope_write_kernel, blocks_for(count, kHeadsOfBlock), kThreads, 0, stream,
-                      args, count);
+  if (args.rows == 0) return cudaSuccess;
+  const unsigned most = blocks_for(args.heads + int64_t{2} * args.cache.kv_heads, kHeadsOfBlock);
+  constexpr int64_t kManyRows = 256;  // as many blocks without cutting rows
+  const dim3 grid(static_cast<unsigned>(args.rows), args.rows < kManyRows ? most : 1);
+  return launch_early(rope_write_kernel, grid, kThreads, 0, stream, args);
 }
 
 cudaError_t gated_activation(cudaStream_t stream, bool gelu_tanh, const float* gate,
