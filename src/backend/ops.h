@@ -85,6 +85,10 @@ class Stream {
   virtual void prepare(std::span<const int64_t> /*key*/, const RowLayout& /*rows*/,
                        const std::function<void()>& /*enqueue*/) {}
 
+  /// Makes the device fail at what is enqueued next, for tests of what happens then. Where an
+  /// operator is done when its call returns there is nothing that could.
+  virtual void break_device() {}
+
   OpCounters counters;
   base::Numerics numerics = base::Numerics::kInvariant;  ///< of the operators enqueued next
 };

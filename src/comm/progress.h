@@ -2,9 +2,11 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string_view>
+#include <utility>
 
 #include "mesh/mesh.h"
 
@@ -76,12 +78,17 @@ class Progress {
     virtual ~Observer() = default;
     /// `data`: the residual of the shard, f32 [M * H], where the operation works on it, else empty.
     virtual void at(const Position& position, std::span<float> data) = 0;
+    /// Is told how to make the rank's device fail, if it has one that can. Valid while it works.
+    virtual void has_device(std::function<void()> /*break_device*/) {}
   };
 
   /// `observer` outlives the rank's work.
   explicit Progress(Observer* observer = nullptr) : observer_(observer) {}
 
   /// True where an observer is told of every mark.
+  void tell_device(std::function<void()> break_device) {
+    if (observer_ != nullptr) observer_->has_device(std::move(break_device));
+  }
   bool is_watched() const { return observer_ != nullptr; }
 
   void begin_step(int64_t step) { step_.store(step, std::memory_order_relaxed); }

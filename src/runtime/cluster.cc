@@ -486,6 +486,10 @@ base::Result<std::unique_ptr<Cluster>> Cluster::start(const ClusterConfig& confi
     return base::fail("{} cannot change a value in the memory of a GPU: use --backend cpu",
                       kFaultVariable);
   }
+  if (fault && fault->action == FaultSpec::Action::kTrap && ops->in_host_memory()) {
+    return base::fail("{} cannot break a GPU where there is none: use --backend cuda",
+                      kFaultVariable);
+  }
   auto cluster = std::make_unique<LocalCluster>(mesh, limits, config.scheduler.prefix_cache);
   std::mutex progress_mutex;
   const StartProgress serialised = [&](const std::string& line) {

@@ -20,12 +20,12 @@ using Action = FaultSpec::Action;
 
 constexpr std::string_view kGrammar =
     "expected words KEY=VALUE among rank=N step=N layer=N op=NAME, and "
-    "action=kill|stop|hang|abort|exit|throw|slow:<N>ms|corrupt, for example "
+    "action=kill|stop|hang|abort|exit|throw|slow:<N>ms|corrupt|trap, for example "
     "\"rank=2 step=5 layer=3 op=mlp action=kill\"";
 constexpr int kExitStatus = 3;
 constexpr int64_t kMaxDelayMs = 3'600'000;
 
-constexpr std::array<std::pair<std::string_view, Action>, 7> kActions = {{
+constexpr std::array<std::pair<std::string_view, Action>, 8> kActions = {{
     {"kill", Action::kKill},
     {"stop", Action::kStop},
     {"hang", Action::kHang},
@@ -33,6 +33,7 @@ constexpr std::array<std::pair<std::string_view, Action>, 7> kActions = {{
     {"exit", Action::kExit},
     {"throw", Action::kThrow},
     {"corrupt", Action::kCorrupt},
+    {"trap", Action::kTrap},
 }};
 
 base::Error refuse(std::string_view word) {
@@ -150,6 +151,9 @@ void Fault::at(const comm::Position& position, std::span<float> data) {
       throw std::runtime_error(std::string(kFaultVariable) + " said so");
     case Action::kSlow:
       std::this_thread::sleep_for(spec_.delay);
+      break;
+    case Action::kTrap:
+      if (break_device_) break_device_();
       break;
     case Action::kCorrupt:
       // Off by a fifth to a half.

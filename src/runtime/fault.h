@@ -3,9 +3,11 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "base/result.h"
 #include "comm/progress.h"
@@ -17,7 +19,7 @@ inline constexpr const char* kFaultVariable = "FOURFOLD_FAULT";
 
 /// Where a rank misbehaves, and how: "rank=2 step=5 layer=3 op=mlp action=kill" (docs/faults.md).
 struct FaultSpec {
-  enum class Action { kKill, kStop, kHang, kAbort, kExit, kThrow, kSlow, kCorrupt };
+  enum class Action { kKill, kStop, kHang, kAbort, kExit, kThrow, kSlow, kCorrupt, kTrap };
 
   std::optional<int> rank;       ///< of the whole scheme
   std::optional<int64_t> step;   ///< of the rank's group
@@ -43,6 +45,9 @@ class Fault final : public comm::Progress::Observer {
   /// Until it knows which rank of the scheme it watches it does nothing.
   void watch(int world_rank) { rank_ = world_rank; }
   void at(const comm::Position& position, std::span<float> data) override;
+  void has_device(std::function<void()> break_device) override {
+    break_device_ = std::move(break_device);
+  }
   /// Lets a rank that hangs go on. Any thread may call it.
   void release();
 
@@ -52,6 +57,7 @@ class Fault final : public comm::Progress::Observer {
   FaultSpec spec_;
   std::optional<int> rank_;
   bool done_ = false;
+  std::function<void()> break_device_;
   std::atomic<bool> released_ = false;
 };
 

@@ -68,7 +68,7 @@ TEST(FaultSpec, KnowsWhatThreadsCannotDo) {
   for (const std::string action : {"kill", "stop", "abort", "exit"}) {
     EXPECT_TRUE(spec_of("action=" + action).needs_process()) << action;
   }
-  for (const std::string action : {"hang", "throw", "slow:1ms", "corrupt"}) {
+  for (const std::string action : {"hang", "throw", "slow:1ms", "corrupt", "trap"}) {
     EXPECT_FALSE(spec_of("action=" + action).needs_process()) << action;
   }
 }
@@ -113,6 +113,23 @@ TEST(Fault, CorruptsOneValueAtEveryMark) {
   EXPECT_EQ(residual, (std::vector<float>{3, 5}));
   fault.at({.layer = 1}, residual);
   EXPECT_EQ(residual, (std::vector<float>{2, 5}));
+}
+
+TEST(Fault, BreaksTheDeviceThatItWasToldOf) {
+  Fault fault(spec_of("layer=1 action=trap"));
+  fault.watch(0);
+  int broken = 0;
+  comm::Progress progress(&fault);
+  progress.enter(Operation::kMlp, 1);  // there is no device yet
+  Fault again(spec_of("layer=1 action=trap"));
+  again.watch(0);
+  comm::Progress told(&again);
+  told.tell_device([&] { ++broken; });
+  told.enter(Operation::kMlp, 0);
+  EXPECT_EQ(broken, 0);
+  told.enter(Operation::kMlp, 1);
+  told.enter(Operation::kMlp, 1);
+  EXPECT_EQ(broken, 1);
 }
 
 TEST(Fault, AHangEndsWhenItIsReleased) {

@@ -144,6 +144,9 @@ base::Result<std::unique_ptr<Worker>> Worker::create(const RankConfig& config,
   if (progress != nullptr) progress->enter(comm::Operation::kMeet);
   auto groups = std::make_unique<model::RankGroups>(mesh, std::move(group));
   std::unique_ptr<backend::Stream> stream = ops->make_stream(config.threads, cpus);
+  if (comm::Progress* watched = groups->progress(); watched != nullptr) {
+    watched->tell_device([device = stream.get()] { device->break_device(); });
+  }
   auto worker =
       std::make_unique<StageWorker>(config, std::move(ops), std::move(groups), std::move(stream));
   FF_TRY(worker->load(source));

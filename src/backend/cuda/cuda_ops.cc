@@ -120,7 +120,7 @@ base::Result<Peaks> CudaOps::measure_peaks(Stream& stream, double seconds, int s
   FF_ASSIGN(const Buffer sink, allocate(64));
   CudaStream& cuda = stream_of(stream);
   cuda.synchronize();
-  check(cudaMemsetAsync(data.data(), 1, static_cast<size_t>(bytes), cuda.begin()), "measuring");
+  check(fill_without_order(cuda.begin(), data.data(), bytes), "measuring");
   cuda.synchronize();
   // Work per second: as often as takes half the time.
   const auto rate = [&](double work_of_one, const auto& enqueue) {

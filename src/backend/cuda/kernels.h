@@ -195,9 +195,15 @@ cudaError_t draw_rows(cudaStream_t stream, const float* logits, const int32_t* d
                       int64_t width, int32_t* out);
 inline constexpr int64_t kMostDrawn = int64_t{1} << 21;
 
+/// Fills memory with bf16 of either sign between 1/2 and 2, in no order: what is alike everywhere
+/// takes less power, and then more work gets done.
+cudaError_t fill_without_order(cudaStream_t stream, void* data, int64_t bytes);
 /// Reads `bytes` bytes, a multiple of 16, as quickly as the memory gives them; `sink` is one word.
 cudaError_t read_memory(cudaStream_t stream, const void* data, int64_t bytes, uint32_t* sink);
 /// Runs mma of bf16 in registers, all multiprocessors; gives the FLOPs of one `steps`.
 cudaError_t compute_in_registers(cudaStream_t stream, int64_t steps, float* sink, double* flops);
+
+/// Ends in an error, after which nothing works any more that uses this GPU in this process.
+cudaError_t trap(cudaStream_t stream);
 
 }  // namespace fourfold::backend::cuda

@@ -423,6 +423,19 @@ __global__ void __launch_bounds__(512)
   if (mixed == 0x12345678u) *sink = mixed;  // so that nothing is optimised away
 }
 
+__global__ void fill_kernel(uint32_t* data, int64_t count) {
+  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t i = global_thread(); i < count; i += stride) {
+    uint32_t bits = static_cast<uint32_t>(i) * 0x9e3779b9U;  // MurmurHash3's finaliser
+    bits = (bits ^ bits >> 16) * 0x85ebca6bU;
+    bits = (bits ^ bits >> 13) * 0xc2b2ae35U;
+    bits ^= bits >> 16;
+    data[i] = (bits & 0x80ff80ffU) | 0x3f003f00U;
+  }
+}
+
+__global__ void trap_kernel() { asm volatile("trap;"); }
+
 constexpr int kIndependent = 8;  ///< mma in flight a warp
 
 __global__ void __launch_bounds__(256) mma_kernel(int64_t steps, float* sink) {
@@ -585,6 +598,17 @@ cudaError_t copy_columns(cudaStream_t stream, const float* x, int64_t x_stride, 
 cudaError_t read_memory(cudaStream_t stream, const void* data, int64_t bytes, uint32_t* sink) {
   read_kernel<<<static_cast<unsigned>(multiprocessors() * 4), 512, 0, stream>>>(
       static_cast<const uint4*>(data), bytes / 16, sink);
+  return cudaGetLastError();
+}
+
+cudaError_t fill_without_order(cudaStream_t stream, void* data, int64_t bytes) {
+  fill_kernel<<<static_cast<unsigned>(multiprocessors() * 8), kThreads, 0, stream>>>(
+      static_cast<uint32_t*>(data), bytes / static_cast<int64_t>(sizeof(uint32_t)));
+  return cudaGetLastError();
+}
+
+cudaError_t trap(cudaStream_t stream) {
+  trap_kernel<<<1, 1, 0, stream>>>();
   return cudaGetLastError();
 }
 

@@ -140,6 +140,8 @@ void CudaStream::prepare(std::span<const int64_t> key, const RowLayout& rows,
   if (graph.exec == nullptr) capture(graph, rows, enqueue);
 }
 
+void CudaStream::break_device() { check(trap(begin()), "breaking it"); }
+
 CudaStream& stream_of(Stream& stream) {
   auto* cuda = dynamic_cast<CudaStream*>(&stream);
   CHECK(cuda != nullptr, "a stream of another backend");
