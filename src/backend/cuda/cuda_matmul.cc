@@ -71,7 +71,9 @@ bool multiply_jointly(CudaStream& stream, Arena& arena, View x, Matrices matrice
   const int64_t n = rows_of(matrices);
   const int64_t mark = arena.mark();
   const int64_t room = arena.capacity_bytes() - mark - int64_t{64};
-  if (matrices.size() < 2 || x.rows() > kMostJointRows || !adjacent(matrices) ||
+  const bool fours = std::all_of(matrices.begin(), matrices.end(),
+                                 [](const DeviceMatrix* m) { return m->rows() % 4 == 0; });
+  if (matrices.size() < 2 || x.rows() > kMostJointRows || !adjacent(matrices) || !fours ||
       x.rows() * n * static_cast<int64_t>(sizeof(float)) > room) {
     return false;
   }

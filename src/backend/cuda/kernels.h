@@ -161,7 +161,8 @@ struct GatedArgs {
   uint16_t* out = nullptr;  ///< [rows][width]
 };
 cudaError_t gated_activation_of_bf16(cudaStream_t stream, bool gelu_tanh, const GatedArgs& args);
-/// Takes columns of x [rows][sum of n] apart.
+/// Takes columns of x [rows][sum of n] apart; each n is a multiple of 4, and all is 16-byte
+/// aligned.
 struct SplitArgs {
   struct Target {
     float* out = nullptr;  ///< [rows][n]

@@ -328,19 +328,21 @@ __global__ void gated_activation_of_bf16_kernel(const __grid_constant__ GatedArg
       make_uint4(two(g.x, u.x), two(g.y, u.y), two(g.z, u.z), two(g.w, u.w));
 }
 
-/// A block takes a row.
-__global__ void split_columns_kernel(const __grid_constant__ SplitArgs a, int width) {
+/// A thread takes four columns of a row; a target has a multiple of four.
+__global__ void split_columns_kernel(const __grid_constant__ SplitArgs a, int64_t width) {
   wait_for_inputs();
   let_next_start();
-  const float* row = a.x + static_cast<int64_t>(blockIdx.x) * width;
-  for (int t = 0; t < a.targets; ++t) {
-    const auto& target = a.target[static_cast<size_t>(t)];
-    float* out = target.out + static_cast<int64_t>(blockIdx.x) * target.n;
-    for (int i = static_cast<int>(threadIdx.x); i < target.n; i += static_cast<int>(blockDim.x)) {
-      out[i] = row[i];
-    }
-    row += target.n;
+  const int64_t at = global_thread() * 4;
+  if (at >= a.rows * width) return;
+  const int64_t row = at / width;
+  auto column = static_cast<int>(at % width);
+  int t = 0;
+  for (; column >= a.target[static_cast<size_t>(t)].n; ++t) {
+    column -= a.target[static_cast<size_t>(t)].n;
   }
+  const auto& target = a.target[static_cast<size_t>(t)];
+  *reinterpret_cast<float4*>(target.out + row * target.n + column) =
+      *reinterpret_cast<const float4*>(a.x + at);
 }
 
 __global__ void to_bf16_kernel(const float* x, int64_t count, uint16_t* out) {
@@ -542,10 +544,10 @@ cudaError_t gated_activation_of_bf16(cudaStream_t stream, bool gelu_tanh, const 
 
 cudaError_t split_columns(cudaStream_t stream, const SplitArgs& args) {
   if (args.rows == 0) return cudaSuccess;
-  int width = 0;
+  int64_t width = 0;
   for (int t = 0; t < args.targets; ++t) width += args.target[static_cast<size_t>(t)].n;
-  return launch_early(split_columns_kernel, static_cast<unsigned>(args.rows), kNormThreads, 0,
-                      stream, args, width);
+  return launch_early(split_columns_kernel, blocks_for(args.rows * width / 4), kThreads, 0, stream,
+                      args, width);
 }
 
 cudaError_t to_bf16(cudaStream_t stream, const float* x, int64_t elements, uint16_t* out) {
