@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "backend/activity.h"
 #include "backend/draw.h"
 #include "base/numerics.h"
 #include "base/result.h"
@@ -204,6 +205,8 @@ class Ops {
   virtual base::Result<Buffer> allocate_host(int64_t bytes) const = 0;
   /// The GPU that ranks run on, as its driver names it; empty: they run on cores.
   virtual std::string gpu() const { return ""; }
+  /// The GPU's own counters; null: there are none.
+  virtual std::unique_ptr<ActivityMeter> activity_meter() const { return nullptr; }
   /// What `allocate` can still give; nothing where that is memory of the host.
   virtual std::optional<int64_t> free_bytes() const = 0;
   /// Copies between memory of the host and of the backend; the same dtype and number of elements.

@@ -25,6 +25,20 @@ const AxisCost& Figures::axis(Axis axis) const {
   return it == comm.end() ? kNone : it->second;
 }
 
+backend::Activity mean_activity(const LoadResult& load) {
+  const auto mean_of = [&](std::optional<double> backend::Activity::*part) {
+    std::vector<double> values;
+    for (const backend::Activity& repeat : load.activity) {
+      if (repeat.*part) values.push_back(*(repeat.*part));
+    }
+    return values.empty() ? std::nullopt : std::optional(load::mean(values));
+  };
+  return {.busy = mean_of(&backend::Activity::busy),
+          .sm_active = mean_of(&backend::Activity::sm_active),
+          .dram_active = mean_of(&backend::Activity::dram_active),
+          .power_w = mean_of(&backend::Activity::power_w)};
+}
+
 Figures figures(const SchemeResult& scheme, const LoadResult& load) {
   Figures out;
   const auto repeats = static_cast<double>(load.costs.size());
@@ -297,6 +311,10 @@ std::vector<std::pair<std::string, std::string>> definitions() {
       {"device_busy",
        "Seconds in operators over wall time, mean over devices; waiting and spinning are not "
        "busy."},
+      {"gpu",
+       "What the GPU's own counters say of the same time, whoever used it: that some kernel ran, "
+       "multiprocessors that had work, the share of the memory's theoretical bandwidth, and power "
+       "(NVML)."},
       {"mfu",
        "FLOPs of all matrix products and attentions over wall time and the arithmetic peak that "
        "all devices of the scheme reached at once in this run."},

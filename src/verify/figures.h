@@ -31,6 +31,9 @@ struct Figures {
 };
 Figures figures(const SchemeResult& scheme, const LoadResult& load);
 
+/// Means over repeats of what the GPU's counters said.
+backend::Activity mean_activity(const LoadResult& load);
+
 /// How evenly the experts of one layer worked, over all repeats.
 struct LayerExpertFigures {
   std::vector<int64_t> rows;     ///< that each expert computed

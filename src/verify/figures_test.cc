@@ -30,6 +30,18 @@ TEST(Figures, MfuAndMbuAreSharesOfWhatAllDevicesReachTogether) {
   EXPECT_FALSE(figures(tp2, tp2.loads.at(kOne)).mfu.has_value());
 }
 
+TEST(Figures, OfTheGpusCountersAreMeansOfTheRepeatsThatHaveThem) {
+  LoadResult load;
+  EXPECT_FALSE(mean_activity(load).busy);
+  load.activity = {{.busy = 0.5, .sm_active = 0.25, .dram_active = {}, .power_w = 100},
+                   {.busy = 1.0, .sm_active = {}, .dram_active = {}, .power_w = 300}};
+  const backend::Activity mean = mean_activity(load);
+  EXPECT_DOUBLE_EQ(mean.busy.value(), 0.75);
+  EXPECT_DOUBLE_EQ(mean.sm_active.value(), 0.25);
+  EXPECT_FALSE(mean.dram_active);
+  EXPECT_DOUBLE_EQ(mean.power_w.value(), 200);
+}
+
 /// A run of two ranks over one layer with two experts; the exchange takes a fifth of the time, most
 /// of it waiting.
 LoadResult expert_run() {

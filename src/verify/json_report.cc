@@ -148,6 +148,15 @@ ordered_json experts_json(const ExpertFigures& experts) {
           {"layers", layers}};
 }
 
+ordered_json activity_json(const LoadResult& load) {
+  if (load.activity.empty()) return {};
+  const backend::Activity a = mean_activity(load);
+  return {{"busy", optional(a.busy)},
+          {"sm_active", optional(a.sm_active)},
+          {"dram_active", optional(a.dram_active)},
+          {"power_w", optional(a.power_w)}};
+}
+
 ordered_json load_json(const VerifyReport& report, const SchemeResult& r, const LoadPoint& point) {
   const LoadResult& load = r.loads.at(point);
   const load::LoadSummary& s = load.summary;
@@ -179,6 +188,7 @@ ordered_json load_json(const VerifyReport& report, const SchemeResult& r, const 
           {"send_lateness_ms", summary_json(s.send_lateness_ms)},
           {"metrics", metrics_json(r, s)},
           {"device_busy", f.busy},
+          {"gpu", activity_json(load)},
           {"mfu", optional(f.mfu)},
           {"mbu", optional(f.mbu)},
           {"efficiency",

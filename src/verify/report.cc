@@ -157,6 +157,13 @@ std::string comm_cell(const Figures& f, mesh::Axis axis) {
   return cost.calls == 0 ? "-" : percent(cost.share);
 }
 
+std::string activity_line(const std::string& scheme, const backend::Activity& a) {
+  return fmt::format(
+      "  {}: by the GPU's counters it was busy {}, multiprocessors {}, memory {}, {}\n", scheme,
+      percent(a.busy), percent(a.sm_active), percent(a.dram_active),
+      a.power_w ? fmt::format("{:.0f} W", *a.power_w) : "-");
+}
+
 std::string load_section(const VerifyReport& report, const LoadPoint& point) {
   std::vector<std::string> header = {"scheme",       "TTFT ms",    "TPOT ms", "ITL p99",
                                      "output tok/s", "busy",       "MFU",     "MBU",
@@ -187,6 +194,7 @@ std::string load_section(const VerifyReport& report, const LoadPoint& point) {
     row.push_back(percent(load.kv_hit_rate()));
     row.push_back(std::to_string(load.preemptions));
     table.add(std::move(row));
+    if (!load.activity.empty()) notes += activity_line(name, mean_activity(load));
     if (s.saturated) {
       notes += fmt::format("  {}: capacity exceeded, the queue grew to the end\n", name);
     }

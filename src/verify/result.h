@@ -57,6 +57,8 @@ struct LoadResult {
   int64_t preemptions = 0;
   int64_t skipped_requests = 0;         ///< of a trace, in one repeat: they do not fit the context
   std::vector<TimelinePoint> timeline;  ///< of the last repeat
+  /// What the GPU's counters said, one a repeat; none where there is no GPU.
+  std::vector<backend::Activity> activity;
 
   /// Its latencies mean what they say.
   bool usable() const { return summary.invalid_reason.empty() && !summary.saturated; }

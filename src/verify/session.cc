@@ -226,7 +226,10 @@ base::Status Session::measure(const LoadPoint& point, int repeat) {
   const engine::EngineStats engine_before = cluster_->engine_stats();
   FF_ASSIGN(const auto before, cluster_->rank_reports());
   OccupancySampler sampler(*cluster_);
+  const std::unique_ptr<backend::ActivityMeter> meter = subject_.ops->activity_meter();
+  if (meter != nullptr) meter->begin();
   FF_ASSIGN(load::LoadRun run, run_point(point, repeat, workload));
+  if (meter != nullptr) load.activity.push_back(meter->end());
   load.timeline = sampler.take();
   FF_ASSIGN(const auto after, cluster_->rank_reports());
   add_costs(load, run.metrics.duration_s, before, after);

@@ -15,6 +15,7 @@
 
 #include "backend/cuda/check.h"
 #include "backend/cuda/kernels.h"
+#include "backend/cuda/nvml.h"
 #include "backend/cuda/stream.h"
 #include "backend/cuda/tensor_map.h"
 #include "backend/cuda/weights.h"
@@ -69,6 +70,15 @@ base::Result<Buffer> CudaOps::allocate_host(int64_t bytes) const {
                       cudaGetErrorString(status));
   }
   return Buffer(data, bytes, [](void* p, int64_t) { cudaFreeHost(p); });
+}
+
+std::unique_ptr<ActivityMeter> CudaOps::activity_meter() const {
+  int device = 0;
+  check(cudaGetDevice(&device), "asking which it is");
+  std::array<char, 32> address{};
+  check(cudaDeviceGetPCIBusId(address.data(), static_cast<int>(address.size()), device),
+        "asking where it is");
+  return nvml_meter(address.data());
 }
 
 std::optional<int64_t> CudaOps::free_bytes() const {

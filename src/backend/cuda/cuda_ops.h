@@ -23,6 +23,7 @@ class CudaOps final : public Ops {
   bool in_host_memory() const override { return false; }
   base::Result<Buffer> allocate_host(int64_t bytes) const override;
   std::string gpu() const override { return gpu_; }
+  std::unique_ptr<ActivityMeter> activity_meter() const override;
   std::optional<int64_t> free_bytes() const override;
   void copy_in(Stream& stream, View from, View to) const override;
   void copy_out(Stream& stream, View from, View to) const override;

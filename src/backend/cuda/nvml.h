@@ -1,0 +1,14 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "backend/activity.h"
+
+namespace fourfold::backend::cuda {
+
+/// The counters of the GPU with this PCI address ("0000:1b:00.0") by NVML, which comes with the
+/// driver and is loaded at run time. Null where it is not there.
+std::unique_ptr<ActivityMeter> nvml_meter(const std::string& pci_address);
+
+}  // namespace fourfold::backend::cuda
