@@ -44,6 +44,10 @@ __device__ inline void wait_for_inputs() { asm volatile("griddepcontrol.wait;" :
 /// The next kernel may start when every block got here.
 __device__ inline void let_next_start() { asm volatile("griddepcontrol.launch_dependents;"); }
 
+__device__ inline int64_t global_thread() {
+  return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+}
+
 __device__ inline uint16_t to_bf16_bits(float x) {
   return __bfloat16_as_ushort(__float2bfloat16_rn(x));
 }

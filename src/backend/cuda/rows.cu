@@ -15,10 +15,6 @@ unsigned blocks_for(int64_t items, int64_t per_block = kThreads) {
   return static_cast<unsigned>((items + per_block - 1) / per_block);
 }
 
-__device__ inline int64_t global_thread() {
-  return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-}
-
 __global__ void embed_kernel(const uint16_t* table, const __grid_constant__ Slices slices,
                              int64_t table_rows, const int32_t* tokens, int64_t first_token,
                              float scale, int64_t width, float* out) {
@@ -409,50 +405,6 @@ __global__ void copy_columns_kernel(const float* x, int64_t x_stride, float* out
   out[i / count * out_stride + i % count] = x[i / count * x_stride + i % count];
 }
 
-__global__ void __launch_bounds__(512)
-    read_kernel(const uint4* data, int64_t count, uint32_t* sink) {
-  uint32_t mixed = 0;
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  int64_t i = global_thread();
-  for (; i + 7 * stride < count; i += 8 * stride) {
-    uint4 v[8];
-#pragma unroll
-    for (int u = 0; u < 8; ++u) v[u] = load_streaming(data + i + u * stride);
-#pragma unroll
-    for (int u = 0; u < 8; ++u) mixed ^= v[u].x ^ v[u].y ^ v[u].z ^ v[u].w;
-  }
-  for (; i < count; i += stride) mixed ^= load_streaming(data + i).x;
-  if (mixed == 0x12345678u) *sink = mixed;  // so that nothing is optimised away
-}
-
-__global__ void fill_kernel(uint32_t* data, int64_t count) {
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = global_thread(); i < count; i += stride) {
-    uint32_t bits = static_cast<uint32_t>(i) * 0x9e3779b9U;  // MurmurHash3's finaliser
-    bits = (bits ^ bits >> 16) * 0x85ebca6bU;
-    bits = (bits ^ bits >> 13) * 0xc2b2ae35U;
-    bits ^= bits >> 16;
-    data[i] = (bits & 0x80ff80ffU) | 0x3f003f00U;
-  }
-}
-
-__global__ void trap_kernel() { asm volatile("trap;"); }
-
-constexpr int kIndependent = 8;  ///< mma in flight a warp
-
-__global__ void __launch_bounds__(256) mma_kernel(int64_t steps, float* sink) {
-  float sums[kIndependent][4] = {};
-  const uint32_t a = threadIdx.x * 0x3c003c01u;
-  for (int64_t step = 0; step < steps; ++step) {
-#pragma unroll
-    for (int i = 0; i < kIndependent; ++i) mma(sums[i], a, a + 1, a + 2, a + 3, a + 4, a + 5);
-  }
-  float sum = 0;
-#pragma unroll
-  for (int i = 0; i < kIndependent; ++i) sum += sums[i][0] + sums[i][1] + sums[i][2] + sums[i][3];
-  if (sum == 12345.0F) *sink = sum;
-}
-
 /// x is written only if there is a y.
 cudaError_t launch_norm(cudaStream_t stream, float* x, const float* y, const float* gain, float eps,
                         int64_t rows, int64_t width, float* out_f32, uint16_t* out_bf16) {
@@ -595,32 +547,6 @@ cudaError_t copy_columns(cudaStream_t stream, const float* x, int64_t x_stride, 
   if (rows * count <= 0) return cudaSuccess;
   return launch_early(copy_columns_kernel, blocks_for(rows * count), kThreads, 0, stream,
                       x + from_begin, x_stride, out + to_begin, out_stride, rows * count, count);
-}
-
-cudaError_t read_memory(cudaStream_t stream, const void* data, int64_t bytes, uint32_t* sink) {
-  read_kernel<<<static_cast<unsigned>(multiprocessors() * 4), 512, 0, stream>>>(
-      static_cast<const uint4*>(data), bytes / 16, sink);
-  return cudaGetLastError();
-}
-
-cudaError_t fill_without_order(cudaStream_t stream, void* data, int64_t bytes) {
-  fill_kernel<<<static_cast<unsigned>(multiprocessors() * 8), kThreads, 0, stream>>>(
-      static_cast<uint32_t*>(data), bytes / static_cast<int64_t>(sizeof(uint32_t)));
-  return cudaGetLastError();
-}
-
-cudaError_t trap(cudaStream_t stream) {
-  trap_kernel<<<1, 1, 0, stream>>>();
-  return cudaGetLastError();
-}
-
-cudaError_t compute_in_registers(cudaStream_t stream, int64_t steps, float* sink, double* flops) {
-  constexpr int kBlocksPerMultiprocessor = 4;
-  constexpr int kWarpsPerBlock = 8;
-  const int blocks = multiprocessors() * kBlocksPerMultiprocessor;
-  mma_kernel<<<static_cast<unsigned>(blocks), 32 * kWarpsPerBlock, 0, stream>>>(steps, sink);
-  *flops = 2.0 * 16 * 8 * 16 * kIndependent * kWarpsPerBlock * blocks * static_cast<double>(steps);
-  return cudaGetLastError();
 }
 
 }  // namespace fourfold::backend::cuda
