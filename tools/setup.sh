@@ -15,7 +15,7 @@ case "${1:-}" in
   "") ;;
   # clang-tidy 14, the default of Debian 12, does not parse all of C++20 that g++ 12 does.
   --tests) packages+=(clang-format clang-tidy-19 clang-19 libclang-rt-19-dev python3 python3-pip
-    chromium) ;;
+    python3-venv chromium) ;;
   *)
     echo "setup: expected no argument or --tests, found '$1'" >&2
     exit 2
@@ -60,4 +60,15 @@ fi
 if [[ ${1:-} == --tests ]] && ! tools/fetch_gemma.sh build/models; then
   echo "setup: the Gemma 3 270M checkpoint could not be fetched (see above), so its test will" \
     "fail. Run 'tools/fetch_gemma.sh build/models' when the network is back." >&2
+fi
+
+# The client of `fourfold serve` that its test runs, and a second reader of HTTP.
+client_packages=(openai==3.57.0 h11==0.16.0)
+if [[ ${1:-} == --tests ]] &&
+  ! build/python/bin/python3 -c 'import openai, h11' 2>/dev/null; then
+  if ! { python3 -m venv build/python &&
+    build/python/bin/pip install --quiet "${client_packages[@]}"; }; then
+    echo "setup: ${client_packages[*]} could not be installed (see above), so the test of" \
+      "OpenAI's client will fail. Run this again when the network is back." >&2
+  fi
 fi

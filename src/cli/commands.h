@@ -10,6 +10,7 @@ namespace fourfold::cli {
 /// the exit code. `command_line` is what the user typed, for reports.
 using Command = std::function<int()>;
 Command add_generate(CLI::App& app);
+Command add_serve(CLI::App& app);
 Command add_bench(CLI::App& app, const std::string& command_line);
 Command add_verify(CLI::App& app, const std::string& command_line);
 

@@ -15,8 +15,7 @@
 #include "runtime/chat_template.h"
 #include "runtime/cluster.h"
 #include "runtime/load_tokenizer.h"
-#include "text/detokenizer.h"
-#include "text/stop_strings.h"
+#include "runtime/output_text.h"
 
 namespace fourfold::cli {
 namespace {
@@ -47,11 +46,9 @@ struct Generation {
   size_t prompt = 0;
   int choice = 0;
   engine::Request request;  ///< of the prompt; its first choice sends it
-  text::IncrementalDetokenizer detokenizer;
-  text::StopChecker stops;
+  runtime::OutputText output;
   std::string text;
   std::vector<engine::SampledToken> tokens;
-  bool done = false;
 };
 
 /// Events on their way from the engine threads to the printing one.
@@ -174,15 +171,15 @@ base::Result<std::vector<Generation>> make_generations(const GenerateFlags& flag
     request.stop_tokens = source.spec.eos_tokens;
     request.ignore_eos = flags.ignore_eos;
     for (int choice = 0; choice < flags.choices; ++choice) {
-      FF_ASSIGN(text::StopChecker stops, text::StopChecker::create(flags.stop, false));
+      FF_ASSIGN(runtime::OutputText output,
+                runtime::OutputText::create(tokenizer,
+                                            {.stops = flags.stop, .min_tokens = flags.min_tokens}));
       out.push_back({.prompt = i,
                      .choice = choice,
                      .request = request,
-                     .detokenizer = {tokenizer, {.skip_special = true, .continues_text = true}},
-                     .stops = std::move(stops),
+                     .output = std::move(output),
                      .text = {},
-                     .tokens = {},
-                     .done = false});
+                     .tokens = {}});
     }
   }
   return out;
@@ -219,31 +216,14 @@ base::Status submit_all(std::vector<Generation>& generations, runtime::Cluster& 
   return {};
 }
 
-/// Takes an event in; returns text that can be shown. As in vLLM, stop strings are looked for
-/// behind the first min_tokens tokens.
+/// Takes an event in; returns text that can be shown.
 std::string advance(Generation& generation, const engine::SequenceEvent& event,
                     runtime::Cluster& cluster) {
-  std::string text;
-  bool stopped = false;
-  if (event.token && !generation.done) {
-    generation.tokens.push_back(*event.token);
-    text = generation.detokenizer.push(event.token->token);
-    if (std::cmp_greater(generation.tokens.size(), generation.request.sampling.min_tokens)) {
-      auto out = generation.stops.push(text);
-      text = std::move(out.text);
-      stopped = out.stop.has_value();
-    }
-  }
-  if (event.finish && !generation.done) {
-    auto out = generation.stops.push(generation.detokenizer.flush());
-    text += out.text;
-    stopped = stopped || out.stop.has_value();
-    if (!stopped) text += generation.stops.flush();
-  }
-  if (stopped && !event.finish) cluster.cancel(event.id);
-  generation.done = generation.done || stopped || event.finish.has_value();
-  generation.text += text;
-  return text;
+  if (event.token && !generation.output.ended()) generation.tokens.push_back(*event.token);
+  const runtime::OutputText::Piece piece = generation.output.push(event);
+  if (piece.stopped && !event.finish) cluster.cancel(event.id);
+  generation.text += piece.text;
+  return piece.text;
 }
 
 /// Takes events in until all is generated. The first text is shown while it comes; the others when
@@ -266,7 +246,7 @@ base::Status show_texts(std::vector<Generation>& generations, const GenerateFlag
     const std::string text = advance(generations[i], event, cluster);
     if (event.finish) --unfinished;
     if (i == shown) fmt::print("{}", text);
-    while (shown < generations.size() && generations[shown].done) {
+    while (shown < generations.size() && generations[shown].output.ended()) {
       if (++shown == generations.size()) break;
       show_head(shown);
       fmt::print("{}", generations[shown].text);

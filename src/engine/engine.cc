@@ -12,6 +12,10 @@ namespace fourfold::engine {
 
 void EngineStats::merge(const EngineStats& other) {
   steps += other.steps;
+  for (size_t i = 0; i < steps_by_tokens.size(); ++i) {
+    steps_by_tokens[i] += other.steps_by_tokens[i];
+  }
+  tokens += other.tokens;
   plan_s += other.plan_s;
   wait_s += other.wait_s;
   scheduler.merge(other.scheduler);
@@ -99,11 +103,17 @@ void Engine::commit_step() {
         result.outputs.size(), oldest.value, schedulers_.size());
   --outstanding_;
   ++stats_.steps;
+  int64_t tokens = 0;
   for (size_t i = 0; i < schedulers_.size(); ++i) {
     StepRecord record = schedulers_[i].commit(oldest, std::move(result.outputs[i]));
     record.replica = static_cast<int32_t>(i);
+    for (const ChunkRecord& chunk : record.chunks) tokens += chunk.num_tokens;
     if (observer_ && !record.chunks.empty()) observer_(record);
   }
+  const auto* const bound =
+      std::lower_bound(kStepTokenBounds.begin(), kStepTokenBounds.end(), tokens);
+  ++stats_.steps_by_tokens[static_cast<size_t>(bound - kStepTokenBounds.begin())];
+  stats_.tokens += tokens;
   stats_.plan_s += base::seconds_between(end_ns, clock_.now_ns());
 }
 

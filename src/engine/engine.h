@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -16,9 +17,15 @@
 
 namespace fourfold::engine {
 
+/// Steps are counted by how many tokens they compute: up to each of these, and more.
+inline constexpr std::array<int64_t, 13> kStepTokenBounds = {1,   8,    16,   32,   64,   128,  256,
+                                                             512, 1024, 2048, 4096, 8192, 16384};
+
 /// Counters since the start.
 struct EngineStats {
   int64_t steps = 0;
+  std::array<int64_t, kStepTokenBounds.size() + 1> steps_by_tokens{};
+  int64_t tokens = 0;        ///< that were computed
   double plan_s = 0;         ///< planning, submitting and committing
   double wait_s = 0;         ///< waiting for results
   SchedulerStats scheduler;  ///< all replicas together

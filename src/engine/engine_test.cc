@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <map>
+#include <numeric>
 
 #include "engine/simulated_executor_test.h"
 
@@ -68,6 +69,21 @@ TEST(Engine, ClearingThePrefixCacheForgetsThePeakOfKvBlocks) {
   EXPECT_GE(engine.stats().scheduler.peak_blocks, 5);
   engine.clear_prefix_cache();
   EXPECT_EQ(engine.stats().scheduler.peak_blocks, 0);
+}
+
+TEST(Engine, CountsStepsByTheirTokens) {
+  SimulatedExecutor executor(toy());
+  const base::ManualClock clock;
+  Engine engine(executor, {}, clock);
+  const Request asked = request(1, 20);
+  const auto prompt_tokens = static_cast<int64_t>(asked.prompt.size());
+  ASSERT_TRUE(engine.add(asked).ok());
+  while (engine.has_work()) engine.run_once();
+  const EngineStats stats = engine.stats();
+  EXPECT_EQ(stats.tokens, prompt_tokens + 19) << "the last token is sampled and not computed";
+  EXPECT_GE(stats.steps_by_tokens[0], 19) << "decodes of one row, and one of none at the end";
+  EXPECT_EQ(std::accumulate(stats.steps_by_tokens.begin(), stats.steps_by_tokens.end(), int64_t{0}),
+            stats.steps);
 }
 
 TEST(Engine, TellsHowFullItsReplicasAre) {

@@ -223,9 +223,11 @@ class Group {
 
   /// Prompt tokens to compute and tokens to sample, of all requests.
   int64_t outstanding_tokens() const { return outstanding_tokens_; }
-  engine::Occupancy occupancy() {
+  GroupStatus status() {
     const std::lock_guard lock(mutex_);
-    return occupancy_;
+    GroupStatus out = status_;
+    if (!idle_) out.without_step_ns = clock_.now_ns() - step_ns_;
+    return out;
   }
   GroupExecutor& executor() { return *executor_; }
 
@@ -249,16 +251,28 @@ class Group {
     while (true) {
       {
         std::unique_lock lock(mutex_);
-        occupancy_ = engine_.occupancy();
         wake_.wait(lock, [&] { return stopping_ || !inbox_.empty() || engine_.has_work(); });
         if (stopping_) return;
+        if (std::exchange(idle_, false)) step_ns_ = clock_.now_ns();
         work.swap(inbox_);
       }
       for (const auto& run : work) run();
       work.clear();
-      for (const engine::SequenceEvent& event : engine_.run_once()) dispatch(event);
-      if (!engine_.failure().empty()) failed_ = true;
+      const std::vector<engine::SequenceEvent> events = engine_.run_once();
+      note_step();  // before anybody hears of it
+      for (const engine::SequenceEvent& event : events) dispatch(event);
     }
+  }
+
+  void note_step() {
+    if (!engine_.failure().empty()) failed_ = true;
+    const std::lock_guard lock(mutex_);
+    step_ns_ = clock_.now_ns();
+    idle_ = !engine_.has_work();
+    status_ = {.occupancy = engine_.occupancy(),
+               .stats = engine_.stats(),
+               .failure = engine_.failure(),
+               .without_step_ns = 0};
   }
 
   void dispatch(const engine::SequenceEvent& event) {
@@ -285,7 +299,9 @@ class Group {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::vector<std::function<void()>> inbox_;
-  engine::Occupancy occupancy_ = engine_.occupancy();  // after the latest step
+  GroupStatus status_ = {.occupancy = engine_.occupancy()};  // after the latest step
+  int64_t step_ns_ = 0;  // when it ended, or when work came to an idle engine
+  bool idle_ = true;
   bool stopping_ = false;
   std::thread thread_;
 };
@@ -329,7 +345,7 @@ class LocalCluster final : public Cluster {
     for (size_t g = 0; g < groups_.size(); ++g) {
       if (groups_[g]->failed()) continue;
       alive.push_back(g);
-      const engine::Occupancy occupancy = groups_[g]->occupancy();
+      const engine::Occupancy occupancy = groups_[g]->status().occupancy;
       loads.push_back({.outstanding_tokens = groups_[g]->outstanding_tokens(),
                        .free_blocks = occupancy.blocks - occupancy.used_blocks,
                        .known_tokens = known[g]});
@@ -385,10 +401,10 @@ class LocalCluster final : public Cluster {
     return total;
   }
 
-  engine::Occupancy occupancy() override {
-    engine::Occupancy total;
-    for (const auto& group : groups_) total.merge(group->occupancy());
-    return total;
+  std::vector<GroupStatus> status() override {
+    std::vector<GroupStatus> out;
+    for (const auto& group : groups_) out.push_back(group->status());
+    return out;
   }
 
   base::Result<std::vector<RankReport>> rank_reports(double peaks_s) override {
@@ -469,6 +485,12 @@ RankConfig rank_config(const ClusterConfig& config, const mesh::Mesh& mesh,
 }
 
 }  // namespace
+
+engine::Occupancy Cluster::occupancy() {
+  engine::Occupancy total;
+  for (const GroupStatus& group : status()) total.merge(group.occupancy);
+  return total;
+}
 
 base::Result<std::unique_ptr<Cluster>> Cluster::start(const ClusterConfig& config,
                                                       const StartProgress& progress) {

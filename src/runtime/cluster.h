@@ -69,6 +69,15 @@ struct RankReport {
   RankStats stats;
 };
 
+/// A group as its engine left it after its latest step.
+struct GroupStatus {
+  engine::Occupancy occupancy;
+  engine::EngineStats stats;
+  std::string failure;  ///< empty: it lives
+  /// How long it has had work and finished no step; 0 without work.
+  int64_t without_step_ns = 0;
+};
+
 /// Events of one request, called on an engine thread; must not block.
 using EventSink = std::function<void(const engine::SequenceEvent& event, int64_t now_ns)>;
 
@@ -97,8 +106,10 @@ class Cluster {
   virtual void clear_prefix_cache() = 0;
   /// Counters of all engines since the start.
   virtual engine::EngineStats engine_stats() = 0;
-  /// How full the replicas were after their latest steps; never waits for a step.
-  virtual engine::Occupancy occupancy() = 0;
+  /// Of each group; never waits for a step.
+  virtual std::vector<GroupStatus> status() = 0;
+  /// How full all replicas were after their latest steps; never waits for a step.
+  engine::Occupancy occupancy();
   /// Of every rank; only while no request is running. With `peaks_s` > 0 all ranks measure their
   /// peaks first, at the same time, for so many seconds.
   virtual base::Result<std::vector<RankReport>> rank_reports(double peaks_s = 0) = 0;

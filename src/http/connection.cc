@@ -1,0 +1,295 @@
+#include "http/connection.h"
+
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
+#include <boost/asio/buffer.hpp>
+#include <boost/asio/experimental/awaitable_operators.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/this_coro.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <ctime>
+#include <utility>
+
+#include "base/check.h"
+
+namespace fourfold::http {
+
+namespace asio = boost::asio;
+using boost::system::error_code;
+
+namespace {
+
+/// Of further requests that a client may send before it has its answer.
+constexpr size_t kPipelinedBytes = 64 << 10;
+
+std::string date() {
+  return fmt::format("{:%a, %d %b %Y %H:%M:%S} GMT", fmt::gmtime(std::time({})));
+}
+
+}  // namespace
+
+Answer::Answer(const asio::any_io_executor& executor, Request request, bool keep_alive,
+               int64_t pending_limit)
+    : request_(std::move(request)),
+      changed_(executor, asio::steady_timer::time_point::max()),
+      pending_limit_(pending_limit),
+      keep_alive_(keep_alive) {}
+
+void Answer::respond(Response response) {
+  CHECK(!started_, "a second answer to {}", request_.path);
+  add_head(response, response.body.size());
+  if (request_.method != "HEAD") pending_ += response.body;
+  finished_ = true;
+  changed_.cancel();
+}
+
+void Answer::start(Response head) {
+  CHECK(!started_ && head.body.empty(), "a second answer to {}", request_.path);
+  chunked_ = request_.version_minor > 0;
+  // Without chunks only the end of the connection tells the end of the body.
+  if (!chunked_) keep_alive_ = false;
+  add_head(head, std::nullopt);
+  changed_.cancel();
+}
+
+void Answer::write(std::string_view bytes) {
+  CHECK(started_ && !finished_, "no answer to {} is under way", request_.path);
+  if (gone_ || bytes.empty() || request_.method == "HEAD") return;
+  if (chunked_) pending_ += fmt::format("{:x}\r\n", bytes.size());
+  pending_ += bytes;
+  if (chunked_) pending_ += "\r\n";
+  if (std::cmp_greater(pending_.size(), pending_limit_)) overflowed_ = true;
+  changed_.cancel();
+}
+
+void Answer::finish() {
+  CHECK(started_ && !finished_, "no answer to {} is under way", request_.path);
+  if (chunked_ && request_.method != "HEAD") pending_ += "0\r\n\r\n";
+  finished_ = true;
+  changed_.cancel();
+}
+
+void Answer::on_gone(std::function<void()> callback) {
+  if (gone_) {
+    callback();
+  } else {
+    on_gone_ = std::move(callback);
+  }
+}
+
+void Answer::gone() {
+  gone_ = true;
+  pending_.clear();
+  if (const auto callback = std::exchange(on_gone_, nullptr)) callback();
+}
+
+asio::awaitable<void> Answer::wait() {
+  while (pending_.empty() && !finished_) {
+    error_code cancelled;  // how it is woken
+    co_await changed_.async_wait(asio::redirect_error(asio::use_awaitable, cancelled));
+  }
+}
+
+void Answer::add_head(const Response& head, std::optional<size_t> content_length) {
+  started_ = true;
+  if (gone_) return;
+  pending_ += fmt::format("HTTP/1.1 {} {}\r\nDate: {}\r\n", head.status, reason_phrase(head.status),
+                          date());
+  if (!head.content_type.empty()) pending_ += "Content-Type: " + head.content_type + "\r\n";
+  if (content_length) {
+    pending_ += fmt::format("Content-Length: {}\r\n", *content_length);
+  } else if (chunked_) {
+    pending_ += "Transfer-Encoding: chunked\r\n";
+  }
+  if (!keep_alive_) {
+    pending_ += "Connection: close\r\n";
+  } else if (request_.version_minor == 0) {
+    pending_ += "Connection: keep-alive\r\n";
+  }
+  for (const Header& header : head.headers) pending_ += header.name + ": " + header.value + "\r\n";
+  pending_ += "\r\n";
+}
+
+Connection::Connection(asio::ip::tcp::socket socket, ConnectionContext& context)
+    : socket_(std::move(socket)), context_(context), reader_(context.options.limits) {
+  error_code ignored;
+  socket_.set_option(asio::ip::tcp::no_delay(true), ignored);
+  socket_.non_blocking(true, ignored);
+  enter(Phase::kIdle);
+}
+
+asio::awaitable<void> Connection::run() {
+  const std::shared_ptr<Connection> self = shared_from_this();
+  while (co_await read_request()) {
+    if (!co_await answer(reader_.take())) break;
+  }
+  close();
+}
+
+/// False if the connection ends instead; a request that is refused has its answer by then.
+asio::awaitable<bool> Connection::read_request() {
+  enter(Phase::kIdle);
+  bool told_to_continue = false;
+  while (true) {
+    const size_t taken = reader_.push(received_);
+    received_.erase(0, taken);
+    if (reader_.state() == RequestReader::State::kComplete) co_return true;
+    if (reader_.state() == RequestReader::State::kRefused) {
+      co_await refuse(reader_.refusal());
+      co_return false;
+    }
+    if (phase_ == Phase::kIdle && reader_.started()) enter(Phase::kHead);
+    if (phase_ == Phase::kHead && reader_.state() == RequestReader::State::kBody) {
+      enter(Phase::kBody);
+    }
+    if (reader_.expects_continue() && reader_.body_bytes() == 0 && !told_to_continue) {
+      told_to_continue = true;
+      co_await write("HTTP/1.1 100 Continue\r\n\r\n");
+    }
+    if (phase_ == Phase::kIdle && context_.draining) co_return false;
+    if (!co_await read_more()) break;
+  }
+  if (too_slow_) {
+    // Named: g++ 12 destroys a braced temporary of a co_await twice.
+    const Refusal refusal{.status = 408, .message = "the request came too slowly"};
+    co_await refuse(refusal);
+  }
+  co_return false;
+}
+
+/// Appends to received_; false at the connection's end. A connection that waits has no buffer.
+asio::awaitable<bool> Connection::read_more() {
+  while (true) {
+    error_code error;
+    co_await socket_.async_wait(asio::ip::tcp::socket::wait_read,
+                                asio::redirect_error(asio::use_awaitable, error));
+    if (error) co_return false;
+    const size_t count = socket_.read_some(asio::buffer(context_.scratch), error);
+    received_.append(context_.scratch.data(), count);
+    if (error != asio::error::would_block) co_return !error;
+  }
+}
+
+/// True if another request may follow.
+asio::awaitable<bool> Connection::answer(Request request) {
+  using namespace asio::experimental::awaitable_operators;
+  enter(Phase::kAnswer);
+  const bool keep_alive = request.keep_alive && !context_.draining;
+  const auto answer = std::make_shared<Answer>(socket_.get_executor(), std::move(request),
+                                               keep_alive, context_.options.timeouts.pending_bytes);
+  context_.handler(answer);
+  co_await (watch() || send(*answer));
+  const bool complete = answer->finished() && !answer->has_pending() && socket_.is_open() &&
+                        !writing_ && !answer->overflowed();
+  if (!complete) {
+    answer->gone();
+    co_return false;
+  }
+  if (answer->closes()) co_await linger();
+  co_return !answer->closes();
+}
+
+/// Returns when the client has gone away.
+asio::awaitable<void> Connection::watch() {
+  while (received_.size() < kPipelinedBytes) {
+    if (!co_await read_more()) co_return;
+  }
+  // Too much to keep: from here on only writing notices that the client has gone.
+  asio::steady_timer never(socket_.get_executor(), asio::steady_timer::time_point::max());
+  co_await never.async_wait(asio::use_awaitable);
+}
+
+/// Returns when the whole answer is sent, or cannot be.
+asio::awaitable<void> Connection::send(Answer& answer) {
+  while (true) {
+    co_await answer.wait();
+    if (!answer.has_pending() || answer.overflowed()) co_return;
+    co_await write(answer.take_pending());
+    if (writing_) co_return;
+  }
+}
+
+/// writing_ stays true if the bytes could not be sent.
+asio::awaitable<void> Connection::write(std::string bytes) {
+  writing_ = true;
+  progress_ns_ = context_.clock.now_ns();
+  std::string_view rest = bytes;
+  while (!rest.empty()) {
+    error_code error;
+    const size_t count = co_await socket_.async_write_some(
+        asio::buffer(rest), asio::redirect_error(asio::use_awaitable, error));
+    if (error) co_return;
+    progress_ns_ = context_.clock.now_ns();
+    rest.remove_prefix(count);
+  }
+  writing_ = false;
+}
+
+asio::awaitable<void> Connection::refuse(const Refusal& refusal) {
+  enter(Phase::kAnswer);
+  Answer answer(socket_.get_executor(), Request(), /*keep_alive=*/false, 0);
+  answer.respond({.status = refusal.status,
+                  .content_type = "text/plain; charset=utf-8",
+                  .body = refusal.message + "\n",
+                  .headers = {}});
+  co_await write(answer.take_pending());
+  if (!writing_) co_await linger();
+}
+
+/// Closing a socket with unread bytes would make the client's system forget the answer. So what the
+/// client still sends is taken, until it closes its side or linger_ns is over.
+asio::awaitable<void> Connection::linger() {
+  enter(Phase::kLinger);
+  error_code ignored;
+  socket_.shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
+  do {
+    received_.clear();
+  } while (co_await read_more());
+}
+
+void Connection::enter(Phase phase) {
+  phase_ = phase;
+  since_ns_ = context_.clock.now_ns();
+}
+
+void Connection::check(int64_t now_ns) {
+  const Timeouts& timeouts = context_.options.timeouts;
+  const int64_t elapsed_ns = now_ns - since_ns_;
+  const auto give_up_reading = [&] {
+    too_slow_ = true;
+    error_code ignored;
+    socket_.cancel(ignored);
+  };
+  switch (phase_) {
+    case Phase::kIdle:
+      if (elapsed_ns > timeouts.idle_ns) close();
+      break;
+    case Phase::kHead:
+      if (elapsed_ns > timeouts.head_ns) give_up_reading();
+      break;
+    case Phase::kBody: {
+      const double expected_bytes = base::seconds_between(timeouts.body_grace_ns, elapsed_ns) *
+                                    static_cast<double>(timeouts.body_bytes_per_s);
+      if (static_cast<double>(reader_.body_bytes()) < expected_bytes) give_up_reading();
+      break;
+    }
+    case Phase::kAnswer:
+      if (writing_ && now_ns - progress_ns_ > timeouts.stalled_ns) close();
+      break;
+    case Phase::kLinger:
+      if (elapsed_ns > timeouts.linger_ns) close();
+      break;
+  }
+}
+
+void Connection::close_if_idle() {
+  if (phase_ == Phase::kIdle) close();
+}
+
+void Connection::close() {
+  error_code ignored;
+  socket_.close(ignored);
+}
+
+}  // namespace fourfold::http

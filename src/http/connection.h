@@ -1,0 +1,109 @@
+#pragma once
+
+#include <array>
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "base/clock.h"
+#include "http/exchange.h"
+#include "http/request_reader.h"
+#include "http/server.h"
+
+namespace fourfold::http {
+
+/// What all connections of a server share.
+struct ConnectionContext {
+  const ServerOptions& options;
+  const base::Clock& clock;
+  const Server::Handler& handler;
+  bool draining = false;
+  std::array<char, 64 << 10> scratch{};  ///< what a read has just given
+};
+
+/// One answer on its way to the client.
+class Answer final : public Exchange {
+ public:
+  Answer(const boost::asio::any_io_executor& executor, Request request, bool keep_alive,
+         int64_t pending_limit);
+
+  const Request& request() const override { return request_; }
+  void respond(Response response) override;
+  void start(Response head) override;
+  void write(std::string_view bytes) override;
+  void finish() override;
+  void on_gone(std::function<void()> callback) override;
+
+  /// The connection's side. Bytes to send, perhaps none; moved out.
+  std::string take_pending() { return std::exchange(pending_, {}); }
+  bool has_pending() const { return !pending_.empty(); }
+  bool finished() const { return finished_; }
+  /// The stream has more bytes pending than its reader may leave.
+  bool overflowed() const { return overflowed_; }
+  /// The connection closes after this answer.
+  bool closes() const { return !keep_alive_; }
+  /// Returns when there is something to send, or the answer is finished.
+  boost::asio::awaitable<void> wait();
+  void gone();
+
+ private:
+  void add_head(const Response& head, std::optional<size_t> content_length);
+
+  Request request_;
+  boost::asio::steady_timer changed_;  ///< never expires; cancelled when something has changed
+  std::string pending_;
+  std::function<void()> on_gone_;
+  int64_t pending_limit_;
+  bool keep_alive_;
+  bool chunked_ = false;
+  bool started_ = false;
+  bool finished_ = false;
+  bool overflowed_ = false;
+  bool gone_ = false;
+};
+
+/// One accepted connection: request after request.
+class Connection : public std::enable_shared_from_this<Connection> {
+ public:
+  Connection(boost::asio::ip::tcp::socket socket, ConnectionContext& context);
+
+  /// Serves requests until the connection ends.
+  boost::asio::awaitable<void> run();
+
+  /// Cuts the client if it is too slow.
+  void check(int64_t now_ns);
+  void close_if_idle();
+  void close();
+
+ private:
+  enum class Phase { kIdle, kHead, kBody, kAnswer, kLinger };
+
+  boost::asio::awaitable<bool> read_request();
+  boost::asio::awaitable<bool> answer(Request request);
+  boost::asio::awaitable<void> refuse(const Refusal& refusal);
+  boost::asio::awaitable<void> send(Answer& answer);
+  boost::asio::awaitable<void> write(std::string bytes);
+  boost::asio::awaitable<bool> read_more();
+  boost::asio::awaitable<void> watch();
+  boost::asio::awaitable<void> linger();
+  void enter(Phase phase);
+
+  boost::asio::ip::tcp::socket socket_;
+  ConnectionContext& context_;
+  RequestReader reader_;
+  std::string received_;  ///< bytes that the reader has not taken yet
+  Phase phase_ = Phase::kIdle;
+  int64_t since_ns_ = 0;     ///< of the phase
+  int64_t progress_ns_ = 0;  ///< the client last took a byte, or there was none to take
+  bool writing_ = false;
+  bool too_slow_ = false;  ///< its request is not waited for any longer
+};
+
+}  // namespace fourfold::http

@@ -1,0 +1,344 @@
+#include "serve/generation_request.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <utility>
+
+#include "files/json.h"
+
+namespace fourfold::serve {
+
+using engine::TokenId;
+using nlohmann::json;
+using nlohmann::ordered_json;
+
+namespace {
+
+constexpr size_t kMaxStopBytes = 1024;
+constexpr int64_t kMaxSequences = 1024;  ///< prompts times choices
+
+std::optional<ApiError> read_tokens(std::string_view field, const json& list,
+                                    const ServedModel& model, std::vector<TokenId>* out) {
+  for (const json& entry : list) {
+    const auto token = entry.get<int64_t>();
+    if (auto error = check_token(field, token, model)) return error;
+    out->push_back(static_cast<TokenId>(token));
+  }
+  return std::nullopt;
+}
+
+std::optional<ApiError> read_prompts(const Fields& fields, const ServedModel& model,
+                                     GenerationRequest* out) {
+  const json& value = *fields.find("prompt");
+  const bool several =
+      value.is_array() && !value.empty() && (value[0].is_string() || value[0].is_array());
+  const json list = several ? value : json::array({value});
+  if (std::ssize(list) * out->choices > kMaxSequences) {
+    return field_error("n", fmt::format("{} prompts with {} choices each, expected at most {} "
+                                        "together",
+                                        list.size(), out->choices, kMaxSequences));
+  }
+  for (const json& entry : list) {
+    Prompt& prompt = out->prompts.emplace_back();
+    if (entry.is_string()) {
+      const auto& text = entry.get_ref<const std::string&>();
+      if (auto error =
+              encode_text(text, fields.boolean("add_special_tokens"), model, &prompt.tokens)) {
+        return error;
+      }
+      if (out->echo) prompt.text = text;
+    } else {
+      if (auto error = read_tokens("prompt", entry, model, &prompt.tokens)) return error;
+      if (out->echo) prompt.text = model.tokenizer.decode(prompt.tokens, /*skip_special=*/true);
+    }
+    if (prompt.tokens.empty()) return field_error("prompt", "a prompt without tokens");
+  }
+  return std::nullopt;
+}
+
+/// A list of text parts as one text; other contents as they are.
+std::optional<ApiError> join_content(ordered_json& message, size_t index) {
+  const auto content = message.find("content");
+  if (content == message.end() || !content->is_array()) return std::nullopt;
+  std::string text;
+  for (size_t i = 0; i < content->size(); ++i) {
+    const ordered_json& part = (*content)[i];
+    const bool is_text = part.is_object() && part.value("type", ordered_json()) == "text" &&
+                         part.contains("text") && part["text"].is_string();
+    if (!is_text) {
+      return field_error("messages", fmt::format("messages[{}].content[{}] is no part of type "
+                                                 "text: others are not supported here",
+                                                 index, i));
+    }
+    if (i > 0) text += '\n';
+    text += part["text"].get<std::string>();
+  }
+  *content = std::move(text);
+  return std::nullopt;
+}
+
+std::optional<ApiError> check_message(const ordered_json& message, size_t index) {
+  const auto has_string = [&](const char* key) {
+    return message.is_object() && message.contains(key) && message[key].is_string();
+  };
+  if (!has_string("role")) {
+    return field_error("messages", fmt::format("messages[{}] needs a role", index));
+  }
+  const bool content_is_odd = message.contains("content") && !message["content"].is_string() &&
+                              !message["content"].is_array() && !message["content"].is_null();
+  if (content_is_odd || (!message.contains("content") && !message.contains("tool_calls"))) {
+    return field_error("messages",
+                       fmt::format("messages[{}] needs content: a text or a list of parts", index));
+  }
+  return std::nullopt;
+}
+
+std::optional<ApiError> read_stops(const Fields& fields, const ServedModel& model,
+                                   GenerationRequest* out) {
+  if (const json* stop = fields.find("stop")) {
+    for (const json& entry : stop->is_string() ? json::array({*stop}) : *stop) {
+      std::string& text = out->output.stops.emplace_back(entry.get<std::string>());
+      if (!text.empty() && text.size() <= kMaxStopBytes) continue;
+      return field_error("stop", fmt::format("a stop string of {} bytes, expected 1 to {}",
+                                             text.size(), kMaxStopBytes));
+    }
+  }
+  if (const json* tokens = fields.find("stop_token_ids")) {
+    if (auto error = read_tokens("stop_token_ids", *tokens, model, &out->stop_tokens)) return error;
+  }
+  // The engine's ignore_eos goes on after every stop token, the request's only after the model's.
+  const bool ignore_eos = fields.boolean("ignore_eos");
+  out->ignore_eos = ignore_eos && out->stop_tokens.empty();
+  if (!ignore_eos || out->ignore_eos) {
+    out->stop_tokens.insert(out->stop_tokens.end(), model.end_tokens.begin(),
+                            model.end_tokens.end());
+  }
+  out->output.include_stop = fields.boolean("include_stop_str_in_output");
+  out->output.skip_special = fields.boolean("skip_special_tokens");
+  out->output.min_tokens = static_cast<int32_t>(fields.integer("min_tokens"));
+  return std::nullopt;
+}
+
+std::optional<ApiError> read_biases(const Fields& fields, const ServedModel& model,
+                                    GenerationRequest* out) {
+  const json* biases = fields.find("logit_bias");
+  if (biases == nullptr) return std::nullopt;
+  for (const auto& [key, bias] : biases->items()) {
+    const char* const end = key.data() + key.size();
+    TokenId token = 0;
+    const auto [stop, error] = std::from_chars(key.data(), end, token);
+    if (error != std::errc() || stop != end) {
+      return field_error("logit_bias",
+                         fmt::format("logit_bias has {}, expected token ids", shown(json(key))));
+    }
+    if (auto outside = check_token("logit_bias", token, model)) return outside;
+    out->sampling.logit_bias.push_back({token, bias.get<float>()});
+  }
+  const auto less = [](const engine::LogitBias& a, const engine::LogitBias& b) {
+    return a.token < b.token;
+  };
+  std::sort(out->sampling.logit_bias.begin(), out->sampling.logit_bias.end(), less);
+  const bool twice =
+      std::adjacent_find(out->sampling.logit_bias.begin(), out->sampling.logit_bias.end(),
+                         [](const auto& a, const auto& b) { return a.token == b.token; }) !=
+      out->sampling.logit_bias.end();
+  if (twice) return field_error("logit_bias", "logit_bias has a token twice");
+  return std::nullopt;
+}
+
+std::optional<ApiError> read_sampling(const Fields& fields, const ServedModel& model,
+                                      GenerationRequest* out) {
+  engine::SamplingParams& sampling = out->sampling;
+  const auto number = [&](std::string_view name) {
+    return static_cast<float>(fields.number(name));
+  };
+  sampling.temperature = number("temperature");
+  sampling.top_p = number("top_p");
+  sampling.top_k = static_cast<int32_t>(std::max<int64_t>(0, fields.integer("top_k")));
+  sampling.min_p = number("min_p");
+  sampling.presence_penalty = number("presence_penalty");
+  sampling.frequency_penalty = number("frequency_penalty");
+  sampling.repetition_penalty = number("repetition_penalty");
+  sampling.min_tokens = static_cast<int32_t>(fields.integer("min_tokens"));
+  out->has_seed = fields.find("seed") != nullptr;
+  if (out->has_seed) sampling.seed = static_cast<uint64_t>(fields.integer("seed"));
+  if (auto error = read_biases(fields, model, out)) return error;
+  // What the table cannot say, such as the number of biases.
+  const base::Status status = engine::check_sampling(sampling);
+  if (status.ok()) return std::nullopt;
+  const std::string& message = status.error().message;
+  return field_error(message.substr(0, message.find(' ')), message);
+}
+
+std::optional<ApiError> read_logprobs(const Fields& fields, GenerationRequest* out) {
+  if (out->endpoint == Endpoint::kCompletions) {
+    const json* logprobs = fields.find("logprobs");
+    if (logprobs == nullptr) return std::nullopt;
+    out->sampling.logprobs = logprobs->get<int32_t>();
+    if (!out->echo) return std::nullopt;
+    return field_error("echo",
+                       "echo together with logprobs is not supported here: the "
+                       "log-probabilities of a prompt's tokens are not computed");
+  }
+  const auto top = static_cast<int32_t>(fields.integer("top_logprobs"));
+  if (fields.boolean("logprobs")) {
+    out->sampling.logprobs = top;
+  } else if (top > 0) {
+    return field_error("top_logprobs", "top_logprobs needs \"logprobs\": true");
+  }
+  return std::nullopt;
+}
+
+std::optional<ApiError> read_stream(const Fields& fields, GenerationRequest* out) {
+  out->stream = fields.boolean("stream");
+  const json* options = fields.find("stream_options");
+  if (options == nullptr) return std::nullopt;
+  if (!out->stream) return field_error("stream_options", "stream_options needs \"stream\": true");
+  for (const auto& [key, value] : options->items()) {
+    const std::string name = "stream_options." + key;
+    if (key == "include_usage" && value.is_boolean()) {
+      out->include_usage = value.get<bool>();
+    } else if (key == "include_usage") {
+      return field_error(name, "expected true or false for " + name + ", found " + shown(value));
+    } else {
+      ApiError error = field_error(name, name + " is not supported here: leave it out");
+      error.code = "unsupported_parameter";
+      return error;
+    }
+  }
+  return std::nullopt;
+}
+
+/// Sets max_tokens: what was asked for, which must fit, else what the context leaves.
+std::optional<ApiError> set_max_tokens(const Fields& fields, const ServedModel& model,
+                                       GenerationRequest* out) {
+  const json* asked = fields.find("max_tokens");
+  if (const json* newer = fields.find("max_completion_tokens")) {
+    if (asked != nullptr && *asked != *newer) {
+      return field_error("max_tokens", "max_tokens and max_completion_tokens differ: give one");
+    }
+    asked = newer;
+  }
+  const auto longest = std::max_element(
+      out->prompts.begin(), out->prompts.end(),
+      [](const Prompt& a, const Prompt& b) { return a.tokens.size() < b.tokens.size(); });
+  const auto prompt_tokens = static_cast<int64_t>(longest->tokens.size());
+  const int64_t room = model.context - prompt_tokens;
+  const int64_t wanted = asked == nullptr ? 1 : asked->get<int64_t>();
+  if (wanted > room) {
+    ApiError error = field_error(
+        out->endpoint == Endpoint::kChat ? "messages" : "prompt",
+        fmt::format("the context of this model has {} tokens, but {} were asked for: {} of the "
+                    "prompt and {} to generate. Shorten the prompt or ask for fewer.",
+                    model.context, prompt_tokens + wanted, prompt_tokens, wanted));
+    error.code = "context_length_exceeded";
+    return error;
+  }
+  int64_t tokens = wanted;
+  if (asked == nullptr) {
+    const bool chat = out->endpoint == Endpoint::kChat;
+    tokens = chat ? room : std::min(room, fields.integer("max_tokens"));
+  }
+  out->max_tokens = static_cast<int32_t>(tokens);
+  if (out->sampling.min_tokens <= tokens) return std::nullopt;
+  return field_error("min_tokens", fmt::format("min_tokens is {}, but at most {} are generated",
+                                               out->sampling.min_tokens, tokens));
+}
+
+std::optional<ApiError> read_all(const Fields& fields, std::string_view body,
+                                 const ServedModel& model, GenerationRequest* out) {
+  if (auto error = check_model(fields, model)) return error;
+  out->unknown_fields = fields.unknown();
+  out->choices = static_cast<int32_t>(fields.integer("n"));
+  if (auto error = read_sampling(fields, model, out)) return error;
+  if (auto error = read_stops(fields, model, out)) return error;
+  if (auto error = read_stream(fields, out)) return error;
+  if (out->endpoint == Endpoint::kCompletions) {
+    out->echo = fields.boolean("echo");
+    if (auto error = read_logprobs(fields, out)) return error;
+    if (auto error = read_prompts(fields, model, out)) return error;
+  } else {
+    if (auto error = read_logprobs(fields, out)) return error;
+    Prompt& prompt = out->prompts.emplace_back();
+    if (auto error =
+            encode_messages(body, fields.boolean("add_generation_prompt"), model, &prompt.tokens)) {
+      return error;
+    }
+  }
+  return set_max_tokens(fields, model, out);
+}
+
+}  // namespace
+
+std::optional<ApiError> check_token(std::string_view field, int64_t token,
+                                    const ServedModel& model) {
+  if (token >= 0 && token < model.vocab) return std::nullopt;
+  return field_error(field, fmt::format("{} has token {}, the model's tokens are 0 to {}", field,
+                                        token, model.vocab - 1));
+}
+
+int64_t GenerationRequest::prompt_tokens() const {
+  int64_t total = 0;
+  for (const Prompt& prompt : prompts) total += std::ssize(prompt.tokens);
+  return total;
+}
+
+std::optional<ApiError> parse_body(std::string_view body, json* out) {
+  constexpr files::JsonLimits kLimits{.max_values = 1'000'000};
+  base::Result<json> parsed = files::parse_json(body, "the request", kLimits);
+  if (!parsed.ok()) {
+    return ApiError{.message = parsed.error().message, .param = {}, .code = "invalid_json"};
+  }
+  *out = std::move(parsed).value();
+  return std::nullopt;
+}
+
+std::optional<ApiError> check_model(const Fields& fields, const ServedModel& model) {
+  const json* name = fields.find("model");
+  if (name == nullptr || *name == model.id) return std::nullopt;
+  return ApiError{
+      .status = 404,
+      .message = fmt::format("there is no model {} here, only \"{}\"", shown(*name), model.id),
+      .param = "model",
+      .code = "model_not_found"};
+}
+
+std::optional<ApiError> encode_text(const std::string& text, bool add_special,
+                                    const ServedModel& model, std::vector<TokenId>* out) {
+  auto tokens = model.tokenizer.encode(text, add_special);
+  if (!tokens.ok()) return field_error("prompt", tokens.error().message);
+  *out = std::move(tokens).value();
+  return std::nullopt;
+}
+
+std::optional<ApiError> encode_messages(std::string_view body, bool add_generation_prompt,
+                                        const ServedModel& model, std::vector<TokenId>* out) {
+  if (!model.chat_template) {
+    return field_error("messages", model.no_chat_template + ", or use /v1/completions");
+  }
+  // Once more, because templates see the order of an object's keys.
+  ordered_json messages = ordered_json::parse(body)["messages"];
+  if (messages.empty()) return field_error("messages", "messages is empty");
+  for (size_t i = 0; i < messages.size(); ++i) {
+    if (auto error = check_message(messages[i], i)) return error;
+    if (auto error = join_content(messages[i], i)) return error;
+  }
+  auto tokens = model.chat_template->encode(messages, /*tools=*/nullptr, add_generation_prompt);
+  if (!tokens.ok()) return field_error("messages", tokens.error().message);
+  *out = std::move(tokens).value();
+  return std::nullopt;
+}
+
+std::optional<ApiError> read_generation(std::string_view body, Endpoint endpoint,
+                                        const ServedModel& model, GenerationRequest* out) {
+  json object;
+  if (auto error = parse_body(body, &object)) return error;
+  Fields fields;
+  if (auto error = Fields::read(endpoint, std::move(object), &fields)) return error;
+  out->endpoint = endpoint;
+  return read_all(fields, body, model, out);
+}
+
+}  // namespace fourfold::serve

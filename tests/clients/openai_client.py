@@ -1,0 +1,237 @@
+"""Ordinary scenarios of the openai package against `fourfold serve tiny`, and of h11 as a second
+reader of HTTP. Usage: openai_client.py FOURFOLD_BINARY. Prints a line for each scenario."""
+
+import asyncio
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+
+import h11
+import openai
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}answer:{% endif %}"
+)
+KEY = "sk-of-the-tests"
+PROMPT = "In the beginning God created"
+MESSAGES = [{"role": "user", "content": PROMPT}]
+
+
+def completion_is_greedy_and_repeatable(client):
+    a = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=12, temperature=0)
+    b = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=12, temperature=0)
+    assert a.choices[0].text == b.choices[0].text
+    assert a.choices[0].finish_reason == "length"
+    assert a.usage.completion_tokens == 12
+    assert a.usage.total_tokens == a.usage.prompt_tokens + 12
+
+
+def completion_streams_what_it_answers(client):
+    whole = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=20, seed=5, n=2)
+    texts = ["", ""]
+    usage = None
+    for chunk in client.completions.create(
+        model="tiny", prompt=PROMPT, max_tokens=20, seed=5, n=2, stream=True,
+        stream_options={"include_usage": True},
+    ):
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            texts[choice.index] += choice.text
+    assert texts == [c.text for c in whole.choices]
+    assert usage == whole.usage
+
+
+def completion_takes_token_ids_and_lists(client):
+    tokens = client.post("../tokenize", cast_to=object,
+                         body={"prompt": PROMPT})["tokens"]
+    by_text = client.completions.create(model="tiny", prompt=[PROMPT, PROMPT], temperature=0)
+    by_ids = client.completions.create(model="tiny", prompt=[tokens, tokens], temperature=0)
+    assert [c.text for c in by_text.choices] == [c.text for c in by_ids.choices]
+    assert [c.index for c in by_ids.choices] == [0, 1]
+
+
+def completion_has_logprobs(client):
+    choice = client.completions.create(
+        model="tiny", prompt=PROMPT, max_tokens=5, logprobs=2, temperature=0).choices[0]
+    assert "".join(choice.logprobs.tokens) == choice.text
+    assert len(choice.logprobs.top_logprobs) == 5
+    assert all(p <= 0 for p in choice.logprobs.token_logprobs)
+
+
+def completion_echoes_and_stops(client):
+    choice = client.completions.create(
+        model="tiny", prompt=PROMPT, max_tokens=40, temperature=0, echo=True, stop=["the"]).choices[0]
+    assert choice.text.startswith(PROMPT)
+    assert "the" not in choice.text[len(PROMPT):]
+    assert choice.finish_reason == "stop"
+
+
+def chat_answers_and_streams(client):
+    whole = client.chat.completions.create(
+        model="tiny", messages=MESSAGES, max_completion_tokens=16, seed=9)
+    assert whole.choices[0].message.role == "assistant"
+    text = ""
+    roles = []
+    for chunk in client.chat.completions.create(
+        model="tiny", messages=MESSAGES, max_completion_tokens=16, seed=9, stream=True
+    ):
+        delta = chunk.choices[0].delta
+        roles += [delta.role] if delta.role else []
+        text += delta.content or ""
+    assert text == whole.choices[0].message.content
+    assert roles == ["assistant"]
+
+
+def chat_has_logprobs(client):
+    choice = client.chat.completions.create(
+        model="tiny", messages=MESSAGES, max_tokens=4, logprobs=True, top_logprobs=3,
+        temperature=0).choices[0]
+    assert len(choice.logprobs.content) == 4
+    for entry in choice.logprobs.content:
+        assert len(entry.top_logprobs) == 3
+        assert bytes(entry.bytes).decode() == entry.token
+
+
+def chat_takes_extra_sampling_parameters(client):
+    choice = client.chat.completions.create(
+        model="tiny", messages=MESSAGES, max_tokens=8, temperature=1, logit_bias={"100": 100},
+        extra_body={"top_k": 5, "min_p": 0.1, "min_tokens": 3, "ignore_eos": True}).choices[0]
+    assert choice.finish_reason == "length"
+
+
+def chat_takes_parts_of_text(client):
+    parts = [{"type": "text", "text": "In the"}, {"type": "text", "text": "beginning"}]
+    a = client.chat.completions.create(
+        model="tiny", messages=[{"role": "user", "content": parts}], max_tokens=5, temperature=0)
+    b = client.chat.completions.create(
+        model="tiny", messages=[{"role": "user", "content": "In the\nbeginning"}], max_tokens=5,
+        temperature=0)
+    assert a.choices[0].message.content == b.choices[0].message.content
+
+
+def errors_are_the_packages_own(client):
+    for error, arguments in [
+        (openai.NotFoundError, {"model": "gpt-4"}),
+        (openai.BadRequestError, {"max_tokens": 5000}),
+        (openai.BadRequestError, {"temperature": 3}),
+        (openai.BadRequestError, {"tools": [{"type": "function", "function": {"name": "f"}}]}),
+        (openai.BadRequestError, {"response_format": {"type": "json_object"}}),
+    ]:
+        try:
+            client.chat.completions.create(**{"model": "tiny", "messages": MESSAGES, **arguments})
+        except error as caught:
+            assert caught.body["message"] and caught.body["type"] == "invalid_request_error"
+            assert caught.param in (*arguments, "messages"), caught.param
+        else:
+            raise AssertionError(f"{arguments} was taken")
+
+
+def keys_are_needed(client):
+    for key in ("wrong", KEY + "x"):
+        try:
+            client.with_options(api_key=key).models.list()
+        except openai.AuthenticationError as caught:
+            assert KEY not in str(caught)
+        else:
+            raise AssertionError("a wrong key was taken")
+
+
+def models_are_listed(client):
+    models = client.models.list().data
+    assert [m.id for m in models] == ["tiny"]
+    assert client.models.retrieve("tiny").id == "tiny"
+
+
+def a_stream_can_be_left(client):
+    with client.completions.create(
+        model="tiny", prompt=PROMPT, max_tokens=900, stream=True, extra_body={"ignore_eos": True}
+    ) as stream:
+        next(iter(stream))
+    # The next answer is there at once: the server is not busy with the first one.
+    client.completions.create(model="tiny", prompt=PROMPT, max_tokens=1)
+
+
+def many_at_once_answer_as_one(client):
+    url, key = str(client.base_url), client.api_key
+
+    async def run():
+        async with openai.AsyncOpenAI(base_url=url, api_key=key) as many:
+            def ask(seed):
+                return many.completions.create(
+                    model="tiny", prompt=PROMPT, max_tokens=24, temperature=1, seed=seed)
+            alone = [(await ask(seed)).choices[0].text for seed in range(4)]
+            together = await asyncio.gather(*(ask(seed) for seed in [0, 1, 2, 3] * 8))
+            assert [a.choices[0].text for a in together] == alone * 8
+
+    asyncio.run(run())
+
+
+def h11_reads_the_same_answers(client):
+    """A strict reader of HTTP, three requests on one connection, the second one streamed."""
+    host = client.base_url.host
+    with socket.create_connection((host, client.base_url.port)) as sock:
+        reader = h11.Connection(our_role=h11.CLIENT)
+        for body in ({"prompt": "a"}, {"prompt": "a", "stream": True}, {"prompt": ""}):
+            data = json.dumps(body).encode()
+            headers = [("Host", host), ("Content-Type", "application/json"),
+                       ("Authorization", f"Bearer {KEY}"), ("Content-Length", str(len(data)))]
+            request = h11.Request(method="POST", target="/v1/completions", headers=headers)
+            sock.sendall(reader.send(request) + reader.send(h11.Data(data=data)))
+            sock.sendall(reader.send(h11.EndOfMessage()))
+            text = b""
+            while not isinstance(event := reader.next_event(), h11.EndOfMessage):
+                if event is h11.NEED_DATA:
+                    reader.receive_data(sock.recv(4096))
+                elif isinstance(event, h11.Data):
+                    text += bytes(event.data)
+            assert text.endswith(b"data: [DONE]\n\n") or json.loads(text)
+            reader.start_next_cycle()
+
+
+SCENARIOS = [
+    completion_is_greedy_and_repeatable,
+    completion_streams_what_it_answers,
+    completion_takes_token_ids_and_lists,
+    completion_has_logprobs,
+    completion_echoes_and_stops,
+    chat_answers_and_streams,
+    chat_has_logprobs,
+    chat_takes_extra_sampling_parameters,
+    chat_takes_parts_of_text,
+    errors_are_the_packages_own,
+    keys_are_needed,
+    models_are_listed,
+    a_stream_can_be_left,
+    many_at_once_answer_as_one,
+    h11_reads_the_same_answers,
+]
+
+
+def main(binary):
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in (("chat.jinja", TEMPLATE), ("keys", KEY)):
+            with open(f"{folder}/{name}", "w") as file:
+                file.write(text)
+        server = subprocess.Popen(
+            [binary, "serve", "tiny", "--port", "0", "--numerics", "invariant",
+             "--chat-template", f"{folder}/chat.jinja", "--api-key-file", f"{folder}/keys"],
+            stdout=subprocess.PIPE, text=True)
+        try:
+            url = re.search(r"http://\S+", server.stdout.readline()).group()
+            client = openai.OpenAI(base_url=url + "/v1", api_key=KEY, max_retries=0)
+            for scenario in SCENARIOS:
+                scenario(client)
+                print("ok", scenario.__name__, flush=True)
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(timeout=20) == 0
+        finally:
+            server.kill()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
