@@ -5,13 +5,13 @@
 #include <sys/wait.h>
 
 #include <algorithm>
-#include <array>
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <string>
+
+#include "tests/support/command_line.h"
 
 namespace fourfold::tests {
 namespace {
@@ -19,24 +19,6 @@ namespace {
 using testing::AllOf;
 using testing::HasSubstr;
 using testing::Not;
-
-struct Outcome {
-  int code = -1;
-  std::string text;  ///< stdout and stderr
-};
-
-Outcome run(const std::string& arguments, const std::string& environment = "") {
-  const std::string command = "timeout 120 env " + environment + " " + FOURFOLD_BINARY + " " +
-                              arguments + " 2>&1 </dev/null";
-  Outcome out;
-  FILE* pipe = popen(command.c_str(), "r");
-  std::array<char, 4096> buffer{};
-  while (const size_t n = fread(buffer.data(), 1, buffer.size(), pipe)) {
-    out.text.append(buffer.data(), n);
-  }
-  out.code = WEXITSTATUS(pclose(pipe));
-  return out;
-}
 
 /// A folder of its own that is gone afterwards.
 class ScratchFolder {

@@ -1,8 +1,10 @@
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <limits>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string_view>
 
 #include "backend/ops.h"
@@ -15,6 +17,7 @@
 #include "measure/compare.h"
 #include "measure/offline.h"
 #include "measure/operators.h"
+#include "measure/served_load.h"
 
 namespace fourfold::cli {
 namespace {
@@ -51,6 +54,16 @@ sizes are those of the fp32 array. The ceiling is a copy of the bytes while all 
 
 Example:
   fourfold bench comm --devices 4 --sizes 1KiB,8KiB,1MiB)";
+
+constexpr std::string_view kServeFooter = R"(
+Sends prompts of random tokens to /v1/completions of any OpenAI-compatible server and reads the streams.
+TTFT, TPOT, ITL and the keys of --json are those of vllm bench serve. MODEL is whose vocabulary prompts
+are drawn from (folder, GGUF file, built-in name or preset); by default the model that the server names.
+A key is read from --api-key-file or the environment variable OPENAI_API_KEY.
+
+Examples:
+  fourfold bench serve --url http://127.0.0.1:8000 --input-len 128 --output-len 64 --concurrency 16
+  fourfold bench serve llama-3.1-8b --url http://gpu:8000 --request-rate 4 --num-prompts 200 --json r.json)";
 
 constexpr std::string_view kCompareFooter = R"(
 gain is how much better B is. A difference is called better or WORSE where it is larger than the root
@@ -265,6 +278,99 @@ Command add_comm(CLI::App& bench, const std::string& command_line) {
   };
 }
 
+/// The first key of a file that has one a line, or of the environment.
+base::Result<std::string> read_api_key(const std::string& path) {
+  if (path.empty()) {
+    const char* key = std::getenv("OPENAI_API_KEY");
+    return std::string(key == nullptr ? "" : key);
+  }
+  std::ifstream file(path);
+  std::string key;
+  if (!std::getline(file, key) || key.empty()) {
+    return base::fail("--api-key-file {}: expected a key in the first line", path);
+  }
+  return key;
+}
+
+Command add_serve_load(CLI::App& bench) {
+  struct Flags {
+    std::string model;
+    std::string url = "http://127.0.0.1:8000";
+    std::string key_file;
+    std::string json;
+    measure::ServedLoadOptions options;
+  };
+  auto flags = std::make_shared<Flags>();
+  measure::ServedLoadOptions& options = flags->options;
+  CLI::App* command =
+      bench.add_subcommand("serve", "A load for an OpenAI-compatible server that is there already");
+  command->add_option("MODEL", flags->model, "Whose vocabulary prompts are drawn from");
+  command->add_option("--url", flags->url, "Where the server is")
+      ->type_name("URL")
+      ->check(checked_by(http::Url::parse))
+      ->capture_default_str();
+  command->add_option("--served-model-name", options.model,
+                      "What the server calls the model (default: the first that it lists)");
+  command->add_option("--api-key-file", flags->key_file, "A file whose first line is the key")
+      ->type_name("FILE")
+      ->check(CLI::ExistingFile);
+  constexpr int kMost = std::numeric_limits<int>::max() / 2;
+  command->add_option("--input-len", options.input_len, "Tokens of each prompt")
+      ->check(CLI::Range(1, kMost))
+      ->capture_default_str();
+  command->add_option("--output-len", options.output_len, "Tokens of each output")
+      ->check(CLI::Range(1, kMost))
+      ->capture_default_str();
+  command->add_option("--num-prompts", options.requests, "Requests")
+      ->check(CLI::Range(1, 10'000'000))
+      ->capture_default_str();
+  CLI::Option* concurrency =
+      command
+          ->add_option("--concurrency", options.concurrency,
+                       "Requests outstanding at most, sent as soon as there is room (default: all "
+                       "are sent when they arrive)")
+          ->check(CLI::Range(1, 65536));
+  command
+      ->add_option("--request-rate", options.rate,
+                   "Requests/s that arrive, on average (default: all at once)")
+      ->check(number_in(1e-3, 1e6))
+      ->excludes(concurrency);
+  command
+      ->add_option(
+          "--burstiness", options.burstiness,
+          "Shape of the gamma distribution of the gaps: 1 is Poisson, less comes in bursts")
+      ->check(number_in(1e-3, 1e3))
+      ->capture_default_str();
+  command->add_option("--seed", options.seed, "Seed of prompts and arrivals")
+      ->check(checked_by(parse_seed))
+      ->capture_default_str();
+  command->add_option("--json", flags->json, "Write the result with vLLM's keys to this file")
+      ->type_name("FILE");
+  command->footer(std::string(kServeFooter));
+  return [flags] {
+    const auto status = [&]() -> base::Status {
+      measure::ServedLoadOptions asked = flags->options;
+      FF_TRY(check_writable("--json", flags->json));
+      FF_ASSIGN(asked.url, http::Url::parse(flags->url));
+      FF_ASSIGN(asked.api_key, read_api_key(flags->key_file));
+      std::optional<measure::ServedLoad> run;
+      {
+        ProgressLine line;
+        FF_ASSIGN(run,
+                  measure::measure_served(asked, flags->model,
+                                          [&line](const std::string& text) { line.show(text); }));
+      }
+      fmt::print("{}", measure::to_text(asked, *run));
+      if (flags->json.empty()) return {};
+      FF_TRY(write_file("--json", flags->json,
+                        measure::vllm_result(asked, *run, base::utc_date()).dump(1) + "\n"));
+      fmt::print("\nAll figures: {}\n", flags->json);
+      return {};
+    }();
+    return status.ok() ? 0 : fail(status.error());
+  };
+}
+
 Command add_compare(CLI::App& bench) {
   struct Flags {
     std::string before;
@@ -306,6 +412,7 @@ Command add_bench(CLI::App& app, const std::string& command_line) {
   commands->emplace("offline", add_offline(*bench, command_line));
   commands->emplace("ops", add_ops(*bench, command_line));
   commands->emplace("comm", add_comm(*bench, command_line));
+  commands->emplace("serve", add_serve_load(*bench));
   commands->emplace("compare", add_compare(*bench));
   return [bench, commands] { return commands->at(bench->get_subcommands().front()->get_name())(); };
 }

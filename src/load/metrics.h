@@ -26,6 +26,7 @@ struct RequestLog {
   std::vector<TokenChunk> chunks;
   int64_t prompt_tokens = 0;
   bool failed = false;
+  std::string failure;  ///< why
 };
 
 /// What the requests of one run add up to; definitions() has the sentences. Lists have one value

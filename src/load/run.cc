@@ -45,6 +45,7 @@ struct Inbox {
   std::vector<std::vector<engine::TokenId>> outputs;  ///< of requests that another one follows
   std::vector<bool> followed;
   std::vector<Finished> finished;
+  bool counts_failures = false;
   std::string failure;
 };
 
@@ -59,7 +60,11 @@ void receive(Inbox& inbox, size_t index, const Arrival& arrival) {
     std::vector<engine::TokenId>& output = inbox.outputs[index];
     output.insert(output.end(), arrival.tokens.begin(), arrival.tokens.end());
   }
-  if (!arrival.failure.empty()) inbox.failure = arrival.failure;
+  if (!arrival.failure.empty()) {
+    inbox.logs[index].failed = true;
+    inbox.logs[index].failure = arrival.failure;
+    if (!inbox.counts_failures) inbox.failure = arrival.failure;
+  }
   if (arrival.finished) inbox.finished.push_back({index, arrival.now_ns});
   if (arrival.finished || !arrival.failure.empty()) inbox.clock->wake();
 }
@@ -76,6 +81,7 @@ class Run {
         inbox_(std::make_shared<Inbox>()) {
     const size_t count = workload.requests.size();
     inbox_->clock = &clock;
+    inbox_->counts_failures = options.count_failures;
     inbox_->logs.resize(count);
     inbox_->outputs.resize(count);
     inbox_->followed.resize(count);

@@ -61,6 +61,8 @@ struct RunOptions {
   /// Open loop: seconds after the start for each first turn, not falling.
   std::vector<double> arrivals_s;
   Slo slo;  ///< for the goodput
+  /// A request that fails is marked so in its log, and the run goes on. Not with further turns.
+  bool count_failures = false;
   /// Called from the calling thread with the number of finished requests, whenever it grew.
   std::function<void(size_t done)> on_finished;
   /// Looked at every kStopTickNs while nothing happens: true ends the run with an error.
@@ -77,7 +79,7 @@ struct LoadRun {
 /// Sends every request of the workload and waits for the last. A further turn is sent as soon as
 /// the turn before it has finished, and its prompt contains what that turn really answered; it
 /// takes over the place of that turn under `concurrency`. Errors: a request could not be sent or
-/// failed; the sinks of the others may still be called and do nothing.
+/// failed, unless failures are counted; the sinks of the others may still be called and do nothing.
 base::Result<LoadRun> run_load(const Workload& workload, const RunOptions& options,
                                WaitableClock& clock, const Submit& submit);
 

@@ -64,6 +64,26 @@ TEST(ClosedLoop, WhosePlacesStandEmptyIsInvalid) {
   }
 }
 
+TEST(ClosedLoop, CountsFailuresIfItIsToldTo) {
+  for (const bool count : {false, true}) {
+    SimulatedClock clock;
+    SimulatedServer server(clock, 2, always(10 * kMs));
+    int sent = 0;
+    const Submit submit = [&](engine::Request request, Sink sink) -> base::Status {
+      if (++sent % 3 != 0) return server.submit()(std::move(request), std::move(sink));
+      sink({.tokens = {}, .finished = true, .failure = "refused", .now_ns = clock.now_ns()});
+      return {};
+    };
+    const auto run =
+        run_load(small_load(9), {.concurrency = 2, .count_failures = count}, clock, submit);
+    ASSERT_EQ(run.ok(), count);
+    if (!count) continue;
+    EXPECT_EQ(run->metrics.failed, 3);
+    EXPECT_EQ(run->metrics.ttft_ms.size(), 6U);
+    EXPECT_EQ(run->requests[2].failure, "refused");
+  }
+}
+
 TEST(OpenLoop, SendsAtItsTimesWhateverIsOutstanding) {
   SimulatedClock clock;
   clock.spend_ns(7 * kMs);
