@@ -73,6 +73,43 @@ TEST_P(TwoMemories, GiveTheAnswersOfOne) {
   }
 }
 
+// Of twelve sequences three end early, one a step; the nine others decode in steps of ten rows.
+// With eleven slots a step of eleven is full.
+TEST(TwoMemories, RowsThatFillUpAStepChangeNoAnswer) {
+  const std::shared_ptr<const backend::Ops> host = backend::make_ops("cpu", "").value();
+  const auto other = std::make_shared<OtherMemory>(host);
+  const auto source = model::open_model("tiny", false, 0).value();
+  std::vector<engine::Request> requests = load::make_requests(load::synthetic_workload(
+      {.input_len = 9, .output_len = 30, .conversations = 12, .vocab = 1019, .seed = 11}));
+  for (size_t i = 0; i < requests.size(); ++i) {
+    requests[i].max_new_tokens = i < 9 ? 30 : static_cast<int32_t>(i);
+    if (i % 2 == 1) requests[i].sampling = {.temperature = 1.0F, .top_p = 0.9F, .seed = 100 + i};
+  }
+  for (const int slots : {11, 12}) {
+    for (const bool some_on_host : {false, true}) {
+      SCOPED_TRACE(testing::Message() << slots << " slots" << (some_on_host ? ", host rows" : ""));
+      requests[4].sampling.repetition_penalty = some_on_host ? 1.3F : 1.0F;
+      const auto run = [&](const std::shared_ptr<const backend::Ops>& ops) {
+        runtime::ClusterConfig cluster = thread_config({});
+        cluster.max_running = slots;
+        const runtime::RankConfig config{
+            .model = "tiny", .limits = runtime::plan_limits(cluster, source.spec, *host).value()};
+        auto group = runtime::start_thread_group(
+            config, [](const std::string&) {},
+            [&](const runtime::RankConfig& rank, std::unique_ptr<comm::Communicator> comm) {
+              return runtime::Worker::create(rank, ops, std::move(comm));
+            });
+        return answers_of(**group, requests, /*traced=*/false);
+      };
+      const auto expected = run(host);
+      const auto filled_up = run(other);
+      for (size_t i = 0; i < requests.size(); ++i) {
+        EXPECT_EQ(filled_up[i].tokens, expected[i].tokens) << "request " << i;
+      }
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Models, TwoMemories,
                          testing::Values(Case{"tiny", "tp1"}, Case{"tiny", "tp4"},
                                          Case{"tiny", "tp2pp2"}, Case{"tiny-moe", "tp1"},

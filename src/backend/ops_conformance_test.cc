@@ -44,6 +44,7 @@ std::vector<MatmulSize> matmul_sizes() {
   for (const int64_t k : {1, 2, 31, 33, 96, 777, 1056}) sizes.push_back({3, 20, k, {k}});
   // Of many rows of w or columns, whose sums a device may share out.
   for (const int64_t m : {2, 9, 17, 40, 100}) sizes.push_back({m, 700, 1032, {1032}});
+  for (const int64_t m : {1, 8, 9, 17}) sizes.push_back({m, 4219, 352, {352}});
   sizes.push_back({128, 129, 264, {264}});
   sizes.push_back({7, 33, 8 * 64, slice_ends(8 * 64, 32)});
   sizes.push_back({7, 33, 3 * 32, slice_ends(3 * 32, 32)});    // most slices are empty

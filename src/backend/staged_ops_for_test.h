@@ -45,6 +45,10 @@ class StagedOps final : public Ops {
   int64_t matrix_bytes(const MatrixShape& shape) const override {
     return device_->matrix_bytes(shape);
   }
+  base::Result<std::vector<WeightPtr>> load_matrices(
+      Stream& stream, std::span<const MatrixSource> sources) const override {
+    return device_->load_matrices(stream, sources);
+  }
   base::Result<WeightPtr> load_matrix(Stream& stream, const MatrixShape& shape,
                                       const RowReader& reader) const override {
     return device_->load_matrix(stream, shape, reader);

@@ -85,10 +85,10 @@ class Progress {
   /// `observer` outlives the rank's work.
   explicit Progress(Observer* observer = nullptr) : observer_(observer) {}
 
-  /// True where an observer is told of every mark.
   void tell_device(std::function<void()> break_device) {
     if (observer_ != nullptr) observer_->has_device(std::move(break_device));
   }
+  /// True where an observer is told of every mark.
   bool is_watched() const { return observer_ != nullptr; }
 
   void begin_step(int64_t step) { step_.store(step, std::memory_order_relaxed); }

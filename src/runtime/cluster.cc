@@ -124,7 +124,9 @@ base::Result<engine::ExecutorLimits> plan_limits(const ClusterConfig& config,
   if (budget == 0) {
     FF_ASSIGN(budget, kv_budget(config, spec, ops, limits));
   }
-  const int64_t affordable = config.kv_blocks > 0 ? config.kv_blocks : budget / block_bytes;
+  // A device keeps one more block, for rows that only fill up a step.
+  const int64_t spare = ops.in_host_memory() ? 0 : 1;
+  const int64_t affordable = config.kv_blocks > 0 ? config.kv_blocks : budget / block_bytes - spare;
   if (affordable < per_sequence) {
     return base::fail(
         "a KV cache of {} bytes a device holds {} blocks of {} positions, but one sequence of {} "

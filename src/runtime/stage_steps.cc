@@ -91,14 +91,12 @@ model::StepInputs StageWorker::pack_inputs(const StepBatch& batch,
 void StageWorker::fill_spare_rows(const model::StepPacker::Fields& in, int64_t begin) const {
   const int64_t width = in.block_tables.shape[1];
   const auto nobodys = static_cast<int32_t>(config_.limits.blocks);
-  const auto greedy = std::bit_cast<backend::DrawWords>(backend::Draw());
   for (int64_t row = begin; row < in.tokens.rows(); ++row) {
     in.tokens.i32()[row] = 0;
     in.positions.i32()[row] = 0;
     in.sequences.i32()[row] = static_cast<int32_t>(row);
     in.block_tables.i32()[row * width] = nobodys;
     in.sampled.i32()[row] = static_cast<int32_t>(row);
-    std::copy(greedy.begin(), greedy.end(), in.draws.i32() + row * backend::kDrawWords);
   }
 }
 
@@ -285,10 +283,14 @@ void StageWorker::run_rows(const StepBatch& batch, const std::vector<int64_t>& r
       logits = run_alone(inputs, tap, replica_rows);
     } else {
       const std::vector<int64_t> key = key_of(inputs);
+      const int64_t flops_before = stream_->counters.matmul_flops;
       stream_->repeat(key, inputs.rows, [&] { logits = run_alone(inputs, nullptr, replica_rows); });
       // What the operators of a decode step are depends on the key alone: the arena is used alike
       // by each.
       logits = repeated_logits_.try_emplace(key, logits).first->second;
+      // The work that was asked for; of spare rows' attention there is next to none.
+      int64_t& flops = stream_->counters.matmul_flops;
+      flops = flops_before + (flops - flops_before) / rows * m;
     }
     if (!sampled.empty()) {
       sample_rows(batch, sampled, logits.slice_rows(0, std::ssize(sampled)),
@@ -351,7 +353,9 @@ View StageWorker::run_alone(const model::StepInputs& inputs, const model::Decode
 /// Makes all shapes of decode steps ready, and has the device load what prompts need, so that the
 /// first requests are as quick as later ones.
 void StageWorker::prepare_steps() {
-  if (!runs_ahead_) return;
+  // Who watches the marks of steps is to see those of steps alone; is_repeated() is false then.
+  const bool watched = groups_->progress() != nullptr && groups_->progress()->is_watched();
+  if (!runs_ahead_ || watched) return;
   const base::SteadyClock clock;
   const int64_t begin = clock.now_ns();
   stream_->numerics = base::Numerics::kFast;  // proofs in invariant numerics may wait for theirs
@@ -379,9 +383,12 @@ void StageWorker::prepare_prompt(int64_t rows) {
   std::fill_n(in.block_tables.i32(), width, static_cast<int32_t>(config_.limits.blocks));
   std::fill_n(in.tokens.i32(), rows, 0);
   in.sampled.i32()[0] = static_cast<int32_t>(rows - 1);
-  std::fill_n(in.draws.i32(), backend::kDrawWords, 0);
-  run_alone(packer_->finish(*stream_), nullptr, {rows});
-  stream_->synchronize();
+  const auto greedy = std::bit_cast<backend::DrawWords>(backend::Draw());
+  std::copy(greedy.begin(), greedy.end(), in.draws.i32());
+  const model::StepInputs inputs = packer_->finish(*stream_);
+  const View logits = run_alone(inputs, nullptr, {rows});
+  draw_rows(*ops_, *stream_, *groups_, logits, inputs.draws, arena_.allocate(DType::kI32, {1}));
+  finish_preparing();
 }
 
 void StageWorker::prepare_decodes(int64_t rows, int64_t width) {
@@ -394,6 +401,13 @@ void StageWorker::prepare_decodes(int64_t rows, int64_t width) {
   View logits;
   stream_->prepare(key, inputs.rows, [&] { logits = run_alone(inputs, nullptr, {rows}); });
   if (logits.data != nullptr) repeated_logits_.try_emplace(key, logits);
+  finish_preparing();
+}
+
+/// Waits for the device. What was enqueued has left marks of its own, but a rank that hangs here
+/// hangs in its start.
+void StageWorker::finish_preparing() {
+  groups_->enter(comm::Operation::kPrepare);
   stream_->synchronize();
 }
 

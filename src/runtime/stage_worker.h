@@ -67,6 +67,7 @@ class StageWorker final : public Worker {
   void prepare_steps();
   void prepare_prompt(int64_t rows);
   void prepare_decodes(int64_t rows, int64_t width);
+  void finish_preparing();
   void apply_tables(const engine::StepBatch& batch);
   model::StepInputs pack_inputs(const engine::StepBatch& batch,
                                 const std::vector<SampledRow>& sampled, int64_t rows);

@@ -38,9 +38,11 @@ std::vector<int64_t> all_repeated_rows(int64_t most) {
 std::vector<int64_t> all_repeated_widths(const engine::ExecutorLimits& limits) {
   std::vector<int64_t> out;
   const int64_t widest = base::ceil_div(int64_t{limits.max_positions}, int64_t{limits.block_size});
-  for (int64_t blocks = widest; blocks > 0; blocks /= 2) {
+  for (int64_t blocks = widest; blocks > 0;) {
     const int64_t width = repeated_width(blocks, limits);
-    if (out.empty() || width < out.back()) out.push_back(width);
+    if (!out.empty() && width == out.back()) break;  // the least
+    out.push_back(width);
+    blocks = bit_ceil(width) / 2;
   }
   return out;
 }

@@ -32,6 +32,17 @@ TEST(StepShapes, WidthsDoubleUpToTheLongestSequence) {
     EXPECT_GE(width, blocks);
     EXPECT_TRUE(std::find(all.begin(), all.end(), width) != all.end()) << blocks;
   }
+  for (const int32_t block_size : {1, 16, 64}) {
+    for (int32_t widest = 1; widest <= 1500; ++widest) {
+      const engine::ExecutorLimits any{.block_size = block_size,
+                                       .max_positions = widest * block_size};
+      const std::vector<int64_t> widths = all_repeated_widths(any);
+      for (int64_t blocks = 1; blocks <= widest; ++blocks) {
+        ASSERT_TRUE(std::binary_search(widths.rbegin(), widths.rend(), repeated_width(blocks, any)))
+            << blocks << " of " << widest << " blocks of " << block_size;
+      }
+    }
+  }
   const engine::ExecutorLimits small{.block_size = 16, .max_positions = 100};
   EXPECT_EQ(all_repeated_widths(small), (std::vector<int64_t>{7}));
 }

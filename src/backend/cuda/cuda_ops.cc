@@ -6,10 +6,8 @@
 
 #include <algorithm>
 #include <array>
-#include <mutex>
 #include <optional>
 #include <stdexcept>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -22,7 +20,6 @@
 #include "backend/host_ops.h"
 #include "backend/router.h"
 #include "base/clock.h"
-#include "base/machine.h"
 #include "base/sizes.h"
 
 namespace fourfold::backend::cuda {
@@ -74,10 +71,12 @@ base::Result<Buffer> CudaOps::allocate_host(int64_t bytes) const {
 
 std::unique_ptr<ActivityMeter> CudaOps::activity_meter() const {
   int device = 0;
-  check(cudaGetDevice(&device), "asking which it is");
   std::array<char, 32> address{};
-  check(cudaDeviceGetPCIBusId(address.data(), static_cast<int>(address.size()), device),
-        "asking where it is");
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetPCIBusId(address.data(), static_cast<int>(address.size()), device) !=
+          cudaSuccess) {
+    return nullptr;  // it has failed, and others say so
+  }
   return nvml_meter(address.data());
 }
 
@@ -273,6 +272,8 @@ void CudaOps::add_norm(Stream& stream, View x, View y, const Weight& gain, float
 void CudaOps::rope_write(Stream& stream, View queries, View keys, View values,
                          const HeadGains& gains, float eps, const RopeTable& rope,
                          const RowLayout& rows, const KvLayer& cache) const {
+  CHECK(cache.head_dim <= kMostHeadDim, "rotating heads of {}, at most {}", cache.head_dim,
+        kMostHeadDim);
   check_norm_rope_shapes(queries, rows.positions, rope);
   check_norm_rope_shapes(keys, rows.positions, rope);
   check_kv_write(keys, values, rows, cache);
@@ -297,6 +298,7 @@ void CudaOps::rope_write(Stream& stream, View queries, View keys, View values,
 
 void CudaOps::norm_rope(Stream& stream, View x, const Weight* gain, float eps, View positions,
                         const RopeTable& rope) const {
+  CHECK(x.shape[2] <= kMostHeadDim, "rotating heads of {}, at most {}", x.shape[2], kMostHeadDim);
   check_norm_rope_shapes(x, positions, rope);
   check(cuda::norm_rope(stream_of(stream).begin(), x.f32(),
                         gain == nullptr ? nullptr : device_vector(*gain, x.shape[2]), eps,

@@ -124,6 +124,8 @@ cudaError_t rms_norm(cudaStream_t stream, const float* x, const float* gain, flo
 /// x += y, and out = its norm.
 cudaError_t add_norm(cudaStream_t stream, float* x, const float* y, const float* gain, float eps,
                      int64_t rows, int64_t width, uint16_t* out);
+/// Of heads that are normed and rotated.
+inline constexpr int64_t kMostHeadDim = 256;
 cudaError_t norm_rope(cudaStream_t stream, float* x, const float* gain, float eps,
                       const int32_t* positions, const float* cos, const float* sin, int64_t rows,
                       int64_t heads, int64_t head_dim);

@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 
@@ -38,6 +39,8 @@ struct Query {
   Sample second = nullptr;
   std::array<Metric, kMostMetrics> metrics{};
 };
+
+static_assert(sizeof(Support) == 8 && sizeof(Metric) == 40 && offsetof(Query, metrics) == 24);
 
 struct Library {
   int (*init)() = nullptr;

@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(kNormThreads)
   for (int64_t p = at(kPacks); p < packs; p += kNormThreads) put(p, row[p]);
 }
 
-constexpr int kMostHalves = 4;  ///< of 32 pairs that a lane has of a head of at most 256
+constexpr int kMostHalves = kMostHeadDim / 64;  ///< of 32 pairs, that a lane has parts of
 
 /// A lane's part of a head: pairs (i, i + head_dim / 2) for i = lane, lane + 32, ...
 struct HeadPart {

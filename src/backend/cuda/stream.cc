@@ -112,6 +112,12 @@ void CudaStream::capture(Graph& graph, const RowLayout& rows,
   check(cudaStreamEndCapture(stream_, &captured), "capturing a step");
   const cudaError_t status = cudaGraphInstantiate(&graph.exec, captured, 0);
   cudaGraphDestroy(captured);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // the operators do without a graph
+    graph.exec = nullptr;
+    counters = before;
+    return;
+  }
   check(status, "making a graph of a step");
   graph.attentions = std::move(noted_);
   OpCounters attention;
@@ -128,6 +134,7 @@ void CudaStream::repeat(std::span<const int64_t> key, const RowLayout& rows,
   Graph& graph = it->second;
   begin();
   if (graph.exec == nullptr) capture(graph, rows, enqueue);
+  if (graph.exec == nullptr) return enqueue();
   check(cudaGraphLaunch(graph.exec, stream_), "launching a step");
   counters.matmul_flops += graph.work.matmul_flops;
   counters.bytes += graph.work.bytes;
@@ -137,7 +144,9 @@ void CudaStream::repeat(std::span<const int64_t> key, const RowLayout& rows,
 void CudaStream::prepare(std::span<const int64_t> key, const RowLayout& rows,
                          const std::function<void()>& enqueue) {
   Graph& graph = graphs_[{key.begin(), key.end()}];
+  begin();
   if (graph.exec == nullptr) capture(graph, rows, enqueue);
+  if (graph.exec != nullptr) check(cudaGraphUpload(graph.exec, stream_), "readying a step");
 }
 
 void CudaStream::break_device() { check(trap(begin()), "breaking it"); }

@@ -84,11 +84,11 @@ class Loader {
 
   base::Status load(const DeviceMatrix& matrix, const RowReader& reader) {
     const int64_t row_bytes = matrix.slices.stride * static_cast<int64_t>(sizeof(uint16_t));
+    if (matrix.rows() == 0 || row_bytes == 0) return {};
     const int64_t room = halves_.front().staging.bytes();
     if (row_bytes > room) {
       return base::fail("a row of {} bytes in a matrix: at most {} can be loaded", row_bytes, room);
     }
-    if (row_bytes == 0) return {};
     const int64_t rows_at_once = room / row_bytes;
     for (int64_t first = 0; first < matrix.rows(); first += rows_at_once, turn_ ^= 1) {
       const int64_t count = std::min(rows_at_once, matrix.rows() - first);
