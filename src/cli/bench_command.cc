@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -278,16 +279,25 @@ Command add_comm(CLI::App& bench, const std::string& command_line) {
   };
 }
 
-/// The first key of a file that has one a line, or of the environment.
+/// The first key of a file as `serve` reads it (one a line, # begins a remark), or of the
+/// environment.
 base::Result<std::string> read_api_key(const std::string& path) {
-  if (path.empty()) {
-    const char* key = std::getenv("OPENAI_API_KEY");
-    return std::string(key == nullptr ? "" : key);
-  }
-  std::ifstream file(path);
   std::string key;
-  if (!std::getline(file, key) || key.empty()) {
-    return base::fail("--api-key-file {}: expected a key in the first line", path);
+  if (path.empty()) {
+    const char* given = std::getenv("OPENAI_API_KEY");
+    key = given == nullptr ? "" : given;
+  } else {
+    std::ifstream file(path);
+    while (std::getline(file, key)) {
+      while (!key.empty() && (key.back() == '\r' || key.back() == ' ')) key.pop_back();
+      if (!key.empty() && key.front() != '#') break;
+      key.clear();
+    }
+    if (key.empty()) return base::fail("--api-key-file {}: expected a line with a key", path);
+  }
+  if (std::any_of(key.begin(), key.end(), [](char c) { return c <= ' ' || c > '~'; })) {
+    return base::fail("{}: expected a key of printable ASCII without blanks",
+                      path.empty() ? "OPENAI_API_KEY" : "--api-key-file " + path);
   }
   return key;
 }
@@ -361,10 +371,15 @@ Command add_serve_load(CLI::App& bench) {
                                           [&line](const std::string& text) { line.show(text); }));
       }
       fmt::print("{}", measure::to_text(asked, *run));
-      if (flags->json.empty()) return {};
-      FF_TRY(write_file("--json", flags->json,
-                        measure::vllm_result(asked, *run, base::utc_date()).dump(1) + "\n"));
-      fmt::print("\nAll figures: {}\n", flags->json);
+      if (!flags->json.empty()) {
+        FF_TRY(write_file(
+            "--json", flags->json,
+            measure::vllm_result(asked, *run, base::utc_date())
+                    .dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) +
+                "\n"));
+        fmt::print("\nAll figures: {}\n", flags->json);
+      }
+      if (run->metrics.ttft_ms.empty()) return base::fail("no request was completed");
       return {};
     }();
     return status.ok() ? 0 : fail(status.error());

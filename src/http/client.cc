@@ -4,7 +4,6 @@
 
 #include <array>
 #include <boost/asio/co_spawn.hpp>
-#include <boost/asio/detached.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/redirect_error.hpp>
@@ -13,7 +12,9 @@
 #include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/http.hpp>
 #include <chrono>
+#include <exception>
 #include <future>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -44,7 +45,11 @@ class Client::Loop {
   Loop& operator=(const Loop&) = delete;
 
   void send(ClientRequest request, Handlers handlers) {
-    asio::co_spawn(io_, run(std::move(request), std::move(handlers)), asio::detached);
+    const auto on_end = handlers.on_end;
+    asio::co_spawn(io_, run(std::move(request), std::move(handlers)),
+                   [on_end](const std::exception_ptr& thrown, const std::string& error) {
+                     on_end(thrown ? what_of(thrown) : error);
+                   });
   }
 
  private:
@@ -55,7 +60,16 @@ class Client::Loop {
   };
   using ConnectionPtr = std::unique_ptr<Connection>;
 
-  asio::awaitable<void> run(ClientRequest request, Handlers handlers) {
+  /// What a handler threw, or a lack of memory.
+  static std::string what_of(const std::exception_ptr& thrown) {
+    try {
+      std::rethrow_exception(thrown);
+    } catch (const std::exception& exception) {
+      return exception.what();
+    }
+  }
+
+  asio::awaitable<std::string> run(ClientRequest request, Handlers handlers) {
     bool begun = false;
     std::string error;
     if (!idle_.empty()) {
@@ -69,7 +83,7 @@ class Client::Loop {
       error = co_await connect(*fresh);
       if (error.empty()) error = co_await exchange(std::move(fresh), request, handlers, begun);
     }
-    handlers.on_end(error);
+    co_return error;
   }
 
   asio::awaitable<std::string> connect(Connection& connection) {
@@ -109,12 +123,16 @@ class Client::Loop {
     co_await wire::async_write(connection->stream, message,
                                asio::redirect_error(asio::use_awaitable, error));
     if (error) co_return lost(error);
-    wire::response_parser<wire::buffer_body> parser;
-    parser.body_limit(boost::none);
-    co_await wire::async_read_header(connection->stream, connection->buffer, parser,
-                                     asio::redirect_error(asio::use_awaitable, error));
-    if (error) co_return lost(error);
-    begun = true;
+    std::optional<wire::response_parser<wire::buffer_body>> reading;
+    do {  // a server may first say that it is at work (1xx)
+      reading.emplace();
+      reading->body_limit(boost::none);
+      co_await wire::async_read_header(connection->stream, connection->buffer, *reading,
+                                       asio::redirect_error(asio::use_awaitable, error));
+      if (error) co_return lost(error);
+      begun = true;
+    } while (reading->get().result_int() < 200);
+    wire::response_parser<wire::buffer_body>& parser = *reading;
     handlers.on_head(parser.get().result_int());
     std::array<char, 16384> bytes;
     while (!parser.is_done()) {
@@ -128,7 +146,8 @@ class Client::Loop {
       if (count > 0) handlers.on_body({bytes.data(), count});
       if (error) co_return lost(error);
     }
-    if (parser.keep_alive()) idle_.push_back(std::move(connection));
+    if (parser.keep_alive() && connection->buffer.size() == 0)
+      idle_.push_back(std::move(connection));
     co_return std::string();
   }
 

@@ -55,7 +55,7 @@ void Answer::start(Response head) {
 
 void Answer::write(std::string_view bytes) {
   CHECK(started_ && !finished_, "no answer to {} is under way", request_.path);
-  if (gone_ || bytes.empty() || request_.method == "HEAD") return;
+  if (gone_ || overflowed_ || bytes.empty() || request_.method == "HEAD") return;
   if (chunked_) pending_ += fmt::format("{:x}\r\n", bytes.size());
   pending_ += bytes;
   if (chunked_) pending_ += "\r\n";

@@ -58,8 +58,7 @@ struct Totals {
 void add_request(const RequestLog& r, const Slo& slo, RunMetrics& out, Totals& totals) {
   const int64_t first_ns = r.chunks.front().at_ns;
   const int64_t last_ns = r.chunks.back().at_ns;
-  int64_t tokens = 0;
-  for (const TokenChunk& chunk : r.chunks) tokens += chunk.tokens;
+  const int64_t tokens = r.output_tokens();
   const double ttft = milliseconds(first_ns - r.sent_ns);
   const double e2e = milliseconds(last_ns - r.sent_ns);
   double tpot = 0;
@@ -94,6 +93,13 @@ Summary summarize_member(std::span<const RunMetrics> repeats, Member member) {
 }
 
 }  // namespace
+
+int64_t RequestLog::output_tokens() const {
+  if (told_tokens) return *told_tokens;
+  int64_t out = 0;
+  for (const TokenChunk& chunk : chunks) out += chunk.tokens;
+  return out;
+}
 
 RunMetrics measure(std::span<const RequestLog> requests, const Slo& slo, Pacing pacing) {
   RunMetrics out;

@@ -25,6 +25,9 @@ struct RequestLog {
   int64_t sent_ns = 0;
   std::vector<TokenChunk> chunks;
   int64_t prompt_tokens = 0;
+  /// Of the whole output, where the server has told; else that of the chunks.
+  std::optional<int64_t> told_tokens;
+  int64_t output_tokens() const;
   bool failed = false;
   std::string failure;  ///< why
 };

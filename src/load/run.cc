@@ -65,6 +65,7 @@ void receive(Inbox& inbox, size_t index, const Arrival& arrival) {
     inbox.logs[index].failure = arrival.failure;
     if (!inbox.counts_failures) inbox.failure = arrival.failure;
   }
+  if (arrival.told_tokens) inbox.logs[index].told_tokens = arrival.told_tokens;
   if (arrival.finished) inbox.finished.push_back({index, arrival.now_ns});
   if (arrival.finished || !arrival.failure.empty()) inbox.clock->wake();
 }
@@ -121,9 +122,11 @@ class Run {
       FF_TRY(collect());
       if (done_ == done_before) FF_TRY(wait());
     }
+    end_ns_ = clock_.now_ns();
     const std::lock_guard lock(inbox_->mutex);
     return std::move(inbox_->logs);
   }
+  double wall_s() const { return base::seconds_between(start_ns_, end_ns_); }
 
  private:
   /// Until something is due or has happened.
@@ -224,6 +227,7 @@ class Run {
   std::deque<Finished> further_turns_;       ///< finished, and the turn after is to be sent
   std::deque<int64_t> free_places_;          ///< closed loop: since when they are free
   int64_t start_ns_ = 0;
+  int64_t end_ns_ = 0;
   size_t done_ = 0;
 };
 
@@ -232,7 +236,9 @@ class Run {
 base::Result<LoadRun> run_load(const Workload& workload, const RunOptions& options,
                                WaitableClock& clock, const Submit& submit) {
   LoadRun out;
-  FF_ASSIGN(out.requests, Run(workload, options, clock, submit).run());
+  Run run(workload, options, clock, submit);
+  FF_ASSIGN(out.requests, run.run());
+  out.wall_s = run.wall_s();
   const Pacing pacing = options.concurrency > 0 ? Pacing::kClosed : Pacing::kOpen;
   out.metrics = measure(out.requests, options.slo, pacing);
   return out;

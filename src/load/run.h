@@ -5,6 +5,7 @@
 #include <functional>
 #include <limits>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -47,6 +48,8 @@ class SteadyWaitableClock final : public WaitableClock {
 struct Arrival {
   std::span<const engine::TokenId> tokens;  ///< valid during the call
   bool finished = false;
+  /// With `finished`: how many the output has, where the server says so.
+  std::optional<int64_t> told_tokens = std::nullopt;
   std::string failure;  ///< not empty: the request ended without its tokens
   int64_t now_ns = 0;
 };
@@ -73,6 +76,7 @@ inline constexpr int64_t kStopTickNs = 50'000'000;
 /// What one run of a load did.
 struct LoadRun {
   std::vector<RequestLog> requests;  ///< in the order of the workload
+  double wall_s = 0;                 ///< from the start to the end of the last request
   RunMetrics metrics;
 };
 

@@ -2,13 +2,14 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
+#include <array>
 #include <optional>
 #include <utility>
 #include <vector>
 
 #include "base/clock.h"
 #include "files/json.h"
+#include "files/printable.h"
 #include "http/sse_reader.h"
 
 namespace fourfold::measure {
@@ -24,15 +25,18 @@ std::string complaint(int status, const std::string& body) {
   if (parsed.ok() && parsed->is_object() && parsed->contains("error")) {
     const json& error = parsed->at("error");
     const auto message = files::json_get<std::string>(error, "message", "the reply");
-    if (message.ok()) return fmt::format("HTTP {}: {}", status, *message);
+    if (message.ok()) {
+      return fmt::format("HTTP {}: {}", status, files::printable(*message, kShownBytes));
+    }
   }
-  return fmt::format("HTTP {}: {}", status, body.substr(0, kShownBytes));
+  return fmt::format("HTTP {}: {}", status, files::printable(body, kShownBytes));
 }
 
 /// One stream on its way to a sink. Used on the client's thread.
 class Stream {
  public:
-  explicit Stream(load::Sink sink) : sink_(std::move(sink)) {}
+  Stream(load::Sink sink, int64_t most_tokens)
+      : sink_(std::move(sink)), most_tokens_(most_tokens) {}
 
   void head(int status) { status_ = status; }
 
@@ -52,14 +56,14 @@ class Stream {
       failure_ = error;
     } else if (status_ != kOk) {
       failure_ = complaint(status_, error_body_);
-    } else if (failure_.empty() && !chunk_ns_) {
+    } else if (failure_.empty() && !any_chunk_) {
       failure_ = "the stream ended without a token";
     }
-    const int64_t more = std::max<int64_t>(0, completion_tokens_.value_or(0) - chunks_);
-    if (chunk_ns_) deliver(1 + more, /*finished=*/failure_.empty());
-    if (!failure_.empty()) {
-      sink_({.tokens = {}, .finished = true, .failure = failure_, .now_ns = clock_.now_ns()});
-    }
+    sink_({.tokens = {},
+           .finished = true,
+           .told_tokens = completion_tokens_,
+           .failure = failure_,
+           .now_ns = clock_.now_ns()});
   }
 
  private:
@@ -80,19 +84,18 @@ class Stream {
     }
     if (const auto usage = event->find("usage"); usage != event->end() && usage->is_object()) {
       const auto tokens = files::json_get<int64_t>(*usage, "completion_tokens", "a usage");
+      if (tokens.ok() && (*tokens < 0 || *tokens > most_tokens_)) {
+        failure_ = fmt::format("the server says that it sent {} tokens, {} were asked for", *tokens,
+                               most_tokens_);
+        return;
+      }
       if (tokens.ok()) completion_tokens_ = *tokens;
     }
     const auto choices = event->find("choices");
     if (choices == event->end() || !choices->is_array() || choices->empty()) return;
-    if (chunk_ns_) deliver(1, /*finished=*/false);
-    chunk_ns_ = now_ns;
-    ++chunks_;
-  }
-
-  /// The chunk that came last, which waited for what else is known of it.
-  void deliver(int64_t tokens, bool finished) {
-    const std::vector<engine::TokenId> zeros(static_cast<size_t>(tokens));
-    sink_({.tokens = zeros, .finished = finished, .failure = {}, .now_ns = *chunk_ns_});
+    any_chunk_ = true;
+    constexpr std::array<engine::TokenId, 1> kOne{};
+    sink_({.tokens = kOne, .finished = false, .failure = {}, .now_ns = now_ns});
   }
 
   load::Sink sink_;
@@ -101,8 +104,8 @@ class Stream {
   int status_ = 0;
   std::string error_body_;
   std::string failure_;
-  std::optional<int64_t> chunk_ns_;  ///< when the last chunk came
-  int64_t chunks_ = 0;
+  int64_t most_tokens_;
+  bool any_chunk_ = false;
   std::optional<int64_t> completion_tokens_;
 };
 
@@ -124,7 +127,7 @@ base::Result<std::string> Endpoint::first_model() {
   const auto data = models.is_object() ? models.find("data") : models.end();
   if (data == models.end() || !data->is_array() || data->empty()) {
     return base::fail("/v1/models: expected {{\"data\": [{{\"id\": …}}, …]}}, found {}",
-                      reply.body.substr(0, kShownBytes));
+                      files::printable(reply.body, kShownBytes));
   }
   return files::json_get<std::string>(data->front(), "id", "/v1/models");
 }
@@ -138,7 +141,7 @@ base::Status Endpoint::submit(const std::string& model, const engine::Request& r
                      {"stream", true},
                      {"stream_options", {{"include_usage", true}}},
                      {"ignore_eos", true}};
-  const auto stream = std::make_shared<Stream>(std::move(sink));
+  const auto stream = std::make_shared<Stream>(std::move(sink), request.max_new_tokens);
   client_.send(
       {.method = "POST", .path = "/v1/completions", .headers = headers(), .body = body.dump()},
       {.on_head = [stream](int status) { stream->head(status); },

@@ -20,9 +20,9 @@ class Endpoint {
   /// The id of the first of /v1/models. Errors: nobody answers, or not as OpenAI would.
   base::Result<std::string> first_model();
 
-  /// load::Submit. Tokens come as zeros: what a client sees of them is when, and how many. As
-  /// vLLM's client counts them a chunk of a stream is one token, and what the usage at the end has
-  /// more than that belongs to the last chunk. The output is as long as was asked (ignore_eos).
+  /// load::Submit. Tokens come as zeros: what a client sees of them is when. A chunk of a stream
+  /// comes as one; how many there were the usage at the end tells. The output is as long as was
+  /// asked (ignore_eos).
   base::Status submit(const std::string& model, const engine::Request& request, load::Sink sink);
 
  private:

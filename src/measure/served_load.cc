@@ -55,10 +55,28 @@ void add_latency(ordered_json& out, const NamedValues& latency) {
   for (const int p : {50, 90, 99}) put(fmt::format("p{}", p), load::percentile(latency.values, p));
 }
 
-int64_t output_tokens(const load::RequestLog& request) {
-  int64_t out = 0;
-  for (const load::TokenChunk& chunk : request.chunks) out += chunk.tokens;
+/// Of the requests that were completed.
+struct Tokens {
+  int64_t input = 0;
+  int64_t output = 0;
+};
+
+bool completed(const load::RequestLog& request) {
+  return !request.failed && !request.chunks.empty();
+}
+
+Tokens tokens_of(const ServedLoad& run) {
+  Tokens out;
+  for (const load::RequestLog& r : run.requests) {
+    if (!completed(r)) continue;
+    out.input += r.prompt_tokens;
+    out.output += r.output_tokens();
+  }
   return out;
+}
+
+double rate(const ServedLoad& run, int64_t count) {
+  return run.wall_s > 0 ? static_cast<double>(count) / run.wall_s : 0;
 }
 
 /// What the busiest whole second since the start had, as vLLM counts.
@@ -71,7 +89,7 @@ Busiest busiest_seconds(const std::vector<load::RequestLog>& requests, int64_t f
   constexpr int64_t kSecond = 1'000'000'000;
   std::map<int64_t, Busiest> seconds;
   for (const load::RequestLog& r : requests) {
-    if (r.failed || r.chunks.empty()) continue;
+    if (!completed(r)) continue;
     for (const load::TokenChunk& chunk : r.chunks) {
       ++seconds[(chunk.at_ns - first_ns) / kSecond].chunks;
     }
@@ -137,6 +155,7 @@ base::Result<ServedLoad> measure_served(const ServedLoadOptions& options,
   }
   FF_ASSIGN(load::LoadRun result, load::run_load(load, run, clock, submit));
   out.requests = std::move(result.requests);
+  out.wall_s = result.wall_s;
   out.metrics = std::move(result.metrics);
   return out;
 }
@@ -146,8 +165,7 @@ ordered_json vllm_result(const ServedLoadOptions& options, const ServedLoad& run
   const load::RunMetrics& m = run.metrics;
   int64_t first_ns = std::numeric_limits<int64_t>::max();
   for (const load::RequestLog& r : run.requests) first_ns = std::min(first_ns, r.sent_ns);
-  int64_t input_total = 0;
-  int64_t output_total = 0;
+  const Tokens tokens = tokens_of(run);
   ordered_json input_lens = ordered_json::array();
   ordered_json output_lens = ordered_json::array();
   ordered_json ttfts = ordered_json::array();
@@ -156,21 +174,18 @@ ordered_json vllm_result(const ServedLoadOptions& options, const ServedLoad& run
   ordered_json start_times = ordered_json::array();
   ordered_json errors = ordered_json::array();
   for (const load::RequestLog& r : run.requests) {
-    const bool completed = !r.failed && !r.chunks.empty();
-    const int64_t output = completed ? output_tokens(r) : 0;
-    input_total += completed ? r.prompt_tokens : 0;
-    output_total += output;
+    const bool done = completed(r);
     input_lens.push_back(r.prompt_tokens);
-    output_lens.push_back(output);
+    output_lens.push_back(done ? r.output_tokens() : 0);
     const auto seconds = [&](int64_t from_ns, int64_t to_ns) {
       return static_cast<double>(to_ns - from_ns) * 1e-9;
     };
-    ttfts.push_back(completed ? seconds(r.sent_ns, r.chunks.front().at_ns) : 0);
-    all_latencies.push_back(completed ? seconds(r.sent_ns, r.chunks.back().at_ns) : 0);
+    ttfts.push_back(done ? seconds(r.sent_ns, r.chunks.front().at_ns) : 0);
+    all_latencies.push_back(done ? seconds(r.sent_ns, r.chunks.back().at_ns) : 0);
     start_times.push_back(seconds(first_ns, r.sent_ns));
     errors.push_back(r.failure);
     ordered_json gaps = ordered_json::array();
-    for (size_t i = 1; completed && i < r.chunks.size(); ++i) {
+    for (size_t i = 1; done && i < r.chunks.size(); ++i) {
       gaps.push_back(seconds(r.chunks[i - 1].at_ns, r.chunks[i].at_ns));
     }
     itls.push_back(std::move(gaps));
@@ -188,15 +203,15 @@ ordered_json vllm_result(const ServedLoadOptions& options, const ServedLoad& run
       {"burstiness", options.burstiness},
       {"max_concurrency",
        options.concurrency > 0 ? ordered_json(options.concurrency) : ordered_json()},
-      {"duration", m.duration_s},
+      {"duration", run.wall_s},
       {"completed", std::ssize(m.ttft_ms)},
       {"failed", m.failed},
-      {"total_input_tokens", input_total},
-      {"total_output_tokens", output_total},
-      {"request_throughput", m.requests_s},
+      {"total_input_tokens", tokens.input},
+      {"total_output_tokens", tokens.output},
+      {"request_throughput", rate(run, std::ssize(m.ttft_ms))},
       {"request_goodput", nullptr},
-      {"output_throughput", m.output_tok_s},
-      {"total_token_throughput", m.total_tok_s},
+      {"output_throughput", rate(run, tokens.output)},
+      {"total_token_throughput", rate(run, tokens.input + tokens.output)},
       {"input_lens", std::move(input_lens)},
       {"output_lens", std::move(output_lens)},
       {"ttfts", std::move(ttfts)},
@@ -204,7 +219,8 @@ ordered_json vllm_result(const ServedLoadOptions& options, const ServedLoad& run
       {"latencies", std::move(all_latencies)},
       {"start_times", std::move(start_times)},
       {"errors", std::move(errors)},
-      {"max_output_tokens_per_s", busiest.chunks},
+      {"invalid_reason", m.invalid_reason},
+      {"max_output_tokens_per_s", static_cast<double>(busiest.chunks)},
       {"max_concurrent_requests", busiest.requests}};
   for (const NamedValues& latency : latencies(m)) add_latency(out, latency);
   return out;
@@ -212,6 +228,7 @@ ordered_json vllm_result(const ServedLoadOptions& options, const ServedLoad& run
 
 std::string to_text(const ServedLoadOptions& options, const ServedLoad& run) {
   const load::RunMetrics& m = run.metrics;
+  const Tokens tokens = tokens_of(run);
   std::string out = fmt::format(
       "{} at {}: {} requests of {} + {} tokens, {}, rate {}/s\n\n"
       "  completed           {:>12}\n  failed              {:>12}\n"
@@ -222,8 +239,9 @@ std::string to_text(const ServedLoadOptions& options, const ServedLoad& run) {
       options.output_len,
       options.concurrency > 0 ? fmt::format("{} at once", options.concurrency)
                               : "as many at once as arrive",
-      rate_name(options.rate), m.ttft_ms.size(), m.failed, m.duration_s, m.requests_s,
-      m.output_tok_s, m.total_tok_s, "", "mean", "p50", "p90", "p99");
+      rate_name(options.rate), m.ttft_ms.size(), m.failed, run.wall_s,
+      rate(run, std::ssize(m.ttft_ms)), rate(run, tokens.output),
+      rate(run, tokens.input + tokens.output), "", "mean", "p50", "p90", "p99");
   for (const NamedValues& latency : latencies(m)) {
     out += fmt::format("  {:<22}", latency.title);
     if (latency.values.empty()) {

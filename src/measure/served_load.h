@@ -30,6 +30,7 @@ struct ServedLoad {
   std::string model;
   std::string vocabulary_of;
   std::vector<load::RequestLog> requests;
+  double wall_s = 0;  ///< from the start to the end of the last request, failed ones too
   load::RunMetrics metrics;
 };
 

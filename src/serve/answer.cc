@@ -28,6 +28,11 @@ std::string token_text(const text::Tokenizer& tokenizer, engine::TokenId token) 
   return out;
 }
 
+/// A text that is no UTF-8, as a model's name may be, must not end the server.
+std::string dump(const ordered_json& value) {
+  return value.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+}
+
 ordered_json token_bytes(const text::Tokenizer& tokenizer, engine::TokenId token) {
   ordered_json out = ordered_json::array();
   for (const char c : tokenizer.token_bytes(token)) out.push_back(static_cast<unsigned char>(c));
@@ -185,7 +190,7 @@ std::string AnswerWriter::chunk(size_t index, const std::string& text, bool role
   ordered_json out = frame(/*chunk=*/true);
   out["choices"].push_back(std::move(choice));
   if (request_.include_usage) out["usage"] = nullptr;
-  return sse_event(out.dump());
+  return sse_event(dump(out));
 }
 
 std::string AnswerWriter::end_of_stream() const {
@@ -193,7 +198,7 @@ std::string AnswerWriter::end_of_stream() const {
   if (request_.include_usage) {
     ordered_json last = frame(/*chunk=*/true);
     last["usage"] = usage();
-    out += sse_event(last.dump());
+    out += sse_event(dump(last));
   }
   return out.append(kSseDone);
 }
@@ -214,7 +219,7 @@ std::string AnswerWriter::body() const {
     out["choices"].push_back(std::move(entry));
   }
   out["usage"] = usage();
-  return out.dump();
+  return dump(out);
 }
 
 }  // namespace fourfold::serve

@@ -16,6 +16,8 @@ using nlohmann::ordered_json;
 
 namespace {
 
+constexpr size_t kMostMembers = 1024;  ///< of an object beside or in messages
+
 constexpr size_t kMaxStopBytes = 1024;
 constexpr int64_t kMaxSequences = 1024;  ///< prompts times choices
 
@@ -77,6 +79,26 @@ std::optional<ApiError> join_content(ordered_json& message, size_t index) {
   }
   *content = std::move(text);
   return std::nullopt;
+}
+
+size_t most_members(const json& value) {
+  size_t most = value.is_object() ? value.size() : 0;
+  if (value.is_structured()) {
+    for (const json& part : value) most = std::max(most, most_members(part));
+  }
+  return most;
+}
+
+/// A member that is null is as if it were absent; a message without content has an empty one.
+void drop_nulls(ordered_json& message) {
+  if (message.contains("content") && message["content"].is_null()) message["content"] = "";
+  for (auto it = message.begin(); it != message.end();) {
+    if (it->is_null()) {
+      it = message.erase(it);
+    } else {
+      ++it;
+    }
+  }
 }
 
 std::optional<ApiError> check_message(const ordered_json& message, size_t index) {
@@ -318,11 +340,16 @@ std::optional<ApiError> encode_messages(std::string_view body, bool add_generati
   if (!model.chat_template) {
     return field_error("messages", model.no_chat_template + ", or use /v1/completions");
   }
-  // Once more, because templates see the order of an object's keys.
+  // Once more, because templates see the order of an object's keys. Finding one of them takes as
+  // long as there are many.
+  if (most_members(json::parse(body)) > kMostMembers) {
+    return field_error("messages", fmt::format("an object of more than {} members", kMostMembers));
+  }
   ordered_json messages = ordered_json::parse(body)["messages"];
   if (messages.empty()) return field_error("messages", "messages is empty");
   for (size_t i = 0; i < messages.size(); ++i) {
     if (auto error = check_message(messages[i], i)) return error;
+    drop_nulls(messages[i]);
     if (auto error = join_content(messages[i], i)) return error;
   }
   auto tokens = model.chat_template->encode(messages, /*tools=*/nullptr, add_generation_prompt);

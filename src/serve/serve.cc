@@ -114,6 +114,7 @@ base::Status serve(const ServeOptions& options, const runtime::StartProgress& pr
   handle_signals(options, *server, service, own_api, cut);
   ready(ready_text(*model, server->url(), key));
   server->run();
+  service.stop_workers();
   if (cut > 0) return base::fail("{} requests were cut", cut);
   return {};
 }

@@ -54,6 +54,9 @@ class Service {
   /// path only where it is one of the API's.
   void respond(http::Exchange& exchange, std::string_view handler, http::Response response);
 
+  /// Waits for the work that has begun elsewhere. What it works for may die after this.
+  void stop_workers() { pool_.stop(); }
+
   UnknownFields& unknown_fields() { return unknown_fields_; }
   const Metrics& metrics() const { return metrics_; }
   /// Requests that are read and tokenised.

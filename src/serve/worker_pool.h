@@ -10,22 +10,25 @@
 namespace fourfold::serve {
 
 /// Threads for what takes longer than a server's thread may: parsing, templates, tokenisation. Work
-/// is begun in order. The destructor drops what has not begun and waits for the rest.
+/// is begun in order. stop() and the destructor drop what has not begun and wait for the rest.
 class WorkerPool {
  public:
   explicit WorkerPool(int threads) {
     for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { loop(); });
   }
-  ~WorkerPool() {
+  ~WorkerPool() { stop(); }
+  WorkerPool(const WorkerPool&) = delete;
+  WorkerPool& operator=(const WorkerPool&) = delete;
+
+  void stop() {
     {
       const std::lock_guard lock(mutex_);
       stopping_ = true;
     }
     changed_.notify_all();
     for (std::thread& thread : threads_) thread.join();
+    threads_.clear();
   }
-  WorkerPool(const WorkerPool&) = delete;
-  WorkerPool& operator=(const WorkerPool&) = delete;
 
   void post(std::function<void()> work) {
     {
