@@ -148,7 +148,7 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{2, "generate tiny x --seed many", "--seed: \"many\"", "number"},
         Refusal{2, "verify tiny --concurrency 1,x", "--concurrency: \"1,x\"", "such as 1,8"},
         Refusal{1, "verify tiny --json /no/such/folder/x.json", "cannot be written", "folder"},
-        Refusal{2, "bench", "a command is missing", "offline or ops or comm or compare"},
+        Refusal{2, "bench", "a command is missing", "offline or ops or comm or serve or compare"},
         Refusal{2, "bench comm --devices 3", "--devices", "--help"},
         Refusal{1, "bench compare /no/a.json /no/b.json", "/no/a.json", "a.json"},
         Refusal{1, "bench ops tiny --context 5000", "context of 5001", "lower --context"},

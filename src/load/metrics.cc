@@ -104,6 +104,7 @@ int64_t RequestLog::output_tokens() const {
 RunMetrics measure(std::span<const RequestLog> requests, const Slo& slo, Pacing pacing) {
   RunMetrics out;
   Totals totals;
+  std::vector<double> served_lateness_ms;  // of those whose time is known
   for (const RequestLog& r : requests) {
     totals.begin_ns = std::min(totals.begin_ns, r.sent_ns);
     totals.last_sent_ns = std::max(totals.last_sent_ns, r.sent_ns);
@@ -112,10 +113,11 @@ RunMetrics measure(std::span<const RequestLog> requests, const Slo& slo, Pacing 
       ++out.failed;
     } else {
       add_request(r, slo, out, totals);
+      served_lateness_ms.push_back(out.send_lateness_ms.back());
     }
   }
   if (pacing == Pacing::kClosed) {
-    out.invalid_reason = closed_loop_fault(out.send_lateness_ms, out.e2e_ms);
+    out.invalid_reason = closed_loop_fault(served_lateness_ms, out.e2e_ms);
   } else if (requests.size() > 1) {
     const double span_ms = milliseconds(totals.last_sent_ns - totals.begin_ns);
     out.invalid_reason =
