@@ -3,15 +3,13 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
-#include <array>
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "tests/support/command_line.h"
 #include "verify/html/report_html.h"
 
 namespace fourfold::tests {
@@ -20,11 +18,6 @@ namespace {
 using testing::HasSubstr;
 
 const std::string kFolder = FOURFOLD_SOURCE_DIR "/tests/report";
-
-struct Outcome {
-  int code = -1;
-  std::string text;
-};
 
 std::string page_of_eight_schemes() {
   std::ifstream file(kFolder + "/eight_schemes.json");
@@ -38,15 +31,9 @@ Outcome check(const std::string& html) {
   std::string folder = std::filesystem::temp_directory_path() / "fourfold-report-XXXXXX";
   EXPECT_NE(mkdtemp(folder.data()), nullptr);
   std::ofstream(folder + "/report.html") << html;
-  const std::string command = "timeout 300 python3 " + kFolder + "/check_page.py " + folder +
-                              "/report.html " + kFolder + "/eight_schemes.json 2>&1 </dev/null";
-  Outcome out;
-  FILE* pipe = popen(command.c_str(), "r");
-  std::array<char, 4096> buffer{};
-  while (const size_t n = fread(buffer.data(), 1, buffer.size(), pipe)) {
-    out.text.append(buffer.data(), n);
-  }
-  out.code = WEXITSTATUS(pclose(pipe));
+  const Outcome out = run_command("python3 " + kFolder + "/check_page.py " + folder +
+                                      "/report.html " + kFolder + "/eight_schemes.json",
+                                  /*seconds=*/300);
   std::filesystem::remove_all(folder);
   return out;
 }

@@ -8,6 +8,7 @@
 
 #include "files/scratch_folder.h"
 #include "http/raw_client_test.h"
+#include "tests/support/command_line.h"
 #include "tests/support/serve_process.h"
 
 namespace fourfold::tests {
@@ -157,16 +158,9 @@ TEST(OpenAiClient, RunsItsOrdinaryScenarios) {
   const std::string python = FOURFOLD_SOURCE_DIR "/build/python/bin/python3";
   ASSERT_EQ(access(python.c_str(), X_OK), 0)
       << python << " is missing: tools/setup.sh --tests puts it there";
-  const std::string command = "timeout 120 " + python +
-                              " " FOURFOLD_SOURCE_DIR
-                              "/tests/clients/openai_client.py " FOURFOLD_BINARY " 2>&1";
-  std::string output;
-  FILE* pipe = popen(command.c_str(), "r");
-  std::array<char, 4096> buffer{};
-  while (const size_t count = fread(buffer.data(), 1, buffer.size(), pipe)) {
-    output.append(buffer.data(), count);
-  }
-  EXPECT_EQ(pclose(pipe), 0) << output;
+  const Outcome client = run_command(
+      python + " " FOURFOLD_SOURCE_DIR "/tests/clients/openai_client.py " + FOURFOLD_BINARY);
+  EXPECT_EQ(client.code, 0) << client.text;
 }
 
 }  // namespace

@@ -489,5 +489,30 @@ TEST(Chat, NeedsATemplate) {
   EXPECT_THAT(error->message, HasSubstr("--chat-template"));
 }
 
+TEST_F(ApiTest, NullMembersOfMessagesAreAsIfTheyWereAbsent) {
+  const auto tokens = [&](const json& message) {
+    const Reply reply = stack_->post("/tokenize", {{"messages", {message}}});
+    EXPECT_EQ(reply.status, 200) << reply.text;
+    return reply.json["tokens"];
+  };
+  EXPECT_EQ(tokens({{"role", "user"}, {"content", nullptr}}),
+            tokens({{"role", "user"}, {"content", ""}}));
+  EXPECT_EQ(tokens({{"role", "user"}, {"content", "a"}, {"tool_calls", nullptr}}),
+            tokens({{"role", "user"}, {"content", "a"}}));
+}
+
+// Finding a member among many takes as long as there are many, so that the time would be quadratic.
+TEST_F(ApiTest, AChatWithAnObjectOfManyMembersIsRefused) {
+  json many;
+  for (int i = 0; i < 1025; ++i) many[std::to_string(i)] = 0;
+  json body = base(Endpoint::kChat);
+  body["zeal"] = {many};
+  const Reply reply = stack_->post(kChat, body);
+  EXPECT_EQ(reply.status, 400);
+  EXPECT_THAT(reply.text, HasSubstr("1024 members"));
+  body["zeal"][0].erase("7");
+  EXPECT_EQ(stack_->post(kChat, body).status, 200);
+}
+
 }  // namespace
 }  // namespace fourfold::serve

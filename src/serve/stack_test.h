@@ -179,10 +179,19 @@ class Stack {
   /// Of a whole chunked response.
   static std::vector<std::string> events(const std::string& response) {
     std::string text;
-    size_t at = response.find("\r\n\r\n") + 4;
-    while (at < response.size()) {
+    const size_t head = response.find("\r\n\r\n");
+    if (response.find("Transfer-Encoding: chunked") > head) {
+      ADD_FAILURE() << "no stream: " << response;
+      return {};
+    }
+    for (size_t at = head + 4; at < response.size();) {
       const size_t size = std::strtoul(response.c_str() + at, nullptr, 16);
-      at = response.find("\r\n", at) + 2;
+      const size_t line_end = response.find("\r\n", at);
+      if (line_end == std::string::npos) {
+        ADD_FAILURE() << "a chunk without a size: " << response.substr(at);
+        return {};
+      }
+      at = line_end + 2;
       text += response.substr(at, size);
       at += size + 2;
     }
@@ -191,6 +200,10 @@ class Stack {
     for (size_t begin = 0; begin < text.size();) {
       const size_t end = text.find("\n\n", begin);
       EXPECT_EQ(text.substr(begin, prefix.size()), prefix);
+      if (end == std::string::npos) {
+        ADD_FAILURE() << "an event without its end: " << text.substr(begin);
+        break;
+      }
       out.push_back(text.substr(begin + prefix.size(), end - begin - prefix.size()));
       begin = end + 2;
     }
