@@ -124,7 +124,8 @@ class Stack {
       : cluster_(std::move(cluster)) {
     const auto chat_template = folder_.write(
         "chat.jinja",
-        "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n"
+        "{% if 'tool_calls' in m %}with {{ m.tool_calls | length }} calls\n{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}answer:{% endif %}");
     model_ = load_served_model(model::open_model("tiny", false, 0).value(), "", 0, chat_template)
                  .value();
