@@ -4,16 +4,16 @@
 
 namespace fourfold::backend {
 
-/// What a device's own counters say of a stretch of time, whatever program used it. Shares are of
-/// 1; what the device does not tell is not there.
+/// What devices' own counters say of a stretch of time, whatever program used them. Shares are of
+/// 1, the mean over the devices; what one of them does not tell is not there.
 struct Activity {
   std::optional<double> busy;         ///< some kernel ran
   std::optional<double> sm_active;    ///< multiprocessors that had work, of all
   std::optional<double> dram_active;  ///< of the memory's theoretical bandwidth
-  std::optional<double> power_w;      ///< mean
+  std::optional<double> power_w;      ///< mean over time, of all together
 };
 
-/// Reads the counters of the device that ranks run on.
+/// Reads the counters of the devices that ranks run on.
 class ActivityMeter {
  public:
   virtual ~ActivityMeter() = default;

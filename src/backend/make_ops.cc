@@ -5,7 +5,8 @@
 
 namespace fourfold::backend {
 
-base::Result<std::unique_ptr<Ops>> make_ops(std::string_view backend, std::string_view isa) {
+base::Result<std::unique_ptr<Ops>> make_ops(std::string_view backend, std::string_view isa,
+                                            int gpu) {
   if (backend == "reference") {
     if (!isa.empty()) {
       return base::fail(
@@ -24,14 +25,14 @@ base::Result<std::unique_ptr<Ops>> make_ops(std::string_view backend, std::strin
       return base::fail("the cuda backend has no instruction sets to choose from, '{}' was given",
                         isa);
     }
-    return make_cuda_ops();
+    return make_cuda_ops(gpu);
   }
   return base::fail("unknown backend '{}'; expected cuda, cpu or reference", backend);
 }
 
 std::string chosen_backend(std::string_view backend, std::string_view isa) {
   if (backend != "auto") return std::string(backend);
-  return isa.empty() && make_cuda_ops().ok() ? "cuda" : "cpu";
+  return isa.empty() && make_cuda_ops(/*gpu=*/0).ok() ? "cuda" : "cpu";
 }
 
 }  // namespace fourfold::backend

@@ -90,6 +90,9 @@ class Stream {
   /// operator is done when its call returns there is nothing that could.
   virtual void break_device() {}
 
+  /// The device's runtime's own name of it, for what others enqueue next; null on the host.
+  virtual void* handle() { return nullptr; }
+
   OpCounters counters;
   base::Numerics numerics = base::Numerics::kInvariant;  ///< of the operators enqueued next
 };
@@ -205,8 +208,10 @@ class Ops {
   virtual base::Result<Buffer> allocate_host(int64_t bytes) const = 0;
   /// The GPU that ranks run on, as its driver names it; empty: they run on cores.
   virtual std::string gpu() const { return ""; }
+  /// How many GPUs of this machine make_ops can be asked for; 0 where they are not GPUs' operators.
+  virtual int gpus() const { return 0; }
   /// The GPU's own counters; null: there are none.
-  virtual std::unique_ptr<ActivityMeter> activity_meter() const { return nullptr; }
+  virtual std::unique_ptr<ActivityMeter> activity_meter(int /*gpus*/) const { return nullptr; }
   /// What `allocate` can still give; nothing where that is memory of the host.
   virtual std::optional<int64_t> free_bytes() const = 0;
   /// Copies between memory of the host and of the backend; the same dtype and number of elements.
@@ -377,8 +382,9 @@ base::Result<Isa> detect_isa();
 base::Result<Isa> parse_isa(std::string_view name);
 
 /// "reference", "cpu" or "cuda". `isa` forces an instruction set of `cpu`; an error if it is not
-/// there.
-base::Result<std::unique_ptr<Ops>> make_ops(std::string_view backend, std::string_view isa);
+/// there. `gpu`: which one of "cuda", which the calling thread uses from then on.
+base::Result<std::unique_ptr<Ops>> make_ops(std::string_view backend, std::string_view isa,
+                                            int gpu = 0);
 /// `backend`, or for "auto" "cuda" where make_ops makes it, else "cpu"; "cpu" if there is an `isa`.
 std::string chosen_backend(std::string_view backend, std::string_view isa);
 

@@ -242,6 +242,17 @@ void ModelFlags::add_to(CLI::App& app) {
       ->group(kExperts);
 }
 
+namespace {
+
+/// Ranks that share the machine's only GPU gain nothing by being processes.
+bool has_one_gpu(const std::string& backend) {
+  if (backend != "cuda") return false;
+  const auto ops = backend::make_ops(backend, "");
+  return !ops.ok() || (*ops)->gpus() == 1;
+}
+
+}  // namespace
+
 base::Result<runtime::ClusterConfig> ModelFlags::cluster_config() const {
   runtime::ClusterConfig config;
   config.model = model;
@@ -250,8 +261,9 @@ base::Result<runtime::ClusterConfig> ModelFlags::cluster_config() const {
   config.backend = backend::chosen_backend(backend, isa);
   config.isa = isa;
   config.cpus_per_device = cpus_per_device;
-  const bool threads = ranks == "threads" || (ranks == "auto" && config.backend == "cuda");
-  config.ranks = threads ? runtime::RankMode::kThreads : runtime::RankMode::kProcesses;
+  config.ranks = ranks == "threads" || (ranks == "auto" && has_one_gpu(config.backend))
+                     ? runtime::RankMode::kThreads
+                     : runtime::RankMode::kProcesses;
   config.block_size = block_size;
   if (!kv_cache_memory.empty()) {
     FF_ASSIGN(config.kv_bytes, parse_bytes(kv_cache_memory));

@@ -1,5 +1,9 @@
 #include "comm/communicator.h"
 
+#include <utility>
+
+#include "comm/device_group.h"
+
 namespace fourfold::comm {
 
 CommStats& CommStats::operator+=(const CommStats& other) {
@@ -9,6 +13,17 @@ CommStats& CommStats::operator+=(const CommStats& other) {
   calls += other.calls;
   return *this;
 }
+
+Communicator::Communicator(mesh::Axis axis) : axis_(axis) {}
+Communicator::~Communicator() = default;
+
+CommStats Communicator::stats() const {
+  CommStats all = stats_;
+  if (devices_) all += devices_->stats();
+  return all;
+}
+
+void Communicator::attach(std::unique_ptr<DeviceGroup> devices) { devices_ = std::move(devices); }
 
 Communicator::Call::Call(Communicator& communicator, CallKind kind, size_t bytes, int peer)
     : stats_(communicator.stats_),

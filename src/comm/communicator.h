@@ -13,6 +13,8 @@
 
 namespace fourfold::comm {
 
+class DeviceGroup;
+
 /// What one axis cost a rank so far. `seconds` is the whole time inside the calls, `wait_seconds`
 /// the part of it in which the rank could only wait for a peer that was not there yet; the rest is
 /// moving and adding. `bytes` are the payload bytes this rank put in, as they travel. A group of
@@ -37,7 +39,7 @@ struct CommStats {
 /// which only the worker's step loop catches: no layer has to check a status after each call.
 class Communicator {
  public:
-  virtual ~Communicator() = default;
+  virtual ~Communicator();
 
   virtual int rank() const = 0;
   virtual int size() const = 0;
@@ -75,7 +77,12 @@ class Communicator {
   /// `axis` names it in statistics. Collective over this group.
   virtual std::unique_ptr<Communicator> split(int color, int key, mesh::Axis axis) = 0;
 
-  const CommStats& stats() const { return stats_; }
+  /// Of its own calls and of its devices'.
+  CommStats stats() const;
+
+  /// Where the ranks have devices that talk among themselves (connect_devices()); else null.
+  DeviceGroup* devices() const { return devices_.get(); }
+  void attach(std::unique_ptr<DeviceGroup> devices);
   mesh::Axis axis() const { return axis_; }
 
   /// Where this rank marks its calls, and whoever works on them its other doings; may be null.
@@ -84,7 +91,7 @@ class Communicator {
   Progress* progress() const { return progress_; }
 
  protected:
-  explicit Communicator(mesh::Axis axis) : axis_(axis) {}
+  explicit Communicator(mesh::Axis axis);
 
   /// Accounts one call from its construction to its destruction, and shows it as open. `peer`: of
   /// send and recv.
@@ -114,6 +121,7 @@ class Communicator {
  private:
   mesh::Axis axis_;
   Progress* progress_ = nullptr;
+  std::unique_ptr<DeviceGroup> devices_;
 };
 
 /// Thrown out of a Communicator call when the group has been aborted. The one exception that

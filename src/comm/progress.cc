@@ -29,7 +29,7 @@ void Progress::enter(Operation operation, int32_t layer, std::span<float> data) 
   operation_.store(operation, std::memory_order_relaxed);
   layer_.store(layer, std::memory_order_relaxed);
   mark(base::SteadyClock().now_ns());
-  if (observer_ != nullptr) observer_->at(position(), data);
+  if (observer_ != nullptr && !paused_) observer_->at(position(), data);
 }
 
 void Progress::enter_call(const OpenCall& call, int64_t now_ns) {
@@ -38,7 +38,7 @@ void Progress::enter_call(const OpenCall& call, int64_t now_ns) {
   axis_.store(call.axis, std::memory_order_relaxed);
   call_kind_.store(static_cast<int32_t>(call.kind), std::memory_order_relaxed);
   mark(now_ns);
-  if (observer_ != nullptr) observer_->at(position(), {});
+  if (observer_ != nullptr && !paused_) observer_->at(position(), {});
 }
 
 void Progress::leave_call(int64_t now_ns) {

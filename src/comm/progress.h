@@ -91,6 +91,9 @@ class Progress {
   /// True where an observer is told of every mark.
   bool is_watched() const { return observer_ != nullptr; }
 
+  /// Whether the observer is left out for a while.
+  void pause_observer(bool paused) { paused_ = paused; }
+
   void begin_step(int64_t step) { step_.store(step, std::memory_order_relaxed); }
   /// The rank begins with `operation`.
   void enter(Operation operation, int32_t layer = -1, std::span<float> data = {});
@@ -110,6 +113,7 @@ class Progress {
   void mark(int64_t now_ns);
 
   Observer* const observer_;
+  bool paused_ = false;  ///< read and written by the rank's thread alone
   std::atomic<int64_t> marks_{0};
   std::atomic<int64_t> since_ns_{0};
   std::atomic<int64_t> step_{-1};

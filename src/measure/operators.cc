@@ -95,8 +95,8 @@ class Operators {
     arena_ = std::make_unique<tensor::Arena>(std::move(arena));
     FF_ASSIGN(tensor::Buffer host_arena,
               timed_->allocate_host(model::Decoder::host_arena_bytes(
-                  decoder_->spec(), *timed_, mesh, model::ExchangeKind::kAuto, most,
-                  std::min(most, kMostDecodeRows))));
+                  decoder_->spec(), *timed_, mesh, /*on_devices=*/false, model::ExchangeKind::kAuto,
+                  most, std::min(most, kMostDecodeRows))));
     host_arena_ = std::make_unique<tensor::Arena>(std::move(host_arena));
     return make_cache();
   }

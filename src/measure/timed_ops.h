@@ -44,6 +44,7 @@ class TimedOps final : public backend::Ops {
     return ops_.allocate_host(bytes);
   }
   std::string gpu() const override { return ops_.gpu(); }
+  int gpus() const override { return ops_.gpus(); }
   std::optional<int64_t> free_bytes() const override { return ops_.free_bytes(); }
   void copy_in(Stream& stream, View from, View to) const override {
     ops_.copy_in(stream, from, to);

@@ -1,11 +1,16 @@
 #include "model/collectives.h"
 
+#include "comm/device_group.h"
+
 namespace fourfold::model {
 
 using tensor::View;
 
 void Collectives::all_reduce_sum(comm::Communicator& group, View data, comm::Wire wire) const {
   if (group.size() == 1) return;
+  if (comm::DeviceGroup* devices = group.devices()) {
+    return devices->all_reduce_sum(stream_.handle(), data.f32(), data.shape.elements(), wire);
+  }
   const int64_t mark = host_.mark();
   const View values = on_host(ops_, stream_, host_, data);
   group.all_reduce_sum(values.f32_span(), wire);
@@ -17,6 +22,9 @@ void Collectives::all_reduce_sum(comm::Communicator& group, View data, comm::Wir
 }
 
 void Collectives::all_gather(comm::Communicator& group, View in, View out) const {
+  if (comm::DeviceGroup* devices = group.devices()) {
+    return devices->all_gather(stream_.handle(), in.data, out.data, in.bytes());
+  }
   const auto bytes_of = [](View view) {
     return std::span(static_cast<std::byte*>(view.data), static_cast<size_t>(view.bytes()));
   };
@@ -34,12 +42,18 @@ void Collectives::all_gather(comm::Communicator& group, View in, View out) const
 }
 
 void Collectives::send(comm::Communicator& group, View data, int to, comm::Wire wire) const {
+  if (comm::DeviceGroup* devices = group.devices()) {
+    return devices->send(stream_.handle(), data.f32(), data.shape.elements(), wire, to);
+  }
   const int64_t mark = host_.mark();
   group.send(std::span<const float>(on_host(ops_, stream_, host_, data).f32_span()), to, wire);
   host_.release_to(mark);
 }
 
 void Collectives::recv(comm::Communicator& group, View data, int from, comm::Wire wire) const {
+  if (comm::DeviceGroup* devices = group.devices()) {
+    return devices->recv(stream_.handle(), data.f32(), data.shape.elements(), wire, from);
+  }
   if (ops_.in_host_memory()) return group.recv(data.f32_span(), from, wire);
   const int64_t mark = host_.mark();
   const View values = host_.allocate(data.dtype, data.shape);

@@ -6,9 +6,10 @@
 
 namespace fourfold::model {
 
-/// Collectives over data in the memory of a backend, in the order of a stream. Communicators work
-/// in host memory: data that are elsewhere go through `host`, an arena that holds them for the time
-/// of the call. A group of one rank waits for nothing.
+/// Collectives over data in the memory of a backend, in the order of a stream. Where the group has
+/// devices that talk among themselves nothing waits. Else communicators work in host memory: data
+/// that are elsewhere go through `host`, an arena that holds them for the time of the call. A group
+/// of one rank waits for nothing.
 class Collectives {
  public:
   Collectives(const backend::Ops& ops, backend::Stream& stream, tensor::Arena& host)

@@ -305,15 +305,15 @@ int64_t Decoder::arena_bytes(const ModelSpec& spec, const backend::Ops& ops, con
 }
 
 int64_t Decoder::host_arena_bytes(const ModelSpec& spec, const backend::Ops& ops,
-                                  const mesh::Mesh& mesh, ExchangeKind exchange, int64_t rows,
-                                  int64_t sampled) {
+                                  const mesh::Mesh& mesh, bool on_devices, ExchangeKind exchange,
+                                  int64_t rows, int64_t sampled) {
   if (ops.in_host_memory()) return 0;
   constexpr int64_t kF32 = size_of(DType::kF32);
   const int tp = mesh.config().tp;
   // What goes through it at once: a collective's data and its result, rows of logits that are
   // sampled on the host, or the experts' exchange.
   int64_t bytes = std::min<int64_t>(sampled, kHostLogitRows) * spec.vocab * kF32;
-  if (mesh.world_size() > 1) {
+  if (mesh.world_size() > 1 && !on_devices) {
     int64_t widest = 2 * spec.hidden;
     for (const LayerSpec& layer : spec.layers) {
       if (layer.attention.wide_qk_norm) {
@@ -322,7 +322,7 @@ int64_t Decoder::host_arena_bytes(const ModelSpec& spec, const backend::Ops& ops
     }
     bytes = std::max(bytes, rows * widest * kF32);
   }
-  if (tp > 1) {
+  if (tp > 1 && !on_devices) {
     bytes = std::max(bytes, sampled * ((1 + tp) * vocab_shard_rows(spec, tp) + spec.vocab) * kF32);
   }
   if (mesh.has_experts()) {

@@ -62,12 +62,13 @@ class Decoder {
   static int64_t arena_bytes(const ModelSpec& spec, const backend::Ops& ops, const mesh::Mesh& mesh,
                              ExchangeKind exchange, int threads, int64_t rows, int64_t sampled);
 
-  /// Of `memory.host`, where that is another than the backend's.
   /// Rows of logits that host_arena_bytes has room for at once.
   static constexpr int kHostLogitRows = 16;
+  /// Of `memory.host`, where that is another than the backend's. `on_devices`: collectives do
+  /// without the host (RankGroups::on_devices), but for those of experts.
   static int64_t host_arena_bytes(const ModelSpec& spec, const backend::Ops& ops,
-                                  const mesh::Mesh& mesh, ExchangeKind exchange, int64_t rows,
-                                  int64_t sampled);
+                                  const mesh::Mesh& mesh, bool on_devices, ExchangeKind exchange,
+                                  int64_t rows, int64_t sampled);
 
   /// Memory of the rotary tables for `positions`.
   static int64_t table_bytes(const ModelSpec& spec, int64_t positions);

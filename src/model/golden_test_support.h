@@ -50,10 +50,11 @@ class OneSequence {
         arena_(ops_->allocate(Decoder::arena_bytes(source_.spec, *ops_, groups_.mesh(),
                                                    ExchangeKind::kAuto, 1, positions, positions))
                    .value()),
-        host_arena_(ops_->allocate_host(
-                            Decoder::host_arena_bytes(source_.spec, *ops_, groups_.mesh(),
-                                                      ExchangeKind::kAuto, positions, positions))
-                        .value()),
+        host_arena_(
+            ops_->allocate_host(Decoder::host_arena_bytes(source_.spec, *ops_, groups_.mesh(),
+                                                          /*on_devices=*/false, ExchangeKind::kAuto,
+                                                          positions, positions))
+                .value()),
         packer_(
             StepPacker::create(*ops_, {positions, base::ceil_div(positions, kBlockSize)}).value()) {
     decoder_ = Decoder::create(source_, *ops_, groups_, *stream_, positions).value();

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "comm/device_group.h"
+
 namespace fourfold::model {
 namespace {
 
@@ -29,6 +31,16 @@ RankGroups::RankGroups(const mesh::Mesh& mesh, std::unique_ptr<comm::Communicato
   if (!mesh.has_experts()) return;
   expert_block_ = split(*world_, mesh_.expert_block(rank_), Axis::kExpert);
   expert_tensor_ = group(Role::kExpert, Axis::kExpertTensor);
+}
+
+base::Status RankGroups::connect_devices() {
+  for (comm::Communicator* group : {tensor_.get(), pipeline_.get()}) {
+    if (group->size() == 1) continue;
+    FF_ASSIGN(std::unique_ptr<comm::DeviceGroup> devices, comm::connect_devices(*group));
+    group->attach(std::move(devices));
+  }
+  on_devices_ = true;
+  return {};
 }
 
 comm::Communicator& RankGroups::tensor(mesh::Role role) {

@@ -3,6 +3,7 @@
 #include <memory>
 #include <span>
 
+#include "base/result.h"
 #include "comm/communicator.h"
 #include "mesh/mesh.h"
 
@@ -15,6 +16,12 @@ class RankGroups {
   /// Collective over `world`, which holds all ranks of one group in mesh order. All groups report
   /// to the world's progress.
   RankGroups(const mesh::Mesh& mesh, std::unique_ptr<comm::Communicator> world);
+
+  /// Joins the GPUs of the ranks, each of which has one of its own. Collective. Experts are
+  /// exchanged through the host as before. Errors: those of comm::connect_devices.
+  base::Status connect_devices();
+  /// Whether that was done.
+  bool on_devices() const { return on_devices_; }
 
   /// The shards that split `role`'s matrices with this rank: of experts the etp shards, of all else
   /// the tp shards.
@@ -40,6 +47,7 @@ class RankGroups {
  private:
   mesh::Mesh mesh_;
   int rank_;
+  bool on_devices_ = false;
   std::unique_ptr<comm::Communicator> world_;
   std::unique_ptr<comm::Communicator> tensor_;
   std::unique_ptr<comm::Communicator> pipeline_;

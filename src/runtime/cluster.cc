@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/machine.h"
 #include "base/sizes.h"
+#include "comm/device_group.h"
 #include "engine/replica_choice.h"
 #include "model/decoder.h"
 #include "model/weights.h"
@@ -54,6 +55,10 @@ int64_t largest_block_bytes(const ClusterConfig& config, const model::ModelSpec&
 
 }  // namespace
 
+int usable_gpus(const ClusterConfig& config, const backend::Ops& ops) {
+  return config.ranks == RankMode::kThreads ? std::min(ops.gpus(), 1) : ops.gpus();
+}
+
 base::Result<model::ModelSource> open_source(const ClusterConfig& config) {
   FF_ASSIGN(model::ModelSource source, model::open_model(config.model, config.dummy_weights,
                                                          config.dummy_seed, config.dummy_routing));
@@ -69,14 +74,26 @@ base::Result<model::ModelSource> open_source(const ClusterConfig& config) {
 
 namespace {
 
+/// How many GPUs the ranks take in turn.
+int gpus_of(const ClusterConfig& config, const backend::Ops& ops) {
+  return std::min(usable_gpus(config, ops), config.scheme.devices());
+}
+
 /// Bytes of KV cache a rank may take where nobody said how many.
 base::Result<int64_t> kv_budget(const ClusterConfig& config, const model::ModelSpec& spec,
                                 const backend::Ops& ops, const engine::ExecutorLimits& limits) {
   const int devices = config.scheme.devices();
   const std::optional<int64_t> free = ops.free_bytes();
   if (!free) return available_memory_bytes() / 4 / devices;
-  // All ranks share one GPU, which also holds what the libraries and the driver take.
-  constexpr int64_t kReserve = int64_t{512} << 20;
+  // Of a GPU's ranks each also has what the libraries and the driver take. The GPUs are alike, and
+  // the one that was asked is as full as any.
+  const int gpus = gpus_of(config, ops);
+  const auto sharers = static_cast<int>(base::ceil_div(int64_t{devices}, int64_t{gpus}));
+  int64_t reserve = int64_t{512} << 20;
+  if (sharers == 1) {
+    reserve +=
+        ((config.scheme.tp > 1 ? 1 : 0) + (config.scheme.pp > 1 ? 1 : 0)) * comm::kDeviceGroupBytes;
+  }
   engine::ExecutorLimits without_cache = limits;
   without_cache.blocks = 0;
   int64_t others = 0;
@@ -84,13 +101,13 @@ base::Result<int64_t> kv_budget(const ClusterConfig& config, const model::ModelS
     others = std::max(others, rank.weight_bytes + rank.activation_bytes);
   }
   const auto usable = static_cast<int64_t>(config.gpu_memory_share * static_cast<double>(*free));
-  const int64_t budget = usable / devices - others - kReserve;
+  const int64_t budget = usable / sharers - others - reserve;
   if (budget <= 0) {
     return base::fail(
         "the model does not fit: {} bytes of weights and activations and {} of reserve on each of "
-        "{} devices that share {} bytes of the {}: split it over more, lower "
+        "{} devices, with {} bytes of a {} for {} of them: split it over more, lower "
         "--max-num-batched-tokens, or raise --gpu-memory-utilization",
-        others, kReserve, devices, usable, ops.gpu());
+        others, reserve, devices, usable, ops.gpu(), sharers);
   }
   return budget;
 }
@@ -459,7 +476,7 @@ class LocalCluster final : public Cluster {
 };
 
 RankConfig rank_config(const ClusterConfig& config, const mesh::Mesh& mesh,
-                       const engine::ExecutorLimits& limits, int group) {
+                       const engine::ExecutorLimits& limits, int gpus, int group) {
   RankConfig out{.model = config.model,
                  .dummy_weights = config.dummy_weights,
                  .dummy_seed = config.dummy_seed,
@@ -468,6 +485,7 @@ RankConfig rank_config(const ClusterConfig& config, const mesh::Mesh& mesh,
                  .backend = config.backend,
                  .isa = config.isa,
                  .threads = config.cpus_per_device,
+                 .gpus = gpus,
                  .cpus = {},
                  .limits = limits,
                  .expert_placement = config.expert_placement,
@@ -520,11 +538,12 @@ base::Result<std::unique_ptr<Cluster>> Cluster::start(const ClusterConfig& confi
     const std::lock_guard lock(progress_mutex);
     progress(line);
   };
+  const int gpus = gpus_of(config, *ops);
   // All groups load at once.
   std::vector<std::future<base::Result<std::unique_ptr<GroupExecutor>>>> starting;
   for (int g = 0; g < mesh.groups(); ++g) {
     starting.push_back(std::async(std::launch::async, [&, g] {
-      return start_group(rank_config(config, mesh, limits, g), config.ranks, serialised,
+      return start_group(rank_config(config, mesh, limits, gpus, g), config.ranks, serialised,
                          config.program);
     }));
   }

@@ -45,6 +45,9 @@ struct ClusterConfig {
   engine::SchedulerOptions scheduler;
 };
 
+/// How many GPUs of this machine ranks may take: threads of one process share one.
+int usable_gpus(const ClusterConfig& config, const backend::Ops& ops);
+
 /// The model that it serves. Errors: those of model::open_model, and a placement or an exchange of
 /// experts for a dense one.
 base::Result<model::ModelSource> open_source(const ClusterConfig& config);

@@ -100,11 +100,11 @@ void StageWorker::fill_spare_rows(const model::StepPacker::Fields& in, int64_t b
   }
 }
 
-/// Puts tokens that the host has into the ring.
-void StageWorker::keep_tokens(StepId step, std::span<int32_t> tokens) {
-  const View from{tokens.data(), DType::kI32, {std::ssize(tokens)}};
+/// Puts tokens that the host has into the ring, for steps that are enqueued after that.
+void StageWorker::keep_tokens(StepId step, std::span<const int32_t> tokens) {
+  const View from = ring_.on_host(step, std::ssize(tokens));
+  std::copy(tokens.begin(), tokens.end(), from.i32());
   ops_->copy_in(*stream_, from, ring_.begin(step, std::ssize(tokens)));
-  stream_->synchronize();
 }
 
 void StageWorker::receive_tokens_until(StepId step) {
@@ -152,8 +152,8 @@ void StageWorker::sample_rows(const StepBatch& batch, const std::vector<SampledR
   const bool any_on_host = std::any_of(sampled.begin(), sampled.end(),
                                        [](const SampledRow& row) { return row.on_host(); });
   if (runs_ahead_ && !any_on_host && !batch.trace) {
-    begun.tokens = ring_.on_host(batch.step, std::ssize(sampled));
-    ops_->copy_out(*stream_, kept, begun.tokens);
+    begun.coming = ring_.on_host(batch.step, std::ssize(sampled));
+    ops_->copy_out(*stream_, kept, begun.coming);
     return;
   }
   std::vector<int32_t> tokens(sampled.size());
@@ -178,7 +178,7 @@ void StageWorker::sample_rows(const StepBatch& batch, const std::vector<SampledR
         .broadcast(std::as_writable_bytes(std::span(tokens)), /*root=*/0);
     keep_tokens(batch.step, tokens);
   }
-  if (!groups_->first_stage()) groups_->pipeline().send(std::as_bytes(std::span(tokens)), /*to=*/0);
+  begun.tokens = std::move(tokens);
 }
 
 /// Shows which step this is and what one of its layers will take. `rows`: of all replicas, as their
@@ -256,9 +256,15 @@ StageReport StageWorker::finish() {
     // No mark is made while the device works: to those who watch for hangs a step is one layer.
     layer_times_.add(begun.rows, static_cast<int64_t>(step_s * 1e9));
     groups_->enter(comm::Operation::kSample);
-    for (int64_t i = 0; i < begun.tokens.rows(); ++i) {
-      begun.report.output.sampled.push_back({SampledToken{.token = begun.tokens.i32()[i]}});
+    for (int64_t i = 0; i < begun.coming.rows(); ++i) {
+      const int32_t token = begun.coming.i32()[i];
+      begun.tokens.push_back(token);
+      begun.report.output.sampled.push_back({SampledToken{.token = token}});
     }
+  }
+  // Here and not when they were enqueued: so they leave in the order of the steps.
+  if (!begun.tokens.empty() && !groups_->first_stage()) {
+    groups_->pipeline().send(std::as_bytes(std::span(begun.tokens)), /*to=*/0);
   }
   return std::move(begun.report);
 }
@@ -271,51 +277,34 @@ void StageWorker::run_rows(const StepBatch& batch, const std::vector<int64_t>& r
   if (groups_->first_stage()) {
     receive_tokens_until(StepId(batch.step.value - config_.limits.depth));
   }
-  const int stage = groups_->coordinates().stage;
   const std::vector<SampledRow> sampled = sampled_rows(batch);
   const auto m = std::ssize(batch.tokens);
-  const int64_t rows = is_repeated(batch, sampled) ? repeated_rows(m, most_sampled()) : m;
+  const bool regular = has_repeated_shape(batch, sampled);
+  const int64_t rows = regular ? repeated_rows(m, most_sampled()) : m;
   const model::StepInputs inputs = pack_inputs(batch, sampled, rows);
   const model::Decoder::Tap tap = make_tap(batch, begun.report.output);
-  if (groups_->mesh().config().pp == 1) {
-    View logits;
-    if (!is_repeated(batch, sampled)) {
-      logits = run_alone(inputs, tap, replica_rows);
-    } else {
-      const std::vector<int64_t> key = key_of(inputs);
-      const int64_t flops_before = stream_->counters.matmul_flops;
-      stream_->repeat(key, inputs.rows, [&] { logits = run_alone(inputs, nullptr, replica_rows); });
-      // What the operators of a decode step are depends on the key alone: the arena is used alike
-      // by each.
-      logits = repeated_logits_.try_emplace(key, logits).first->second;
-      // The work that was asked for; of spare rows' attention there is next to none.
-      int64_t& flops = stream_->counters.matmul_flops;
-      flops = flops_before + (flops - flops_before) / rows * m;
-    }
-    if (!sampled.empty()) {
-      sample_rows(batch, sampled, logits.slice_rows(0, std::ssize(sampled)),
-                  inputs.draws.slice_rows(0, std::ssize(sampled)), begun);
-    }
-    return;
-  }
-
-  const View residual = arena_.allocate(DType::kF32, {m, decoder_->spec().hidden});
-  const model::Collectives collectives(*ops_, *stream_, step_memory().host);
-  const comm::Wire wire = comm::wire_of(batch.numerics);
-  if (groups_->first_stage()) {
-    embed(inputs, residual, tap);
+  View logits;
+  // Who watches the marks of a step wants them made.
+  if (!regular || is_watched()) {
+    logits = run_stage(inputs, tap, replica_rows);
   } else {
-    collectives.recv(groups_->pipeline(), residual, stage - 1, wire);
+    const std::vector<int64_t> key = key_of(inputs);
+    const int64_t flops_before = stream_->counters.matmul_flops;
+    stream_->repeat(key, inputs.rows, [&] { logits = run_stage(inputs, nullptr, replica_rows); });
+    // What the operators of a decode step are depends on the key alone: the arena is used alike
+    // by each.
+    logits = repeated_logits_.try_emplace(key, logits).first->second;
+    // The work that was asked for; of spare rows' attention there is next to none.
+    int64_t& flops = stream_->counters.matmul_flops;
+    flops = flops_before + (flops - flops_before) / rows * m;
   }
-  run_layers(inputs, residual, tap, replica_rows);
-  if (!groups_->last_stage()) {
-    collectives.send(groups_->pipeline(), residual, stage + 1, wire);
-    if (groups_->first_stage() && !sampled.empty()) {
-      expected_.push_back({batch.step, sampled.size()});
-    }
-  } else if (!sampled.empty()) {
-    sample_rows(batch, sampled, decoder_->logits(*stream_, step_memory(), residual, inputs.sampled),
-                inputs.draws, begun);
+  if (sampled.empty()) return;
+  const auto count = std::ssize(sampled);
+  if (groups_->last_stage()) {
+    sample_rows(batch, sampled, logits.slice_rows(0, count), inputs.draws.slice_rows(0, count),
+                begun);
+  } else if (groups_->first_stage()) {
+    expected_.push_back({batch.step, sampled.size()});
   }
 }
 
@@ -326,12 +315,15 @@ void StageWorker::embed(const model::StepInputs& inputs, View residual,
   if (tap) tap(-1, residual);
 }
 
-/// Whether a step has a shape that is made ready: it decodes, and samples every row.
-bool StageWorker::is_repeated(const StepBatch& batch,
-                              const std::vector<SampledRow>& sampled) const {
-  // Who watches the marks of a step wants them made.
-  const bool watched = groups_->progress() != nullptr && groups_->progress()->is_watched();
-  return runs_ahead_ && !watched && !batch.trace && sampled.size() == batch.tokens.size();
+/// Whether a step has a shape that is made ready: it decodes, and samples every row. The same on
+/// all ranks of the group.
+bool StageWorker::has_repeated_shape(const StepBatch& batch,
+                                     const std::vector<SampledRow>& sampled) const {
+  return runs_ahead_ && !batch.trace && sampled.size() == batch.tokens.size();
+}
+
+bool StageWorker::is_watched() const {
+  return groups_->progress() != nullptr && groups_->progress()->is_watched();
 }
 
 std::vector<int64_t> StageWorker::key_of(const model::StepInputs& inputs) const {
@@ -339,13 +331,25 @@ std::vector<int64_t> StageWorker::key_of(const model::StepInputs& inputs) const 
           inputs.rows.block_tables.shape[1]};
 }
 
-/// The whole model of a group of one stage, up to the logits.
-View StageWorker::run_alone(const model::StepInputs& inputs, const model::Decoder::Tap& tap,
+/// This stage's part of a step up to what it hands on: the last one's logits, or none where no row
+/// is sampled.
+View StageWorker::run_stage(const model::StepInputs& inputs, const model::Decoder::Tap& tap,
                             const std::vector<int64_t>& replica_rows) {
+  const int stage = groups_->coordinates().stage;
   const View residual =
       arena_.allocate(DType::kF32, {inputs.tokens.rows(), decoder_->spec().hidden});
-  embed(inputs, residual, tap);
+  const model::Collectives collectives(*ops_, *stream_, step_memory().host);
+  const comm::Wire wire = comm::wire_of(stream_->numerics);
+  if (groups_->first_stage()) {
+    embed(inputs, residual, tap);
+  } else {
+    collectives.recv(groups_->pipeline(), residual, stage - 1, wire);
+  }
   run_layers(inputs, residual, tap, replica_rows);
+  if (!groups_->last_stage()) {
+    collectives.send(groups_->pipeline(), residual, stage + 1, wire);
+    return {};
+  }
   if (inputs.sampled.rows() == 0) return {};
   return decoder_->logits(*stream_, step_memory(), residual, inputs.sampled);
 }
@@ -353,9 +357,7 @@ View StageWorker::run_alone(const model::StepInputs& inputs, const model::Decode
 /// Makes all shapes of decode steps ready, and has the device load what prompts need, so that the
 /// first requests are as quick as later ones.
 void StageWorker::prepare_steps() {
-  // Who watches the marks of steps is to see those of steps alone; is_repeated() is false then.
-  const bool watched = groups_->progress() != nullptr && groups_->progress()->is_watched();
-  if (!runs_ahead_ || watched) return;
+  if (!runs_ahead_) return;
   const base::SteadyClock clock;
   const int64_t begin = clock.now_ns();
   stream_->numerics = base::Numerics::kFast;  // proofs in invariant numerics may wait for theirs
@@ -386,8 +388,11 @@ void StageWorker::prepare_prompt(int64_t rows) {
   const auto greedy = std::bit_cast<backend::DrawWords>(backend::Draw());
   std::copy(greedy.begin(), greedy.end(), in.draws.i32());
   const model::StepInputs inputs = packer_->finish(*stream_);
-  const View logits = run_alone(inputs, nullptr, {rows});
-  draw_rows(*ops_, *stream_, *groups_, logits, inputs.draws, arena_.allocate(DType::kI32, {1}));
+  unwatched([&] {
+    const View logits = run_stage(inputs, nullptr, {rows});
+    if (!groups_->last_stage()) return;
+    draw_rows(*ops_, *stream_, *groups_, logits, inputs.draws, arena_.allocate(DType::kI32, {1}));
+  });
   finish_preparing();
 }
 
@@ -399,9 +404,19 @@ void StageWorker::prepare_decodes(int64_t rows, int64_t width) {
   const model::StepInputs inputs = packer_->finish(*stream_);
   const std::vector<int64_t> key = key_of(inputs);
   View logits;
-  stream_->prepare(key, inputs.rows, [&] { logits = run_alone(inputs, nullptr, {rows}); });
+  unwatched([&] {
+    stream_->prepare(key, inputs.rows, [&] { logits = run_stage(inputs, nullptr, {rows}); });
+  });
   if (logits.data != nullptr) repeated_logits_.try_emplace(key, logits);
   finish_preparing();
+}
+
+/// Who watches the marks of steps is to see those of real ones alone.
+void StageWorker::unwatched(const std::function<void()>& enqueue) {
+  comm::Progress* progress = groups_->progress();
+  if (progress != nullptr) progress->pause_observer(true);
+  enqueue();
+  if (progress != nullptr) progress->pause_observer(false);
 }
 
 /// Waits for the device. What was enqueued has left marks of its own, but a rank that hangs here

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -74,15 +75,18 @@ class StageWorker final : public Worker {
   void fill_spare_rows(const model::StepPacker::Fields& in, int64_t begin) const;
   void name_tokens(const engine::StepBatch& batch, tensor::View tokens);
   void receive_tokens_until(engine::StepId step);
-  void keep_tokens(engine::StepId step, std::span<int32_t> tokens);
+  void keep_tokens(engine::StepId step, std::span<const int32_t> tokens);
   struct Begun;
   void sample_rows(const engine::StepBatch& batch, const std::vector<SampledRow>& sampled,
                    tensor::View logits, tensor::View draws, Begun& begun);
   model::Decoder::Tap make_tap(const engine::StepBatch& batch, engine::StepOutput& output);
   void run_rows(const engine::StepBatch& batch, const std::vector<int64_t>& replica_rows,
                 Begun& begun);
-  bool is_repeated(const engine::StepBatch& batch, const std::vector<SampledRow>& sampled) const;
-  tensor::View run_alone(const model::StepInputs& inputs, const model::Decoder::Tap& tap,
+  bool has_repeated_shape(const engine::StepBatch& batch,
+                          const std::vector<SampledRow>& sampled) const;
+  bool is_watched() const;
+  void unwatched(const std::function<void()>& enqueue);
+  tensor::View run_stage(const model::StepInputs& inputs, const model::Decoder::Tap& tap,
                          const std::vector<int64_t>& replica_rows);
   std::vector<int64_t> key_of(const model::StepInputs& inputs) const;
   void embed(const model::StepInputs& inputs, tensor::View residual,
@@ -129,7 +133,8 @@ class StageWorker final : public Worker {
     double waited_s = 0;  ///< of the device's work on it, in begin()
     /// Where a device works on it: when it is done, and where its tokens come to, if it samples.
     std::optional<int64_t> mark;
-    tensor::View tokens;
+    tensor::View coming;
+    std::vector<int32_t> tokens;  ///< that the host has
   };
   std::deque<Begun> begun_;
   /// True where steps are enqueued on a device and nothing in them waits for the host.

@@ -28,8 +28,8 @@ base::Status StageWorker::load(const model::ModelSource& source) {
   FF_ASSIGN(decoder_,
             model::Decoder::create(source, *ops_, *groups_, *stream_, config_.limits.max_positions,
                                    config_.expert_exchange));
-  runs_ahead_ = !ops_->in_host_memory() && groups_->mesh().world_size() == 1 &&
-                !groups_->mesh().has_experts();
+  runs_ahead_ = !ops_->in_host_memory() && !groups_->mesh().has_experts() &&
+                (groups_->mesh().world_size() == 1 || groups_->on_devices());
   FF_TRY(allocate_cache());
   const int64_t arena_bytes =
       model::Decoder::arena_bytes(decoder_->spec(), *ops_, groups_->mesh(), config_.expert_exchange,
@@ -40,8 +40,8 @@ base::Status StageWorker::load(const model::ModelSource& source) {
 
   FF_ASSIGN(tensor::Buffer host_arena,
             ops_->allocate_host(model::Decoder::host_arena_bytes(
-                decoder_->spec(), *ops_, groups_->mesh(), config_.expert_exchange,
-                config_.limits.max_step_tokens,
+                decoder_->spec(), *ops_, groups_->mesh(), groups_->on_devices(),
+                config_.expert_exchange, config_.limits.max_step_tokens,
                 std::min(config_.limits.slots, config_.limits.max_step_tokens))));
   host_arena_ = tensor::Arena(std::move(host_arena));
   FF_ASSIGN(packer_, model::StepPacker::create(*ops_, packer_limits(config_.limits),
@@ -116,6 +116,10 @@ int world_rank(const RankConfig& config, int rank) {
   return (at.stage * config.groups * config.group.dp + replica) * config.group.tp + at.shard;
 }
 
+int gpu_of(const RankConfig& config, int rank) {
+  return config.gpus == 0 ? 0 : world_rank(config, rank) % config.gpus;
+}
+
 std::string describe_rank(const RankConfig& config, int rank) {
   const mesh::Coordinates at = mesh::coordinates(config.group, rank);
   return fmt::format("rank {} (stage {}, replica {}, shard {})", world_rank(config, rank), at.stage,
@@ -143,6 +147,7 @@ base::Result<std::unique_ptr<Worker>> Worker::create(const RankConfig& config,
   if (!cpus.empty()) cpus = cpus.subspan(rank * threads, threads);
   if (progress != nullptr) progress->enter(comm::Operation::kMeet);
   auto groups = std::make_unique<model::RankGroups>(mesh, std::move(group));
+  if (config.has_own_gpus() && groups->mesh().world_size() > 1) FF_TRY(groups->connect_devices());
   std::unique_ptr<backend::Stream> stream = ops->make_stream(config.threads, cpus);
   if (comm::Progress* watched = groups->progress(); watched != nullptr) {
     watched->tell_device([device = stream.get()] { device->break_device(); });

@@ -31,8 +31,11 @@ struct RankConfig {
   model::DummyRouting dummy_routing;  ///< of dummy weights with experts
   mesh::ParallelConfig group;  ///< of one group: dp is the lockstep replicas, 1 for dense models
   std::string backend = "cpu";
-  std::string isa;        ///< empty: the strongest here
-  int threads = 1;        ///< of this rank's device
+  std::string isa;  ///< empty: the strongest here
+  int threads = 1;  ///< of this rank's device
+  /// GPUs of this machine that the ranks of the scheme take in turn, by their numbers there; 0 on a
+  /// backend that has none.
+  int gpus = 0;
   std::vector<int> cpus;  ///< per rank of the group, threads entries each; empty: not pinned
   engine::ExecutorLimits limits;
   mesh::ExpertPlacement expert_placement;
@@ -40,6 +43,8 @@ struct RankConfig {
   int groups = 1;       ///< of the scheme
   int group_index = 0;  ///< of this one among them
 
+  /// Each rank of the scheme has a GPU to itself.
+  bool has_own_gpus() const { return gpus >= group.devices() * groups; }
   /// Ranks are pinned where each has cores of its own.
   comm::Waiting waiting() const {
     return cpus.empty() ? comm::Waiting::kSleep : comm::Waiting::kSpin;
@@ -48,6 +53,8 @@ struct RankConfig {
 
 /// The number of rank `rank` of the group among all ranks of the scheme.
 int world_rank(const RankConfig& config, int rank);
+/// The GPU that it takes; 0 where there is none.
+int gpu_of(const RankConfig& config, int rank);
 /// Its number and place in the scheme: "rank 3 (stage 1, replica 0, shard 1)".
 std::string describe_rank(const RankConfig& config, int rank);
 

@@ -192,7 +192,7 @@ std::vector<const SchemeResult*> timed_at(const VerifyReport& report, const Load
 }
 
 bool shares_cores(const VerifyReport& report, const mesh::ParallelConfig& scheme) {
-  if (!report.machine.gpu.empty()) return scheme.devices() > 1;
+  if (report.machine.gpus > 0) return scheme.devices() > report.machine.gpus;
   return scheme.devices() * report.options.cluster.cpus_per_device > report.machine.cores;
 }
 

@@ -272,13 +272,12 @@ ordered_json to_json(const VerifyReport& report) {
   out["date"] = report.date;
   out["seed"] = o.seed;
   out["interrupted"] = report.interrupted;
-  out["machine"] = {
-      {"cpu", report.machine.cpu},
-      {"isa", report.machine.isa},
-      {"cores", report.machine.cores},
-      {"gpus", report.machine.gpu.empty() ? ordered_json::array()
-                                          : ordered_json::array({report.machine.gpu})},
-      {"device_memory_bytes", report.device_memory_bytes}};
+  out["machine"] = {{"cpu", report.machine.cpu},
+                    {"isa", report.machine.isa},
+                    {"cores", report.machine.cores},
+                    {"gpus", std::vector<std::string>(static_cast<size_t>(report.machine.gpus),
+                                                      report.machine.gpu)},
+                    {"device_memory_bytes", report.device_memory_bytes}};
   out["model"] = {{"name", o.cluster.model},
                   {"family", report.model_family},
                   {"parameters", report.parameters},

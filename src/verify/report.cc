@@ -363,12 +363,13 @@ std::string definitions_section(const VerifyReport& report) {
 }  // namespace
 
 std::string devices_note(const VerifyReport& report, int devices) {
-  if (!report.machine.gpu.empty()) {
-    if (devices == 1) return "";
+  const int gpus = report.machine.gpus;
+  if (gpus > 0) {
+    if (devices <= gpus) return "";
     return fmt::format(
-        "  {} devices share one {}: their answers are proven, their speeds are not those of {} "
+        "  {} devices share {} {}: their answers are proven, their speeds are not those of {} "
         "GPUs.\n",
-        devices, report.machine.gpu, devices);
+        devices, gpus == 1 ? "one" : std::to_string(gpus), report.machine.gpu, devices);
   }
   const int cpus = devices * report.options.cluster.cpus_per_device;
   if (cpus <= report.machine.cores) return "";
@@ -387,8 +388,9 @@ std::string to_text(const VerifyReport& report) {
       report.options.cluster.model, report.model_family,
       static_cast<double>(report.parameters) * 1e-6, report.backend,
       report.options.numerics == base::Numerics::kFast ? "fast" : "invariant",
-      report.machine.gpu.empty() ? report.machine.cpu
-                                 : report.machine.gpu + ", " + report.machine.cpu,
+      report.machine.gpus == 0
+          ? report.machine.cpu
+          : fmt::format("{} {}, {}", report.machine.gpus, report.machine.gpu, report.machine.cpu),
       report.machine.cores, plural(report.machine.cores), base::version(), base::commit());
   if (report.interrupted) {
     out += "Interrupted: these are the repeats that every scheme had finished.\n\n";

@@ -101,7 +101,8 @@ struct MachineFacts {
   std::string cpu;
   std::string isa;
   int cores = 0;    ///< that this process may use
-  std::string gpu;  ///< that all devices run on; empty: they are cores
+  std::string gpu;  ///< that devices run on; empty: they are cores
+  int gpus = 0;     ///< how many of it there are
 };
 
 struct VerifyReport {

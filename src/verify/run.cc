@@ -95,7 +95,8 @@ base::Result<VerifyReport> plan_subject(const Subject& subject) {
   report.machine = {.cpu = base::cpu_name(),
                     .isa = std::string(subject.ops->name()),
                     .cores = std::max(1, static_cast<int>(base::usable_cpus().size())),
-                    .gpu = subject.ops->gpu()};
+                    .gpu = subject.ops->gpu(),
+                    .gpus = runtime::usable_gpus(options.cluster, *subject.ops)};
   report.points = load_points(options);
   // A device is a core here, or a few: its memory is their share of what is free.
   report.device_memory_bytes = runtime::available_memory_bytes() / report.machine.cores *

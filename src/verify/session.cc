@@ -226,7 +226,8 @@ base::Status Session::measure(const LoadPoint& point, int repeat) {
   const engine::EngineStats engine_before = cluster_->engine_stats();
   FF_ASSIGN(const auto before, cluster_->rank_reports());
   OccupancySampler sampler(*cluster_);
-  const std::unique_ptr<backend::ActivityMeter> meter = subject_.ops->activity_meter();
+  const std::unique_ptr<backend::ActivityMeter> meter = subject_.ops->activity_meter(std::min(
+      runtime::usable_gpus(subject_.options.cluster, *subject_.ops), result_.scheme.devices()));
   if (meter != nullptr) meter->begin();
   FF_ASSIGN(load::LoadRun run, run_point(point, repeat, workload));
   if (meter != nullptr) load.activity.push_back(meter->end());

@@ -16,7 +16,7 @@ void cuda::check(cudaError_t status, std::string_view what) {
                                        cudaGetErrorString(status), cudaGetErrorName(status), what));
 }
 
-base::Result<std::unique_ptr<Ops>> make_cuda_ops() {
+base::Result<std::unique_ptr<Ops>> make_cuda_ops(int gpu) {
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status != cudaSuccess || count == 0) {
@@ -30,11 +30,11 @@ base::Result<std::unique_ptr<Ops>> make_cuda_ops() {
                                 : cudaGetErrorString(status),
         CUDART_VERSION / 1000);
   }
-  int device = 0;
+  if (gpu >= count) return base::fail("there is no GPU {} here, only 0 to {}", gpu, count - 1);
   cudaDeviceProp properties{};
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaGetDeviceProperties(&properties, device) != cudaSuccess) {
-    return base::fail("the cuda backend cannot ask GPU {} what it is: {}", device,
+  if (cudaSetDevice(gpu) != cudaSuccess ||
+      cudaGetDeviceProperties(&properties, gpu) != cudaSuccess) {
+    return base::fail("the cuda backend cannot ask GPU {} what it is: {}", gpu,
                       cudaGetErrorString(cudaGetLastError()));
   }
   const int major = properties.major;
@@ -43,9 +43,9 @@ base::Result<std::unique_ptr<Ops>> make_cuda_ops() {
     return base::fail(
         "the cuda backend has kernels for GPUs of compute capability 9.0 (H100, H200); GPU {}, "
         "{}, has {}.{}: use the cpu backend",
-        device, properties.name, major, minor);
+        gpu, properties.name, major, minor);
   }
-  return std::unique_ptr<Ops>(std::make_unique<cuda::CudaOps>(properties.name));
+  return std::unique_ptr<Ops>(std::make_unique<cuda::CudaOps>(properties.name, count));
 }
 
 }  // namespace fourfold::backend

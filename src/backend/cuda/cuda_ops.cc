@@ -69,15 +69,17 @@ base::Result<Buffer> CudaOps::allocate_host(int64_t bytes) const {
   return Buffer(data, bytes, [](void* p, int64_t) { cudaFreeHost(p); });
 }
 
-std::unique_ptr<ActivityMeter> CudaOps::activity_meter() const {
-  int device = 0;
-  std::array<char, 32> address{};
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetPCIBusId(address.data(), static_cast<int>(address.size()), device) !=
-          cudaSuccess) {
-    return nullptr;  // it has failed, and others say so
+std::unique_ptr<ActivityMeter> CudaOps::activity_meter(int gpus) const {
+  std::vector<std::string> addresses;
+  for (int gpu = 0; gpu < gpus; ++gpu) {
+    std::array<char, 32> address{};
+    if (cudaDeviceGetPCIBusId(address.data(), static_cast<int>(address.size()), gpu) !=
+        cudaSuccess) {
+      return nullptr;  // it has failed, and others say so
+    }
+    addresses.emplace_back(address.data());
   }
-  return nvml_meter(address.data());
+  return nvml_meter(addresses);
 }
 
 std::optional<int64_t> CudaOps::free_bytes() const {

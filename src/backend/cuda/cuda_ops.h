@@ -12,7 +12,8 @@ namespace fourfold::backend::cuda {
 /// cuBLASLt. Errors of CUDA are thrown as std::runtime_error.
 class CudaOps final : public Ops {
  public:
-  explicit CudaOps(std::string gpu) : gpu_(std::move(gpu)) {}
+  /// `gpu`: the name of the one in use; `gpus`: how many there are.
+  CudaOps(std::string gpu, int gpus) : gpu_(std::move(gpu)), gpus_(gpus) {}
 
   std::string_view name() const override { return "cuda"; }
   DType activation_dtype() const override { return DType::kBF16; }
@@ -23,7 +24,8 @@ class CudaOps final : public Ops {
   bool in_host_memory() const override { return false; }
   base::Result<Buffer> allocate_host(int64_t bytes) const override;
   std::string gpu() const override { return gpu_; }
-  std::unique_ptr<ActivityMeter> activity_meter() const override;
+  int gpus() const override { return gpus_; }
+  std::unique_ptr<ActivityMeter> activity_meter(int gpus) const override;
   std::optional<int64_t> free_bytes() const override;
   void copy_in(Stream& stream, View from, View to) const override;
   void copy_out(Stream& stream, View from, View to) const override;
@@ -76,6 +78,7 @@ class CudaOps final : public Ops {
 
  private:
   std::string gpu_;
+  int gpus_;
 };
 
 }  // namespace fourfold::backend::cuda

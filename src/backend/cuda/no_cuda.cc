@@ -4,7 +4,7 @@
 
 namespace fourfold::backend {
 
-base::Result<std::unique_ptr<Ops>> make_cuda_ops() {
+base::Result<std::unique_ptr<Ops>> make_cuda_ops(int /*gpu*/) {
   return base::fail(
       "this fourfold was built without CUDA; install the CUDA toolkit (13.0 is known to do), see "
       "that "

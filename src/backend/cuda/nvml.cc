@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 
 #include <array>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -103,7 +104,11 @@ class NvmlMeter final : public ActivityMeter {
     Activity out;
     const std::optional<double> end_mj = energy_mj();
     const double seconds = base::seconds_between(begin_ns_, clock_.now_ns());
-    if (begin_mj_ && end_mj && seconds > 0) out.power_w = (*end_mj - *begin_mj_) * 1e-3 / seconds;
+    // The counter moves on every 0.1 s or so.
+    constexpr double kLeastSeconds = 1;
+    if (begin_mj_ && end_mj && seconds >= kLeastSeconds) {
+      out.power_w = (*end_mj - *begin_mj_) * 1e-3 / seconds;
+    }
     if (!sampled_ || nvml_.sample(device_, second_) != kSuccess) return out;
     Query query;
     query.first = first_;
@@ -111,8 +116,10 @@ class NvmlMeter final : public ActivityMeter {
     for (const unsigned id : {kGraphics, kSm, kDram}) query.metrics.at(query.count++).id = id;
     if (nvml_.metrics(&query) != kSuccess) return out;
     const auto share = [&](size_t i) -> std::optional<double> {
-      if (query.metrics.at(i).status != kSuccess) return std::nullopt;
-      return query.metrics.at(i).value / 100;
+      // In too short a time it counts nothing and divides by it.
+      const auto& metric = query.metrics.at(i);
+      if (metric.status != kSuccess || !std::isfinite(metric.value)) return std::nullopt;
+      return metric.value / 100;
     };
     out.busy = share(0);
     out.sm_active = share(1);
@@ -138,16 +145,57 @@ class NvmlMeter final : public ActivityMeter {
   int64_t begin_ns_ = 0;
 };
 
+/// Of several GPUs as one.
+class NvmlMeters final : public ActivityMeter {
+ public:
+  explicit NvmlMeters(std::vector<std::unique_ptr<NvmlMeter>> meters)
+      : meters_(std::move(meters)) {}
+
+  void begin() override {
+    for (const auto& meter : meters_) meter->begin();
+  }
+
+  Activity end() override {
+    std::vector<Activity> all;
+    for (const auto& meter : meters_) all.push_back(meter->end());
+    // What one of them does not tell is not known of all.
+    const auto sum = [&](std::optional<double> Activity::*figure) -> std::optional<double> {
+      double total = 0;
+      for (const Activity& one : all) {
+        if (!(one.*figure)) return std::nullopt;
+        total += *(one.*figure);
+      }
+      return total;
+    };
+    const auto mean = [&](std::optional<double> Activity::*figure) -> std::optional<double> {
+      const std::optional<double> total = sum(figure);
+      if (!total) return std::nullopt;
+      return *total / static_cast<double>(all.size());
+    };
+    return {.busy = mean(&Activity::busy),
+            .sm_active = mean(&Activity::sm_active),
+            .dram_active = mean(&Activity::dram_active),
+            .power_w = sum(&Activity::power_w)};
+  }
+
+ private:
+  std::vector<std::unique_ptr<NvmlMeter>> meters_;
+};
+
 }  // namespace
 
-std::unique_ptr<ActivityMeter> nvml_meter(const std::string& pci_address) {
+std::unique_ptr<ActivityMeter> nvml_meter(const std::vector<std::string>& pci_addresses) {
   const Library* nvml = library();
-  Device device = nullptr;
-  if (nvml == nullptr || nvml->by_address(pci_address.c_str(), &device) != kSuccess) {
-    spdlog::debug("no counters of the GPU: NVML does not answer");
-    return nullptr;
+  std::vector<std::unique_ptr<NvmlMeter>> meters;
+  for (const std::string& address : pci_addresses) {
+    Device device = nullptr;
+    if (nvml == nullptr || nvml->by_address(address.c_str(), &device) != kSuccess) {
+      spdlog::debug("no counters of the GPU: NVML does not answer");
+      return nullptr;
+    }
+    meters.push_back(std::make_unique<NvmlMeter>(*nvml, device));
   }
-  return std::make_unique<NvmlMeter>(*nvml, device);
+  return std::make_unique<NvmlMeters>(std::move(meters));
 }
 
 }  // namespace fourfold::backend::cuda

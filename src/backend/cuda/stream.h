@@ -28,6 +28,7 @@ class CudaStream final : public Stream {
   /// second, and launches that from then on.
   void repeat(std::span<const int64_t> key, const RowLayout& rows,
               const std::function<void()>& enqueue) override;
+  void* handle() override { return begin(); }
   void break_device() override;
   void prepare(std::span<const int64_t> key, const RowLayout& rows,
                const std::function<void()>& enqueue) override;

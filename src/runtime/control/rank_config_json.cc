@@ -83,6 +83,7 @@ std::string to_json(const RankConfig& c) {
       {"backend", c.backend},
       {"isa", c.isa},
       {"threads", c.threads},
+      {"gpus", c.gpus},
       {"cpus", c.cpus},
       {"replicas", c.limits.replicas},
       {"stages", c.limits.stages},
@@ -119,6 +120,7 @@ base::Result<RankConfig> rank_config_from_json(std::string_view text) {
   ints.read("ep", 1, c.group.ep);
   ints.read("etp", 0, c.group.etp);
   ints.read("threads", 1, c.threads);
+  ints.read("gpus", 0, c.gpus);
   ints.read("replicas", 1, c.limits.replicas);
   ints.read("stages", 1, c.limits.stages);
   ints.read("depth", 1, c.limits.depth);

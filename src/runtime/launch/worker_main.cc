@@ -154,7 +154,8 @@ base::Status run_rank(int rank, int ranks, Channel& channel, Inbox& inbox, Marks
   if (config.group.devices() != ranks) {
     return base::fail("{} ranks were started for a group of {}", ranks, config.group.devices());
   }
-  FF_ASSIGN(std::shared_ptr<const backend::Ops> ops, backend::make_ops(config.backend, config.isa));
+  FF_ASSIGN(std::shared_ptr<const backend::Ops> ops,
+            backend::make_ops(config.backend, config.isa, gpu_of(config, rank)));
   std::unique_ptr<comm::MpiRuntime> mpi;
   std::unique_ptr<comm::Communicator> group;
   marks.progress.enter(comm::Operation::kMeet);
