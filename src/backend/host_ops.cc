@@ -25,7 +25,7 @@ class VectorWeight final : public Weight {
   explicit VectorWeight(std::span<const float> values)
       : Weight(1, std::ssize(values), static_cast<int64_t>(values.size_bytes())),
         values_(values.begin(), values.end()) {}
-  const float* data() const { return values_.data(); }
+  const float* vector() const override { return values_.data(); }
 
  private:
   std::vector<float> values_;
@@ -242,7 +242,7 @@ const float* vector_of(const Weight& weight, int64_t size) {
   const auto* vector = dynamic_cast<const VectorWeight*>(&weight);
   CHECK(vector != nullptr, "a weight that load_vector did not make");
   CHECK(vector->columns() == size, "a vector of {} where {} are needed", vector->columns(), size);
-  return vector->data();
+  return vector->vector();
 }
 
 int64_t row_grain(int64_t item_elements) {

@@ -136,6 +136,8 @@ class Weight {
   int64_t rows() const { return rows_; }        ///< N
   int64_t columns() const { return columns_; }  ///< K
   int64_t bytes() const { return bytes_; }      ///< memory it takes, padding included
+  /// A vector's elements in the backend's memory; null of a matrix.
+  virtual const float* vector() const { return nullptr; }
 
  protected:
   Weight(int64_t rows, int64_t columns, int64_t bytes)

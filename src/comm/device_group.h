@@ -17,6 +17,13 @@ class DeviceGroup {
   virtual ~DeviceGroup() = default;
 
   virtual void all_reduce_sum(void* stream, float* data, int64_t count, Wire wire) = 0;
+  /// residual += the sum over the ranks of `data`, which travels as bf16; out = the RMS norm of the
+  /// residual in bf16. data, residual f32 [rows, columns]; gain of `columns`. Returns false and
+  /// does nothing where it has no kernel for that; all ranks get the same answer. `data` is as it
+  /// was.
+  virtual bool all_reduce_add_norm(void* stream, const float* data, float* residual,
+                                   const float* gain, float eps, int64_t rows, int64_t columns,
+                                   uint16_t* out) = 0;
   /// out = the ranks' `bytes` of `in`, in rank order.
   virtual void all_gather(void* stream, const void* in, void* out, int64_t bytes) = 0;
   virtual void send(void* stream, const float* data, int64_t count, Wire wire, int to) = 0;

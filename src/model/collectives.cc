@@ -21,6 +21,19 @@ void Collectives::all_reduce_sum(comm::Communicator& group, View data, comm::Wir
   host_.release_to(mark);
 }
 
+void Collectives::all_reduce_add_norm(comm::Communicator& group, View data, comm::Wire wire, View x,
+                                      const backend::Weight& gain, float eps, View out) const {
+  comm::DeviceGroup* devices = group.devices();
+  // A kernel that does both norms in an order of its own, as fast numerics may.
+  if (devices != nullptr && wire == comm::Wire::kBF16 && out.dtype == tensor::DType::kBF16 &&
+      devices->all_reduce_add_norm(stream_.handle(), data.f32(), x.f32(), gain.vector(), eps,
+                                   x.rows(), x.shape[1], static_cast<uint16_t*>(out.data))) {
+    return;
+  }
+  all_reduce_sum(group, data, wire);
+  ops_.add_norm(stream_, x, data, gain, eps, out);
+}
+
 void Collectives::all_gather(comm::Communicator& group, View in, View out) const {
   if (comm::DeviceGroup* devices = group.devices()) {
     return devices->all_gather(stream_.handle(), in.data, out.data, in.bytes());

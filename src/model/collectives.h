@@ -17,6 +17,11 @@ class Collectives {
 
   /// comm::Communicator::all_reduce_sum of f32.
   void all_reduce_sum(comm::Communicator& group, tensor::View data, comm::Wire wire) const;
+  /// all_reduce_sum of `data`, then Ops::add_norm of it to `x`; what is in `data` after that is
+  /// nobody's. data, x f32 [M, H].
+  void all_reduce_add_norm(comm::Communicator& group, tensor::View data, comm::Wire wire,
+                           tensor::View x, const backend::Weight& gain, float eps,
+                           tensor::View out) const;
   /// out [ranks * in's elements], of one dtype.
   void all_gather(comm::Communicator& group, tensor::View in, tensor::View out) const;
   /// Of f32.

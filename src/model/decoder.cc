@@ -96,22 +96,34 @@ void Decoder::run_layers(backend::Stream& stream, StepMemory memory, const backe
     }
     feed_forward(stream, memory, layer, replica_rows, fed, sum);
     if (tap) {
-      complete(stream, sum);
+      complete(stream, memory, sum);
       tap(layer, residual);
     }
   }
-  complete(stream, sum);
+  complete(stream, memory, sum);
 }
 
-void Decoder::complete(backend::Stream& stream, Sum& sum) {
-  if (sum.output) ops_.add(stream, sum.residual, *sum.output);
+void Decoder::complete(backend::Stream& stream, StepMemory memory, Sum& sum) {
+  if (!sum.output) return;
+  if (sum.shards != nullptr) {
+    Collectives(ops_, stream, memory.host)
+        .all_reduce_sum(*sum.shards, *sum.output, comm::wire_of(stream.numerics));
+  }
+  ops_.add(stream, sum.residual, *sum.output);
   sum.output.reset();
 }
 
-void Decoder::norm(backend::Stream& stream, Sum& sum, ParamKind gain, int layer, View x) {
+void Decoder::norm(backend::Stream& stream, StepMemory memory, Sum& sum, ParamKind gain, int layer,
+                   View x) {
   const backend::Weight& weight = weights_.get(gain, layer);
   if (!sum.output) return ops_.rms_norm(stream, sum.residual, weight, spec_.norm_eps, x);
-  ops_.add_norm(stream, sum.residual, *sum.output, weight, spec_.norm_eps, x);
+  if (sum.shards != nullptr) {
+    Collectives(ops_, stream, memory.host)
+        .all_reduce_add_norm(*sum.shards, *sum.output, comm::wire_of(stream.numerics), sum.residual,
+                             weight, spec_.norm_eps, x);
+  } else {
+    ops_.add_norm(stream, sum.residual, *sum.output, weight, spec_.norm_eps, x);
+  }
   sum.output.reset();
 }
 
@@ -129,7 +141,7 @@ void Decoder::attention(backend::Stream& stream, StepMemory memory, const backen
   const int64_t d = spec.head_dim;
 
   const View x = arena.allocate(ops_.activation_dtype(), {m, spec_.hidden});
-  norm(stream, sum, ParamKind::kAttentionNorm, layer, x);
+  norm(stream, memory, sum, ParamKind::kAttentionNorm, layer, x);
   const View q = arena.allocate(DType::kF32, {m, heads * d});
   const View k = arena.allocate(DType::kF32, {m, kv_heads * d});
   const View v = arena.allocate(DType::kF32, {m, kv_heads * d});
@@ -160,9 +172,8 @@ void Decoder::attention(backend::Stream& stream, StepMemory memory, const backen
   ops_.attention(stream, arena, q_heads, rows, cache, {.scale = spec.scale, .window = spec.window},
                  attended);
   ops_.matmul(stream, arena, attended, {{weights_.get(ParamKind::kOutput, layer), out}});
-  Collectives(ops_, stream, memory.host)
-      .all_reduce_sum(groups_.tensor(mesh::Role::kAttention), out, comm::wire_of(stream.numerics));
-  add_output(stream, ParamKind::kPostAttentionNorm, layer, out, sum);
+  add_output(stream, memory, ParamKind::kPostAttentionNorm, layer, out,
+             &groups_.tensor(mesh::Role::kAttention), sum);
 }
 
 void Decoder::wide_norm(backend::Stream& stream, StepMemory memory, ParamKind gain, int layer,
@@ -197,14 +208,25 @@ void Decoder::feed_forward(backend::Stream& stream, StepMemory memory, int layer
   const StepScope scope(memory);
   tensor::Arena& arena = memory.arena;
   const View x = arena.allocate(ops_.activation_dtype(), {m, spec_.hidden});
-  norm(stream, sum, ParamKind::kMlpNorm, layer, x);
+  norm(stream, memory, sum, ParamKind::kMlpNorm, layer, x);
+  comm::Communicator& shards = groups_.tensor(mesh::Role::kMlp);
   if (has_experts) experts_->run(stream, memory, layer, x, replica_rows, out);
   if (spec.mlp.intermediate > 0 && m > 0) {
-    const View shared = has_experts ? arena.allocate(DType::kF32, {m, spec_.hidden}) : out;
-    mlp(stream, memory, layer, x, shared);
-    if (has_experts) ops_.add(stream, out, shared);
+    const View fed = has_experts ? arena.allocate(DType::kF32, {m, spec_.hidden}) : out;
+    mlp(stream, memory, layer, x, fed);
+    if (has_experts) {
+      Collectives(ops_, stream, memory.host)
+          .all_reduce_sum(shards, fed, comm::wire_of(stream.numerics));
+      if (spec.mlp.gated) {
+        const View row_gate = arena.allocate(DType::kF32, {m, 1});
+        ops_.matmul(stream, arena, x, {{weights_.get(ParamKind::kSharedGate, layer), row_gate}});
+        ops_.gate_rows(stream, fed, row_gate);
+      }
+      ops_.add(stream, out, fed);
+    }
   }
-  add_output(stream, ParamKind::kPostMlpNorm, layer, out, sum);
+  add_output(stream, memory, ParamKind::kPostMlpNorm, layer, out, has_experts ? nullptr : &shards,
+             sum);
 }
 
 void Decoder::mlp(backend::Stream& stream, StepMemory memory, int layer, View x, View out) {
@@ -218,21 +240,21 @@ void Decoder::mlp(backend::Stream& stream, StepMemory memory, int layer, View x,
   ops_.gated_matmul(stream, arena, x, gate_weight, weights_.get(ParamKind::kUp, layer),
                     spec.activation, hidden);
   ops_.matmul(stream, arena, hidden, {{weights_.get(ParamKind::kDown, layer), out}});
-  Collectives(ops_, stream, memory.host)
-      .all_reduce_sum(groups_.tensor(mesh::Role::kMlp), out, comm::wire_of(stream.numerics));
-  if (spec.gated) {
-    const View row_gate = arena.allocate(DType::kF32, {m, 1});
-    ops_.matmul(stream, arena, x, {{weights_.get(ParamKind::kSharedGate, layer), row_gate}});
-    ops_.gate_rows(stream, out, row_gate);
-  }
 }
 
-void Decoder::add_output(backend::Stream& stream, ParamKind post_norm, int layer, View output,
-                         Sum& sum) {
+void Decoder::add_output(backend::Stream& stream, StepMemory memory, ParamKind post_norm, int layer,
+                         View output, comm::Communicator* shards, Sum& sum) {
+  if (shards != nullptr && shards->size() == 1) shards = nullptr;
   if (const backend::Weight* gain = weights_.find(post_norm, layer)) {
+    if (shards != nullptr) {
+      Collectives(ops_, stream, memory.host)
+          .all_reduce_sum(*shards, output, comm::wire_of(stream.numerics));
+      shards = nullptr;
+    }
     ops_.rms_norm(stream, output, *gain, spec_.norm_eps, output);
   }
   sum.output = output;
+  sum.shards = shards;
 }
 
 View Decoder::logits(backend::Stream& stream, StepMemory memory, View residual, View indices) {

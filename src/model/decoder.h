@@ -82,9 +82,11 @@ class Decoder {
   struct Sum {
     tensor::View residual;                    ///< f32 [M, H]
     std::optional<tensor::View> output = {};  ///< f32 [M, H]
+    /// Whose parts of the output have to be added first; null: it is whole.
+    comm::Communicator* shards = nullptr;
   };
   /// Adds what has not been added.
-  void complete(backend::Stream& stream, Sum& sum);
+  void complete(backend::Stream& stream, StepMemory memory, Sum& sum);
   /// The residual for whoever watches; nothing where the host cannot read it.
   std::span<float> shown(tensor::View residual) const;
   void attention(backend::Stream& stream, StepMemory memory, const backend::RowLayout& rows,
@@ -96,13 +98,15 @@ class Decoder {
   /// What comes after attention: experts, an MLP beside them, or an MLP alone.
   void feed_forward(backend::Stream& stream, StepMemory memory, int layer,
                     std::span<const int64_t> replica_rows, tensor::View out, Sum& sum);
-  /// x activation dtype [M, H], M > 0; out f32 [M, H], summed over the shards.
+  /// x activation dtype [M, H], M > 0; out f32 [M, H], this shard's part.
   void mlp(backend::Stream& stream, StepMemory memory, int layer, tensor::View x, tensor::View out);
   /// x = norm(residual), in the activation dtype.
-  void norm(backend::Stream& stream, Sum& sum, ParamKind gain, int layer, tensor::View x);
+  void norm(backend::Stream& stream, StepMemory memory, Sum& sum, ParamKind gain, int layer,
+            tensor::View x);
   /// Norms the output of a part of a layer, where the model does that, and leaves it to be added.
-  void add_output(backend::Stream& stream, ParamKind post_norm, int layer, tensor::View output,
-                  Sum& sum);
+  /// `shards`: whose parts of it are to be added first; null: it is whole.
+  void add_output(backend::Stream& stream, StepMemory memory, ParamKind post_norm, int layer,
+                  tensor::View output, comm::Communicator* shards, Sum& sum);
 
   ModelSpec spec_;
   const backend::Ops& ops_;

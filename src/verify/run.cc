@@ -214,7 +214,7 @@ base::Result<VerifyReport> run(const VerifyOptions& options, const Progress& pro
       if (!status.ok()) {
         result.failure = status.error().message;
         result.loads.clear();  // some repeats of a load are not the load
-        progress(fmt::format("{} failed: {}", mesh::scheme_name(result.scheme), result.failure));
+        progress(fmt::format("{} failed: {}\n", mesh::scheme_name(result.scheme), result.failure));
         continue;
       }
       if (repeat > 0) continue;

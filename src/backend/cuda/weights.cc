@@ -46,7 +46,7 @@ const float* device_vector(const Weight& weight, int64_t size) {
   const auto* vector = dynamic_cast<const DeviceVector*>(&weight);
   CHECK(vector != nullptr, "a weight that load_vector of `cuda` did not make");
   CHECK(vector->columns() == size, "a vector of {} where {} are needed", vector->columns(), size);
-  return vector->data();
+  return vector->vector();
 }
 
 const DeviceMatrix& device_matrix(const Weight& weight) {

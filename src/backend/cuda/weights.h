@@ -19,7 +19,7 @@ class DeviceVector final : public Weight {
  public:
   DeviceVector(Buffer buffer, int64_t size)
       : Weight(1, size, size * static_cast<int64_t>(sizeof(float))), buffer_(std::move(buffer)) {}
-  const float* data() const { return static_cast<const float*>(buffer_.data()); }
+  const float* vector() const override { return static_cast<const float*>(buffer_.data()); }
 
  private:
   Buffer buffer_;

@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
-#include <functional>
+#include <limits>
 #include <optional>
 #include <span>
 #include <stdexcept>
@@ -182,7 +182,12 @@ class NcclGroup final : public DeviceGroup {
     auto* const s = static_cast<cudaStream_t>(stream);
     const int64_t bytes = count * bytes_of(wire);
     if (joined() && count % 8 == 0 && bytes <= most_own_bytes()) {
-      return check(peer_all_reduce(s, peers_, data, count, wire), "adding over ranks");
+      const int64_t most = peers_.capacity / bytes_of(wire);
+      for (int64_t begin = 0; begin < count; begin += most) {
+        check(peer_all_reduce(s, peers_, data + begin, std::min(most, count - begin), wire),
+              "adding over ranks");
+      }
+      return;
     }
     timed(s, /*peer=*/-1, bytes, [&] {
       for (int64_t begin = 0; begin < count; begin += kStagingFloats) {
@@ -196,9 +201,27 @@ class NcclGroup final : public DeviceGroup {
     });
   }
 
+  bool all_reduce_add_norm(void* stream, const float* data, float* residual, const float* gain,
+                           float eps, int64_t rows, int64_t columns, uint16_t* out) override {
+    const int64_t row_bytes = columns * bytes_of(Wire::kBF16);
+    if (!joined() || rows == 0 || columns % 8 != 0 || columns > kMostNormColumns ||
+        rows * row_bytes > most_own_bytes()) {
+      return false;
+    }
+    const int64_t most = peers_.capacity / row_bytes;
+    for (int64_t begin = 0; begin < rows; begin += most) {
+      const int64_t at = begin * columns;
+      check(peer_all_reduce_add_norm(static_cast<cudaStream_t>(stream), peers_, data + at,
+                                     residual + at, gain, eps, std::min(most, rows - begin),
+                                     columns, out + at),
+            "adding over ranks and norming");
+    }
+    return true;
+  }
+
   void all_gather(void* stream, const void* in, void* out, int64_t bytes) override {
     auto* const s = static_cast<cudaStream_t>(stream);
-    if (joined() && bytes % 16 == 0 && bytes <= most_own_bytes()) {
+    if (joined() && bytes % 16 == 0 && bytes <= std::min(peers_.capacity, most_own_bytes())) {
       return check(peer_all_gather(s, peers_, in, out, bytes), "gathering from ranks");
     }
     timed(s, /*peer=*/-1, bytes, [&] {
@@ -247,10 +270,12 @@ class NcclGroup final : public DeviceGroup {
   bool joined() const { return peers_.capacity > 0; }
 
   /// Every rank writes all that it has to all others: NCCL, which does not, moves less where there
-  /// are many and much. Of two ranks ours is the quicker one up to all that the buffers hold (8
-  /// MiB: 21 us beside 32 on H200s).
+  /// are many and much. Between two ranks ours is the quicker one whatever the size, and goes
+  /// through its buffers as often as it takes (8 MiB: 21 us beside NCCL's 32 on H200s, to which its
+  /// rounding and widening come).
   int64_t most_own_bytes() const {
-    return peers_.size == 2 ? peers_.capacity : peers_.capacity * 2 / peers_.size;
+    return peers_.size == 2 ? std::numeric_limits<int64_t>::max()
+                            : peers_.capacity * 2 / peers_.size;
   }
 
   uint16_t* staged_bits() const { return static_cast<uint16_t*>(staging_.data()); }

@@ -29,6 +29,26 @@ __device__ uint64_t clock_ns() {
   return ns;
 }
 
+/// Launches a kernel that may start while the one before it ends; it calls wait_for_inputs before
+/// it reads or writes anything.
+template <typename... Parameters, typename... Arguments>
+cudaError_t launch_early(void (*kernel)(Parameters...), int blocks, int threads,
+                         cudaStream_t stream, Arguments... arguments) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
+}
+
+__device__ void wait_for_inputs() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+__device__ void let_next_start() { asm volatile("griddepcontrol.launch_dependents;"); }
+
 /// One call of all ranks, as a block sees it. Buffers alternate from call to call: whoever begins
 /// the next but one has seen all others begin the next, so they have read what this call left.
 struct Turn {
@@ -133,6 +153,8 @@ template <bool kRounded>
 __global__ void __launch_bounds__(kThreads)
     all_reduce_kernel(const Peers peers, float* data, int64_t count) {
   constexpr int kFloats = Pack<kRounded>::kFloats;
+  let_next_start();
+  wait_for_inputs();
   const Turn turn(peers);
   const int64_t packs = count / kFloats;
   const int64_t begin = packs * blockIdx.x / gridDim.x + threadIdx.x;
@@ -167,6 +189,8 @@ __global__ void __launch_bounds__(kThreads)
 
 __global__ void __launch_bounds__(kThreads)
     all_gather_kernel(const Peers peers, const uint4* in, uint4* out, int64_t packs) {
+  let_next_start();
+  wait_for_inputs();
   const Turn turn(peers);
   const int64_t begin = packs * blockIdx.x / gridDim.x + threadIdx.x;
   const int64_t end = packs * (blockIdx.x + 1) / gridDim.x;
@@ -186,6 +210,94 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
   turn.end(peers, packs * static_cast<int64_t>(sizeof(uint4)));
+}
+
+/// The sum over a block, for all its threads.
+__device__ float block_sum(float x) {
+  __shared__ float warps[kThreads / 32];
+  for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(0xFFFFFFFFU, x, step);
+  __syncthreads();  // of the row before, all have read
+  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = x;
+  __syncthreads();
+  float sum = 0;
+#pragma unroll
+  for (float part : warps) sum += part;
+  return sum;
+}
+
+/// A block takes whole rows. `kPacks`: most packs of a row that a thread holds.
+template <int kPacks>
+__global__ void __launch_bounds__(kThreads)
+    all_reduce_add_norm_kernel(const Peers peers, const float* data, float* residual,
+                               const float* gain, float eps, int64_t rows, int64_t columns,
+                               uint4* out) {
+  using Rounded = Pack<true>;
+  constexpr int kFloats = Rounded::kFloats;
+  let_next_start();
+  wait_for_inputs();
+  const Turn turn(peers);
+  const int64_t packs = columns / kFloats;
+  for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
+    for (int64_t i = row * packs + threadIdx.x; i < (row + 1) * packs; i += kThreads) {
+      Rounded pack;
+      pack.read(data + i * kFloats);
+#pragma unroll
+      for (int r = 0; r < kMaxPeers; ++r) {
+        if (r >= peers.size || r == peers.rank) continue;
+        reinterpret_cast<Rounded*>(turn.part(peers, r, peers.rank))[i] = pack;
+      }
+    }
+  }
+  turn.exchange(peers);
+  for (int64_t row = blockIdx.x; row < rows; row += gridDim.x) {
+    float sums[kPacks][kFloats];
+    float squares = 0;
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+      const int64_t column = p * kThreads + threadIdx.x;
+      if (column >= packs) break;
+      const int64_t i = row * packs + column;
+      float v[kMaxPeers][kFloats];
+#pragma unroll
+      for (int r = 0; r < kMaxPeers; ++r) {
+        if (r >= peers.size) continue;
+        Rounded pack;
+        if (r == peers.rank) {
+          pack.read(data + i * kFloats);
+        } else {
+          pack = reinterpret_cast<const Rounded*>(turn.part(peers, peers.rank, r))[i];
+        }
+        pack.widen(v[r]);
+      }
+      add_tree(v, peers.size);
+#pragma unroll
+      for (int j = 0; j < kFloats; j += 4) {
+        float4* at = reinterpret_cast<float4*>(residual + i * kFloats + j);
+        const float4 old = *at;
+        const float4 now = {old.x + v[0][j], old.y + v[0][j + 1], old.z + v[0][j + 2],
+                            old.w + v[0][j + 3]};
+        *at = now;
+        sums[p][j] = now.x;
+        sums[p][j + 1] = now.y;
+        sums[p][j + 2] = now.z;
+        sums[p][j + 3] = now.w;
+        squares += now.x * now.x + now.y * now.y + now.z * now.z + now.w * now.w;
+      }
+    }
+    const float mean = block_sum(squares) / static_cast<float>(columns);
+    const float scale = 1.0F / sqrtf(mean + eps);
+#pragma unroll
+    for (int p = 0; p < kPacks; ++p) {
+      const int64_t column = p * kThreads + threadIdx.x;
+      if (column >= packs) break;
+#pragma unroll
+      for (int j = 0; j < kFloats; ++j) sums[p][j] *= scale * gain[column * kFloats + j];
+      Rounded pack;
+      pack.read(sums[p]);
+      out[row * packs + column] = pack.bits;
+    }
+  }
+  turn.end(peers, rows * packs * static_cast<int64_t>(sizeof(uint4)));
 }
 
 /// Two ranks meet by counters of their own, as others have no part in it.
@@ -264,19 +376,32 @@ int array_blocks(int64_t count) {
 cudaError_t peer_all_reduce(cudaStream_t stream, const Peers& peers, float* data, int64_t count,
                             Wire wire) {
   if (wire == Wire::kBF16) {
-    all_reduce_kernel<true><<<peer_blocks(count / 8), kThreads, 0, stream>>>(peers, data, count);
-  } else {
-    all_reduce_kernel<false><<<peer_blocks(count / 4), kThreads, 0, stream>>>(peers, data, count);
+    return launch_early(all_reduce_kernel<true>, peer_blocks(count / 8), kThreads, stream, peers,
+                        data, count);
   }
-  return cudaGetLastError();
+  return launch_early(all_reduce_kernel<false>, peer_blocks(count / 4), kThreads, stream, peers,
+                      data, count);
+}
+
+cudaError_t peer_all_reduce_add_norm(cudaStream_t stream, const Peers& peers, const float* data,
+                                     float* residual, const float* gain, float eps, int64_t rows,
+                                     int64_t columns, uint16_t* out) {
+  const int blocks = static_cast<int>(std::min<int64_t>(rows, kMaxPeerBlocks));
+  const auto launch = [&](auto* kernel) {
+    return launch_early(kernel, blocks, kThreads, stream, peers, data, residual, gain, eps, rows,
+                        columns, reinterpret_cast<uint4*>(out));
+  };
+  const int64_t packs = (columns / 8 + kThreads - 1) / kThreads;
+  if (packs <= 1) return launch(all_reduce_add_norm_kernel<1>);
+  if (packs <= 2) return launch(all_reduce_add_norm_kernel<2>);
+  return launch(all_reduce_add_norm_kernel<4>);
 }
 
 cudaError_t peer_all_gather(cudaStream_t stream, const Peers& peers, const void* in, void* out,
                             int64_t bytes) {
   const int64_t packs = bytes / static_cast<int64_t>(sizeof(uint4));
-  all_gather_kernel<<<peer_blocks(packs), kThreads, 0, stream>>>(
-      peers, static_cast<const uint4*>(in), static_cast<uint4*>(out), packs);
-  return cudaGetLastError();
+  return launch_early(all_gather_kernel, peer_blocks(packs), kThreads, stream, peers,
+                      static_cast<const uint4*>(in), static_cast<uint4*>(out), packs);
 }
 
 cudaError_t meet(cudaStream_t stream, const Peers& peers, int peer) {

@@ -10,7 +10,7 @@
 namespace fourfold::comm {
 
 inline constexpr int kMaxPeers = 8;
-inline constexpr int kMaxPeerBlocks = 64;
+inline constexpr int kMaxPeerBlocks = 128;
 
 /// In every rank's GPU, written by its peers: how far they are. Numbers rise with every call, so
 /// that nobody has to clear them.
@@ -49,6 +49,14 @@ cudaError_t peer_all_reduce(cudaStream_t stream, const Peers& peers, float* data
 /// out = the ranks' `bytes` of `in`. `bytes` is a multiple of 16 and fits the capacity.
 cudaError_t peer_all_gather(cudaStream_t stream, const Peers& peers, const void* in, void* out,
                             int64_t bytes);
+
+/// residual += the sum over the ranks of `data`; out = the RMS norm of it in bf16. data, residual
+/// f32 [rows, columns], out bf16. What travels is rounded to bf16. `columns` is a multiple of 8 and
+/// at most kMostNormColumns; rows * columns bf16 fit the capacity.
+cudaError_t peer_all_reduce_add_norm(cudaStream_t stream, const Peers& peers, const float* data,
+                                     float* residual, const float* gain, float eps, int64_t rows,
+                                     int64_t columns, uint16_t* out);
+inline constexpr int64_t kMostNormColumns = 16384;
 
 /// Begins a call of another library: waits until all ranks are there, or `peer` alone (-1: all).
 cudaError_t meet(cudaStream_t stream, const Peers& peers, int peer);
