@@ -50,7 +50,8 @@ Example:
 
 constexpr std::string_view kCommFooter = R"(
 Times all_reduce, all_gather, send_recv (half of there and back) and barrier as rank 0 sees them, over
-threads, over processes that share memory, and over MPI. --numerics fast sends bf16, invariant f32;
+threads, over processes that share memory, over MPI, and where there are as many GPUs from GPU to GPU,
+with NCCL alone beside it. --numerics fast sends bf16, invariant f32;
 sizes are those of the fp32 array. The ceiling is a copy of the bytes while all ranks copy.
 
 Example:

@@ -37,9 +37,14 @@ class DeviceGroup {
 /// Of a rank's GPU, for each group: our buffers (96 MiB) and what NCCL takes.
 inline constexpr int64_t kDeviceGroupBytes = int64_t{512} << 20;
 
-/// Joins the current GPUs of the ranks of `group`, which has two and more: over memory of each
-/// other where that reaches, and NCCL. Collective. Errors, the same on all ranks: no NCCL, two
-/// ranks on one GPU.
-base::Result<std::unique_ptr<DeviceGroup>> connect_devices(Communicator& group);
+enum class DevicePaths : uint8_t {
+  kAll,   ///< memory of each other where GPUs reach that and it is quicker, else NCCL
+  kNccl,  ///< NCCL alone, to compare
+};
+
+/// Joins the current GPUs of the ranks of `group`, which has two and more. Collective. Errors, the
+/// same on all ranks: no NCCL, two ranks on one GPU.
+base::Result<std::unique_ptr<DeviceGroup>> connect_devices(Communicator& group,
+                                                           DevicePaths paths = DevicePaths::kAll);
 
 }  // namespace fourfold::comm

@@ -16,12 +16,6 @@ int64_t calls_of(int64_t bytes) {
   return std::clamp(kBytes / std::max(bytes, int64_t{1}), int64_t{8}, int64_t{2000});
 }
 
-std::string size_name(int64_t bytes) {
-  constexpr int64_t kKiB = 1024;
-  if (bytes % (kKiB * kKiB) == 0) return fmt::format("{}MiB", bytes / (kKiB * kKiB));
-  return bytes % kKiB == 0 ? fmt::format("{}KiB", bytes / kKiB) : fmt::format("{}B", bytes);
-}
-
 class Collectives {
  public:
   Collectives(comm::Communicator& group, const CollectiveOptions& options, std::string how)
@@ -101,6 +95,12 @@ class Collectives {
 };
 
 }  // namespace
+
+std::string size_name(int64_t bytes) {
+  constexpr int64_t kKiB = 1024;
+  if (bytes % (kKiB * kKiB) == 0) return fmt::format("{}MiB", bytes / (kKiB * kKiB));
+  return bytes % kKiB == 0 ? fmt::format("{}KiB", bytes / kKiB) : fmt::format("{}B", bytes);
+}
 
 std::vector<Figure> measure_collectives(comm::Communicator& group, const std::string& how,
                                         const CollectiveOptions& options) {

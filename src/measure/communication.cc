@@ -10,6 +10,7 @@
 #include <thread>
 #include <utility>
 
+#include "backend/ops.h"
 #include "base/machine.h"
 #include "comm/local/local_world.h"
 #include "comm/mpi/mpi_runtime.h"
@@ -26,6 +27,8 @@ constexpr const char* kCommand = "comm-rank";
 constexpr const char* kThreads = "threads";
 constexpr const char* kProcesses = "processes";
 constexpr const char* kMpi = "mpi";
+constexpr const char* kGpus = "gpus";
+constexpr const char* kNccl = "nccl";
 
 /// Ranks get a core each where there are enough, as those of a model do.
 bool pinned(int ranks) { return std::ssize(base::usable_cpus()) >= ranks; }
@@ -129,7 +132,14 @@ base::Status run_rank(const std::vector<std::string>& args) {
     pin_to(base::usable_cpus()[static_cast<size_t>(mpi->rank())]);
   }
   const std::unique_ptr<comm::Communicator> group = mpi->world();
-  Results results{.kind = "comm", .figures = measure_collectives(*group, how, options)};
+  Results results{.kind = "comm", .figures = {}};
+  if (how == kGpus || how == kNccl) {
+    FF_ASSIGN(results.figures, measure_device_collectives(*group, how, options,
+                                                          how == kNccl ? comm::DevicePaths::kNccl
+                                                                       : comm::DevicePaths::kAll));
+  } else {
+    results.figures = measure_collectives(*group, how, options);
+  }
   if (mpi->rank() != 0) return {};
   std::ofstream file(args[1]);
   file << to_json(results);
@@ -143,7 +153,11 @@ base::Result<std::vector<Figure>> measure_communication(const CollectiveOptions&
                                                         const Progress& progress) {
   progress(fmt::format("{}: 0 s", kThreads));
   std::vector<Figure> out = measure_threads(options);
-  for (const char* how : {kProcesses, kMpi}) {
+  std::vector<const char*> ways = {kProcesses, kMpi};
+  if (const auto ops = backend::make_ops("cuda", ""); ops.ok() && (*ops)->gpus() >= options.ranks) {
+    ways.insert(ways.end(), {kGpus, kNccl});
+  }
+  for (const char* how : ways) {
     progress(fmt::format("{}: 0 s", how));
     FF_ASSIGN(const std::vector<Figure> figures, measure_processes(how, options, progress));
     out.insert(out.end(), figures.begin(), figures.end());

@@ -348,7 +348,7 @@ class NcclGroup final : public DeviceGroup {
 
 }  // namespace
 
-base::Result<std::unique_ptr<DeviceGroup>> connect_devices(Communicator& group) {
+base::Result<std::unique_ptr<DeviceGroup>> connect_devices(Communicator& group, DevicePaths paths) {
   std::string error;
   const Nccl* nccl = Nccl::get(error);
   const std::vector<Card> cards = gather(group, make_card(group.rank(), nccl, error));
@@ -358,6 +358,7 @@ base::Result<std::unique_ptr<DeviceGroup>> connect_devices(Communicator& group) 
               "joining a group");
   auto out = std::make_unique<NcclGroup>(*nccl, comm, group.rank(), group.size());
   const std::vector<int> reach = gather(group, reaches_all(cards, group.rank()) ? 1 : 0);
+  if (paths == DevicePaths::kNccl) return std::unique_ptr<DeviceGroup>(std::move(out));
   if (std::all_of(reach.begin(), reach.end(), [](int r) { return r == 1; })) {
     out->join_memory(group);
   } else if (group.rank() == 0) {
