@@ -213,6 +213,10 @@ base::Status set_schemes(const VerifyFlags& flags, verify::VerifyOptions& option
 int devices_of(const VerifyFlags& flags) {
   constexpr int kMostDevices = 8;
   if (flags.devices > 0) return flags.devices;
+  if (backend::chosen_backend(flags.model.backend, flags.model.isa) == "cuda") {
+    const auto ops = backend::make_ops("cuda", "");
+    if (ops.ok()) return std::min((*ops)->gpus(), kMostDevices);
+  }
   const int cores = std::max(1, static_cast<int>(base::usable_cpus().size()));
   return std::clamp(cores / flags.model.cpus_per_device, 1, kMostDevices);
 }
@@ -442,8 +446,9 @@ Command add_verify(CLI::App& app, const std::string& command_line) {
       "measure them, rank them");
   flags->model.add_to(*command);
   command
-      ->add_option("--devices", flags->devices,
-                   "Devices of each scheme (default: cores / --cpus-per-device, at most 8)")
+      ->add_option(
+          "--devices", flags->devices,
+          "Devices of each scheme (default: the GPUs, or cores / --cpus-per-device; at most 8)")
       ->check(CLI::Range(1, 1024));
   command
       ->add_option("--schemes", flags->schemes,
