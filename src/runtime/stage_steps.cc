@@ -142,6 +142,20 @@ model::Decoder::Tap StageWorker::make_tap(const StepBatch& batch, engine::StepOu
   };
 }
 
+namespace {
+
+bool samples_on_host(const std::vector<SampledRow>& sampled) {
+  return std::any_of(sampled.begin(), sampled.end(),
+                     [](const SampledRow& row) { return row.on_host(); });
+}
+
+}  // namespace
+
+/// Whether the host waits in this step for what a device computes in it.
+bool StageWorker::waits(const StepBatch& batch, const std::vector<SampledRow>& sampled) const {
+  return !runs_ahead_ || batch.trace || samples_on_host(sampled);
+}
+
 /// The last stage's part after the logits, which every shard has. All tokens are drawn where the
 /// logits are, by every shard; those of which more is asked are sampled on the host instead, by
 /// shard 0.
@@ -149,9 +163,8 @@ void StageWorker::sample_rows(const StepBatch& batch, const std::vector<SampledR
                               View logits, View draws, Begun& begun) {
   const View kept = ring_.begin(batch.step, std::ssize(sampled));
   draw_rows(*ops_, *stream_, *groups_, logits, draws, kept);
-  const bool any_on_host = std::any_of(sampled.begin(), sampled.end(),
-                                       [](const SampledRow& row) { return row.on_host(); });
-  if (runs_ahead_ && !any_on_host && !batch.trace) {
+  const bool any_on_host = samples_on_host(sampled);
+  if (!waits(batch, sampled)) {
     begun.coming = ring_.on_host(batch.step, std::ssize(sampled));
     ops_->copy_out(*stream_, kept, begun.coming);
     return;
@@ -246,9 +259,10 @@ void StageWorker::begin(const std::vector<StepBatch>& batches) {
   }
 }
 
-StageReport StageWorker::finish() {
-  Begun begun = std::move(begun_.front());
-  begun_.pop_front();
+/// Waits for the device's work on a step and sends its tokens on their way. Steps are settled in
+/// their order.
+void StageWorker::settle(Begun& begun) {
+  if (std::exchange(begun.settled, true)) return;
   if (begun.mark) {
     const double before_s = stream_->counters.seconds;
     stream_->wait(*begun.mark);
@@ -262,11 +276,16 @@ StageReport StageWorker::finish() {
       begun.report.output.sampled.push_back({SampledToken{.token = token}});
     }
   }
-  // Here and not when they were enqueued: so they leave in the order of the steps.
   if (!begun.tokens.empty() && !groups_->first_stage()) {
     groups_->pipeline().send(std::as_bytes(std::span(begun.tokens)), /*to=*/0);
   }
-  return std::move(begun.report);
+}
+
+StageReport StageWorker::finish() {
+  settle(begun_.front());
+  StageReport report = std::move(begun_.front().report);
+  begun_.pop_front();
+  return report;
 }
 
 /// The step of a replica that has rows.
@@ -279,6 +298,13 @@ void StageWorker::run_rows(const StepBatch& batch, const std::vector<int64_t>& r
   }
   const std::vector<SampledRow> sampled = sampled_rows(batch);
   const auto m = std::ssize(batch.tokens);
+  if (waits(batch, sampled)) {
+    // For the stages before this one, too, of which the first may need the tokens of steps that
+    // were begun here and not finished.
+    for (Begun& earlier : begun_) {
+      if (&earlier != &begun) settle(earlier);
+    }
+  }
   const bool regular = has_repeated_shape(batch, sampled);
   const int64_t rows = regular ? repeated_rows(m, most_sampled()) : m;
   const model::StepInputs inputs = pack_inputs(batch, sampled, rows);

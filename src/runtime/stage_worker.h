@@ -82,6 +82,8 @@ class StageWorker final : public Worker {
   model::Decoder::Tap make_tap(const engine::StepBatch& batch, engine::StepOutput& output);
   void run_rows(const engine::StepBatch& batch, const std::vector<int64_t>& replica_rows,
                 Begun& begun);
+  bool waits(const engine::StepBatch& batch, const std::vector<SampledRow>& sampled) const;
+  void settle(Begun& begun);
   bool has_repeated_shape(const engine::StepBatch& batch,
                           const std::vector<SampledRow>& sampled) const;
   bool is_watched() const;
@@ -135,6 +137,7 @@ class StageWorker final : public Worker {
     std::optional<int64_t> mark;
     tensor::View coming;
     std::vector<int32_t> tokens;  ///< that the host has
+    bool settled = false;
   };
   std::deque<Begun> begun_;
   /// True where steps are enqueued on a device and nothing in them waits for the host.
