@@ -82,6 +82,19 @@ TEST_P(GemmaLogits, OfTheReferenceMatchTransformersOnTheDequantisedWeights) {
             golden.get<int32_t>("top_ids_" + i).at(0));
 }
 
+TEST_P(GemmaLogits, OfBackendsInBf16AreNear) {
+  const Golden golden;
+  const std::string i = std::to_string(GetParam());
+  for (const std::string& backend : model::golden_backends()) {
+    if (backend == "reference") continue;
+    const std::vector<float> logits = last_logits(backend, golden.get<int32_t>("prompt_" + i));
+    ASSERT_EQ(logits.size(), 262144U);
+    std::vector<float> sampled;
+    for (size_t id = 0; id < logits.size(); id += 64) sampled.push_back(logits[id]);
+    EXPECT_LE(nmse(sampled, golden.get<float>("logits_" + i)), 1e-4) << backend;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Prompts, GemmaLogits, testing::Values(0, 1, 2));
 
 nlohmann::json llamacpp_runs() {

@@ -47,41 +47,59 @@ TEST_P(Composed, AddNormAddsAndNorms) {
 }
 
 TEST_P(Composed, RopeWriteRotatesAndWrites) {
-  for (const int64_t d : {2, 16, 80, 128, 256}) {
+  struct Shape {
+    int64_t rows, heads, kv_heads, d;
+  };
+  for (const Shape& s :
+       {Shape{3, 4, 2, 2}, Shape{3, 4, 2, 16}, Shape{3, 4, 2, 80}, Shape{3, 4, 2, 128},
+        Shape{3, 4, 2, 256}, Shape{37, 32, 8, 128}, Shape{300, 7, 1, 64}}) {
     for (const bool norm : {false, true}) {
-      SCOPED_TRACE(fmt::format("{} {}", d, norm));
-      constexpr int64_t kRows = 3;
-      constexpr int64_t kHeads = 4;
-      constexpr int64_t kKvHeads = 2;
+      SCOPED_TRACE(fmt::format("{} rows, {} and {} heads of {}, {}", s.rows, s.heads, s.kv_heads,
+                               s.d, norm ? "normed" : "as they are"));
+      constexpr int64_t kPositions = 8;
       constexpr int64_t kBlock = 4;
+      constexpr int64_t kBlocksOfRow = kPositions / kBlock;
       Device device(GetParam());
-      const Owned positions(std::vector<int32_t>{7, 0, 5});
-      const Owned sequences(std::vector<int32_t>{0, 1, 1});
-      const Owned tables(DType::kI32, {2, 2});
-      std::copy_n(std::vector<int32_t>{3, 1, 0, 2}.begin(), 4, tables.view().i32());
+      // Each row is a sequence of its own, whose blocks lie the other way round.
+      std::vector<int32_t> at;
+      std::vector<int32_t> of;
+      std::vector<int32_t> table;
+      for (int32_t row = 0; row < s.rows; ++row) {
+        at.push_back((row * 5 + 7) % kPositions);
+        of.push_back(row);
+        table.insert(table.end(), {2 * row + 1, 2 * row});
+      }
+      const Owned positions(at);
+      const Owned sequences(of);
+      const Owned tables(DType::kI32, {s.rows, kBlocksOfRow});
+      std::copy(table.begin(), table.end(), tables.view().i32());
       const RowLayout rows{positions.view(), sequences.view(), tables.view()};
-      const Owned cos(DType::kF32, {8, d / 2}, random_values(5, 4 * d));
-      const Owned sin(DType::kF32, {8, d / 2}, random_values(6, 4 * d));
-      const WeightPtr query_gain = device.ops->load_vector(random_values(7, d)).value();
-      const WeightPtr key_gain = device.ops->load_vector(random_values(8, d)).value();
+      const int64_t half = s.d / 2;
+      const Owned cos(DType::kF32, {kPositions, half}, random_values(5, kPositions * half));
+      const Owned sin(DType::kF32, {kPositions, half}, random_values(6, kPositions * half));
+      const WeightPtr query_gain = device.ops->load_vector(random_values(7, s.d)).value();
+      const WeightPtr key_gain = device.ops->load_vector(random_values(8, s.d)).value();
       const Ops::HeadGains gains{norm ? query_gain.get() : nullptr,
                                  norm ? key_gain.get() : nullptr};
       struct Heads {
         Owned q, k, v, keys, values;
       };
+      const int64_t blocks = s.rows * kBlocksOfRow;
       const auto inputs = [&]() -> Heads {
-        const int64_t cached = 4 * kKvHeads * kBlock * d;
+        const int64_t cached = blocks * s.kv_heads * kBlock * s.d;
         const std::vector<float> empty(static_cast<size_t>(cached), 0.5F);
-        return {Owned(DType::kF32, {kRows, kHeads, d}, random_values(1, kRows * kHeads * d)),
-                Owned(DType::kF32, {kRows, kKvHeads, d}, random_values(2, kRows * kKvHeads * d)),
-                Owned(DType::kF32, {kRows, kKvHeads, d}, random_values(3, kRows * kKvHeads * d)),
+        const auto heads = [&](uint64_t seed, int64_t count) {
+          return Owned(DType::kF32, {s.rows, count, s.d},
+                       random_values(seed, s.rows * count * s.d));
+        };
+        return {heads(1, s.heads), heads(2, s.kv_heads), heads(3, s.kv_heads),
                 Owned(device.ops->kv_dtype(), {cached}, empty),
                 Owned(device.ops->kv_dtype(), {cached}, empty)};
       };
       const Heads a = inputs();
       const Heads b = inputs();
       const auto cache_of = [&](const Heads& h) {
-        return KvLayer{h.keys.view().data, h.values.view().data, 4, kKvHeads, kBlock, d};
+        return KvLayer{h.keys.view().data, h.values.view().data, blocks, s.kv_heads, kBlock, s.d};
       };
       const RopeTable rope{cos.view(), sin.view()};
       device.ops->rope_write(*device.stream, a.q.view(), a.k.view(), a.v.view(), gains, 1e-6F, rope,

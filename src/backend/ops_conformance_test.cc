@@ -355,15 +355,24 @@ TEST_P(Conformance, AttentionOfPromptsAgreesWithDouble) {
 
 TEST_P(Conformance, AttentionOfLongRowsAgreesWithDouble) {
   const double bound = bound_of(*open(GetParam()));
-  for (const int64_t head_dim : {64, 128}) {
-    // So many positions that a device goes round its buffers, in rows of very different lengths.
-    AttentionCase c{.head_dim = head_dim,
-                    .kv_heads = 16,
-                    .heads_per_kv_head = 1,
-                    .lengths = {3000, 3, 700, 2400, 64, 65, 1200},
+  struct Shape {
+    int64_t head_dim, kv_heads, group, block_size;
+    int32_t longest;
+  };
+  // So many positions that a device goes round its buffers, in rows of very different lengths, with
+  // short runs for each block of a GPU and with long ones.
+  for (const Shape& s :
+       {Shape{64, 16, 1, 16, 3000}, Shape{128, 16, 1, 16, 3000}, Shape{128, 8, 5, 8, 3000},
+        Shape{64, 4, 6, 64, 1500}, Shape{128, 2, 7, 128, 1500}, Shape{128, 16, 1, 64, 4500}}) {
+    AttentionCase c{.head_dim = s.head_dim,
+                    .kv_heads = s.kv_heads,
+                    .heads_per_kv_head = s.group,
+                    .block_size = s.block_size,
+                    .lengths = {s.longest, 3, 700, s.longest * 4 / 5, 64, 65, 1200},
                     .rows = {}};
     c.query_last(1);
-    EXPECT_LE(nmse(attend(GetParam(), c), attend_in_double(c)), bound) << "heads of " << head_dim;
+    EXPECT_LE(nmse(attend(GetParam(), c), attend_in_double(c)), bound)
+        << "heads of " << s.head_dim << ", block size " << s.block_size << ", up to " << s.longest;
   }
 }
 
