@@ -111,6 +111,7 @@ RankConfig random_config(Random& random) {
   config.group = {.pp = 1 + random.below(8), .dp = 1 + random.below(8), .tp = 1 + random.below(8)};
   config.isa = "avx2";
   config.threads = 1 + random.below(64);
+  config.gpus = random.below(17);
   for (int32_t i = random.below(5); i > 0; --i) config.cpus.push_back(random.below(256));
   config.limits = {.replicas = 1 + random.below(4),
                    .stages = 1 + random.below(8),
@@ -430,6 +431,7 @@ TEST(RankConfigJson, KeepsEveryField) {
     EXPECT_EQ(back->backend, config.backend);
     EXPECT_EQ(back->isa, config.isa);
     EXPECT_EQ(back->threads, config.threads);
+    EXPECT_EQ(back->gpus, config.gpus);
     EXPECT_EQ(back->cpus, config.cpus);
     EXPECT_EQ(back->limits.replicas, config.limits.replicas);
     EXPECT_EQ(back->limits.stages, config.limits.stages);

@@ -247,6 +247,18 @@ TEST(HangWatch, ASlowLoadIsNoHang) {
   }
 }
 
+TEST(HangWatch, ARankThatMakesStepsReadyHasTheTimeOfOneThatLoads) {
+  Front front({.tp = 2});
+  front.work.any = false;
+  const Position preparing{.operation = Operation::kPrepare};
+  EXPECT_FALSE(front.stand({preparing, preparing}, seconds(20)));
+  front.move();
+  const auto hang = front.stand({kIdle, preparing}, seconds(60));
+  ASSERT_TRUE(hang);
+  EXPECT_EQ(hang->rank, 1);
+  EXPECT_THAT(hang->what, StartsWith("hangs in prepare for 3"));
+}
+
 TEST(HangWatch, AFrontThatWasStoppedGivesRanksTheirWholeTimeAgain) {
   Front front({.tp = 2});
   const std::vector<Position> positions = {waiting(kAtWork, reduce(5)), kAtWork};
