@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -36,17 +35,25 @@ class Answer final : public Exchange {
 
   const Request& request() const override { return request_; }
   void respond(Response response) override;
-  void start(Response head) override;
+  using Exchange::start;
+  void start(Response head, int64_t length) override;
   void write(std::string_view bytes) override;
   void finish() override;
+  void abort() override;
+  int64_t pending_bytes() const override { return std::ssize(pending_); }
+  void on_drained(std::function<void()> callback) override { on_drained_ = std::move(callback); }
   void on_gone(std::function<void()> callback) override;
 
   /// The connection's side. Bytes to send, perhaps none; moved out.
-  std::string take_pending() { return std::exchange(pending_, {}); }
+  std::string take_pending();
   bool has_pending() const { return !pending_.empty(); }
+  bool started() const { return started_; }
   bool finished() const { return finished_; }
-  /// The stream has more bytes pending than its reader may leave.
-  bool overflowed() const { return overflowed_; }
+  /// The answer must not be completed: its reader has left more bytes than it may, or its writer
+  /// gave it up.
+  bool broken() const { return broken_; }
+  /// Called once the reader has left more than it may.
+  void on_overflow(std::function<void()> callback) { on_overflow_ = std::move(callback); }
   /// The connection closes after this answer.
   bool closes() const { return !keep_alive_; }
   /// Returns when there is something to send, or the answer is finished.
@@ -54,18 +61,21 @@ class Answer final : public Exchange {
   void gone();
 
  private:
-  void add_head(const Response& head, std::optional<size_t> content_length);
+  void add_head(const Response& head, int64_t content_length);
 
   Request request_;
   boost::asio::steady_timer changed_;  ///< never expires; cancelled when something has changed
   std::string pending_;
   std::function<void()> on_gone_;
+  std::function<void()> on_drained_;
+  std::function<void()> on_overflow_;
   int64_t pending_limit_;
+  int64_t remaining_ = -1;  ///< bytes of a body of known length that are still to come
   bool keep_alive_;
   bool chunked_ = false;
   bool started_ = false;
   bool finished_ = false;
-  bool overflowed_ = false;
+  bool broken_ = false;
   bool gone_ = false;
 };
 
@@ -87,6 +97,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   boost::asio::awaitable<bool> read_request();
   boost::asio::awaitable<bool> answer(Request request);
+  void handle(const std::shared_ptr<Answer>& answer);
   boost::asio::awaitable<void> refuse(const Refusal& refusal);
   boost::asio::awaitable<void> send(Answer& answer);
   boost::asio::awaitable<void> write(std::string bytes);

@@ -25,6 +25,8 @@ class RawClient {
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     connected_ = connect(fd_, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
   }
+  /// The other end of a connection that was accepted.
+  static RawClient accepted(int fd) { return RawClient(Accepted{fd}); }
   ~RawClient() { close(); }
   RawClient(RawClient&& other) noexcept
       : fd_(std::exchange(other.fd_, -1)), connected_(other.connected_), text_(other.text_) {}
@@ -80,7 +82,19 @@ class RawClient {
 
   int fd() const { return fd_; }
 
+  /// Ends the connection as a process does that dies with unread bytes.
+  void reset() {
+    const linger at_once{.l_onoff = 1, .l_linger = 0};
+    setsockopt(fd_, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    close();
+  }
+
  private:
+  struct Accepted {
+    int fd;
+  };
+  explicit RawClient(Accepted accepted) : fd_(accepted.fd), connected_(true) {}
+
   bool receive() {
     pollfd wanted{.fd = fd_, .events = POLLIN, .revents = 0};
     if (poll(&wanted, 1, 20'000) != 1) return false;

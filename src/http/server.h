@@ -1,5 +1,6 @@
 #pragma once
 
+#include <boost/asio/any_io_executor.hpp>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -53,6 +54,9 @@ class Server {
 
   /// Serves until all connections have ended after drain() or stop().
   virtual void run() = 0;
+  /// Of the server's thread, for what works there beside it; all of that has ended when run() can
+  /// return.
+  virtual boost::asio::any_io_executor executor() = 0;
   /// Runs `work` on the server's thread; from any thread, at any time.
   virtual void post(std::function<void()> work) = 0;
 
