@@ -54,7 +54,7 @@ void Answer::start(Response head, int64_t length) {
   remaining_ = length;
   chunked_ = length < 0 && may_have_body(head.status) && request_.version_minor > 0;
   // Without chunks only the end of the connection tells the end of the body.
-  if (length < 0 && !chunked_) keep_alive_ = false;
+  if (length < 0 && !chunked_ && may_have_body(head.status)) keep_alive_ = false;
   add_head(head, length);
   changed_.cancel();
 }

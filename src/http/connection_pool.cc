@@ -1,6 +1,9 @@
 #include "http/connection_pool.h"
 
 #include <fmt/format.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
 
 #include <array>
 #include <boost/asio/awaitable.hpp>
@@ -30,6 +33,18 @@ namespace {
 
 /// Servers close connections that nobody uses; some of them after 5 s.
 constexpr int64_t kKeptNs = 4'000'000'000;
+
+/// A host that vanishes says nothing: after 10 s of silence it is asked, and again every 5 s, and
+/// the connection is lost when three are not answered.
+void notice_lost_host(tcp::socket& socket) {
+  error_code ignored;
+  socket.set_option(asio::socket_base::keep_alive(true), ignored);
+  const int fd = socket.native_handle();
+  for (const auto& [option, value] :
+       {std::pair{TCP_KEEPIDLE, 10}, {TCP_KEEPINTVL, 5}, {TCP_KEEPCNT, 3}}) {
+    setsockopt(fd, IPPROTO_TCP, option, &value, sizeof value);
+  }
+}
 
 /// What is sent in front of the body.
 std::string head_text(const ClientRequest& request, const Url& url) {
@@ -181,7 +196,7 @@ class ConnectionPool::PooledCall final : public Call,
 
   /// `self` keeps the call until its end.
   asio::awaitable<void> run([[maybe_unused]] std::shared_ptr<PooledCall> self) {
-    socket_ = idle_->take();
+    if (request_.repeatable) socket_ = idle_->take();
     const bool kept = socket_ != nullptr;
     connected_ = kept;
     std::string error;
@@ -225,6 +240,7 @@ class ConnectionPool::PooledCall final : public Call,
     }
     connected_ = true;
     socket_->set_option(tcp::no_delay(true), error);
+    notice_lost_host(*socket_);
     socket_->non_blocking(true, error);
     co_return co_await exchange();
   }

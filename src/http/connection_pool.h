@@ -25,7 +25,8 @@ struct ClientRequest {
   std::string method = "GET";
   std::string path;  ///< behind the URL's
   std::vector<Header> headers;
-  std::string body;  ///< JSON where no header says otherwise, or empty
+  std::string body;        ///< JSON where no header says otherwise, or empty
+  bool repeatable = true;  ///< it does no harm if the server sees it twice
   CallLimits limits = {};
 };
 
@@ -61,7 +62,8 @@ class Call {
 
 /// Connections to one server that are kept and used again; each request under way has one of its
 /// own (HTTP/1.1). A request that finds a kept connection closed is sent once more over a new one,
-/// unless a byte of an answer has come or the time is over. Used on one thread, that of `executor`.
+/// unless a byte of an answer has come or the time is over; one that is not repeatable gets a new
+/// one at once. Used on one thread, that of `executor`.
 class ConnectionPool {
  public:
   ConnectionPool(const boost::asio::any_io_executor& executor, Url url);

@@ -1,5 +1,7 @@
 #include "http/message.h"
 
+#include <charconv>
+
 namespace fourfold::http {
 
 std::string lower_case(std::string_view text) {
@@ -23,6 +25,19 @@ bool has_word(std::string_view list, std::string_view word) {
     list.remove_prefix(std::min(comma + 1, list.size()));
   }
   return false;
+}
+
+std::string percent_decoded(std::string_view text) {
+  std::string out;
+  for (size_t i = 0; i < text.size(); ++i) {
+    unsigned byte = 0;
+    const char* const end = text.data() + std::min(i + 3, text.size());
+    const bool escape = text[i] == '%' && i + 2 < text.size() &&
+                        std::from_chars(text.data() + i + 1, end, byte, 16).ptr == end;
+    out += escape ? static_cast<char>(byte) : text[i];
+    if (escape) i += 2;
+  }
+  return out;
 }
 
 std::string_view reason_phrase(int status) {

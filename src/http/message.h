@@ -8,6 +8,9 @@
 
 namespace fourfold::http {
 
+/// "%2F" as "/" (RFC 3986); what is no such escape stays.
+std::string percent_decoded(std::string_view text);
+
 struct Header {
   std::string name;  ///< of what was received: in lower case
   std::string value;

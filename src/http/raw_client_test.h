@@ -55,6 +55,15 @@ class RawClient {
     return out;
   }
 
+  /// So many bytes; fewer if the connection ends.
+  std::string read_bytes(size_t count) {
+    while (text_.size() < count && receive()) {
+    }
+    std::string out = text_.substr(0, count);
+    text_.erase(0, out.size());
+    return out;
+  }
+
   /// One answer with a Content-Length: its head and its body.
   std::pair<std::string, std::string> read_response() {
     std::string head = read_until("\r\n\r\n");
@@ -62,11 +71,7 @@ class RawClient {
     const size_t at = head.find(name);
     const size_t length =
         at == std::string::npos ? 0 : std::strtoul(head.c_str() + at + name.size(), nullptr, 10);
-    while (text_.size() < length && receive()) {
-    }
-    std::string body = text_.substr(0, length);
-    text_.erase(0, body.size());
-    return {std::move(head), std::move(body)};
+    return {std::move(head), read_bytes(length)};
   }
 
   /// Everything until the server closes the connection.
@@ -77,15 +82,18 @@ class RawClient {
   }
 
   void close() {
-    if (fd_ >= 0) ::close(std::exchange(fd_, -1));
+    if (fd_ < 0) return;
+    shutdown(fd_, SHUT_RDWR);  // whoever else has the socket
+    ::close(std::exchange(fd_, -1));
   }
 
   int fd() const { return fd_; }
 
   /// Ends the connection as a process does that dies with unread bytes.
   void reset() {
-    const linger at_once{.l_onoff = 1, .l_linger = 0};
-    setsockopt(fd_, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    sockaddr nobody{};
+    nobody.sa_family = AF_UNSPEC;
+    connect(fd_, &nobody, sizeof nobody);
     close();
   }
 

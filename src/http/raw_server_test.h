@@ -28,11 +28,13 @@ class RawServer {
     port_ = ntohs(address.sin_port);
     acceptor_ = std::thread([this] { accept_all(); });
   }
-  /// Waits for all scripts; those that wait for their client need it to be gone.
+  /// Ends all connections and waits for their scripts.
   ~RawServer() {
     shutdown(fd_, SHUT_RDWR);
     acceptor_.join();
+    for (const int fd : open_) shutdown(fd, SHUT_RDWR);
     for (std::thread& thread : threads_) thread.join();
+    for (const int fd : open_) ::close(fd);
     ::close(fd_);
   }
   RawServer(const RawServer&) = delete;
@@ -51,6 +53,7 @@ class RawServer {
       if (fd < 0) return;
       const std::lock_guard lock(mutex_);
       const int number = connections_++;
+      open_.push_back(dup(fd));  // the script may close its own
       threads_.emplace_back([this, fd, number] {
         RawClient connection = RawClient::accepted(fd);
         script_(connection, number);
@@ -63,6 +66,7 @@ class RawServer {
   uint16_t port_ = 0;
   mutable std::mutex mutex_;
   int connections_ = 0;
+  std::list<int> open_;
   std::list<std::thread> threads_;
   std::thread acceptor_;
 };

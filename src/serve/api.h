@@ -37,7 +37,7 @@ class Api {
 
   void handle(const std::shared_ptr<http::Exchange>& exchange);
 
-  void set_keys(Keys keys) { keys_ = std::move(keys); }
+  Keys& keys() { return keys_; }
   /// From now on /ready says no.
   void set_draining() { draining_ = true; }
 
