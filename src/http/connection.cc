@@ -28,6 +28,13 @@ constexpr size_t kPipelinedBytes = 64 << 10;
 /// RFC 9110: these never have one, and so no length.
 bool may_have_body(int status) { return status != 204 && status != 304; }
 
+Response response_to(const Refusal& refusal) {
+  return {.status = refusal.status,
+          .content_type = "text/plain; charset=utf-8",
+          .body = refusal.message + "\n",
+          .headers = {}};
+}
+
 std::string date() {
   return fmt::format("{:%a, %d %b %Y %H:%M:%S} GMT", fmt::gmtime(std::time({})));
 }
@@ -151,7 +158,9 @@ Connection::Connection(asio::ip::tcp::socket socket, ConnectionContext& context)
 asio::awaitable<void> Connection::run() {
   const std::shared_ptr<Connection> self = shared_from_this();
   while (co_await read_request()) {
-    if (!co_await answer(reader_.take())) break;
+    const bool goes_on = co_await answer(reader_.take());
+    count_body(0);
+    if (!goes_on) break;
   }
   close();
 }
@@ -165,12 +174,16 @@ asio::awaitable<bool> Connection::read_request() {
     received_.erase(0, taken);
     if (reader_.state() == RequestReader::State::kComplete) co_return true;
     if (reader_.state() == RequestReader::State::kRefused) {
-      co_await refuse(reader_.refusal());
+      co_await refuse(response_to(reader_.refusal()));
       co_return false;
     }
     if (phase_ == Phase::kIdle && reader_.started()) enter(Phase::kHead);
-    if (phase_ == Phase::kHead && reader_.state() == RequestReader::State::kBody) {
-      enter(Phase::kBody);
+    if (reader_.state() == RequestReader::State::kBody) {
+      if (std::optional<Response> refusal = check_body()) {
+        co_await refuse(std::move(*refusal));
+        co_return false;
+      }
+      if (phase_ == Phase::kHead) enter(Phase::kBody);
     }
     if (reader_.expects_continue() && reader_.body_bytes() == 0 && !told_to_continue) {
       told_to_continue = true;
@@ -181,8 +194,8 @@ asio::awaitable<bool> Connection::read_request() {
   }
   if (too_slow_) {
     // Named: g++ 12 destroys a braced temporary of a co_await twice.
-    const Refusal refusal{.status = 408, .message = "the request came too slowly"};
-    co_await refuse(refusal);
+    Response refusal = response_to({.status = 408, .message = "the request came too slowly"});
+    co_await refuse(std::move(refusal));
   }
   co_return false;
 }
@@ -266,13 +279,26 @@ asio::awaitable<void> Connection::write(std::string bytes) {
   writing_ = false;
 }
 
-asio::awaitable<void> Connection::refuse(const Refusal& refusal) {
+/// An answer instead of a body that need not, or cannot, be read.
+std::optional<Response> Connection::check_body() {
+  count_body(reader_.body_bytes());
+  if (context_.body_bytes > context_.options.all_body_bytes) {
+    return response_to({.status = 503, .message = "too many requests at once have large bodies"});
+  }
+  if (phase_ != Phase::kHead || !context_.options.check_head) return std::nullopt;
+  return context_.options.check_head(reader_.head());
+}
+
+void Connection::count_body(int64_t bytes) {
+  context_.body_bytes += bytes - std::exchange(body_bytes_, bytes);
+}
+
+asio::awaitable<void> Connection::refuse(Response response) {
   enter(Phase::kAnswer);
+  reader_ = RequestReader(context_.options.limits);  // with what it has of the body
+  count_body(0);
   Answer answer(socket_.get_executor(), Request(), /*keep_alive=*/false, 0);
-  answer.respond({.status = refusal.status,
-                  .content_type = "text/plain; charset=utf-8",
-                  .body = refusal.message + "\n",
-                  .headers = {}});
+  answer.respond(std::move(response));
   co_await write(answer.take_pending());
   if (!writing_) co_await linger();
 }

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -24,6 +25,7 @@ struct ConnectionContext {
   const base::Clock& clock;
   const Server::Handler& handler;
   bool draining = false;
+  int64_t body_bytes = 0;                ///< of all connections' requests
   std::array<char, 64 << 10> scratch{};  ///< what a read has just given
 };
 
@@ -84,6 +86,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
  public:
   Connection(boost::asio::ip::tcp::socket socket, ConnectionContext& context);
 
+  ~Connection() { count_body(0); }
+
   /// Serves requests until the connection ends.
   boost::asio::awaitable<void> run();
 
@@ -98,7 +102,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   boost::asio::awaitable<bool> read_request();
   boost::asio::awaitable<bool> answer(Request request);
   void handle(const std::shared_ptr<Answer>& answer);
-  boost::asio::awaitable<void> refuse(const Refusal& refusal);
+  boost::asio::awaitable<void> refuse(Response response);
+  std::optional<Response> check_body();
+  void count_body(int64_t bytes);
   boost::asio::awaitable<void> send(Answer& answer);
   boost::asio::awaitable<void> write(std::string bytes);
   boost::asio::awaitable<bool> read_more();
@@ -109,7 +115,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   boost::asio::ip::tcp::socket socket_;
   ConnectionContext& context_;
   RequestReader reader_;
-  std::string received_;  ///< bytes that the reader has not taken yet
+  std::string received_;    ///< bytes that the reader has not taken yet
+  int64_t body_bytes_ = 0;  ///< of this request, as counted in the context
   Phase phase_ = Phase::kIdle;
   int64_t since_ns_ = 0;     ///< of the phase
   int64_t progress_ns_ = 0;  ///< the client last took a byte, or there was none to take

@@ -47,6 +47,8 @@ class RequestReader {
   bool expects_continue() const { return expects_continue_; }
   /// Bytes of the body so far.
   int64_t body_bytes() const { return static_cast<int64_t>(request_.body.size()); }
+  /// Once its head is complete, which is so in kBody.
+  const Request& head() const { return request_; }
   /// In kRefused.
   const Refusal& refusal() const { return refusal_; }
   /// The request, in kComplete; the next push() begins another one.

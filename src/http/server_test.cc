@@ -400,6 +400,40 @@ TEST_F(ServerTest, CutsItEvenWhileNothingCanBeSent) {
   wait_for_gone(1);
 }
 
+TEST_F(ServerTest, RefusesByTheHeadBeforeTheBodyIsThere) {
+  ServerOptions options;
+  options.check_head = [](const Request& head) -> std::optional<Response> {
+    if (head.path != "/secret") return std::nullopt;
+    return Response{.status = 401, .body = "no key", .headers = {}};
+  };
+  listen(options);
+  RawClient client = connect();
+  client.send("POST /secret HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n");
+  EXPECT_THAT(client.read_all(), AllOf(StartsWith("HTTP/1.1 401"), HasSubstr("no key")));
+}
+
+TEST_F(ServerTest, HoldsNoMoreOfAllBodiesThanItsLimit) {
+  ServerOptions options;
+  options.all_body_bytes = 1000;
+  listen(options);
+  const std::string head = "POST /waits HTTP/1.1\r\nHost: a\r\nContent-Length: 800\r\n\r\n";
+  RawClient first = connect();
+  first.send(head + std::string(700, 'x'));
+  settle();
+  first.send(std::string(100, 'x'));
+  const auto exchange = next_exchange();
+  RawClient second = connect();
+  second.send(head + std::string(700, 'x'));
+  EXPECT_THAT(second.read_all(), StartsWith("HTTP/1.1 503 "));
+  on_server([&] { exchange->respond({}); });
+  first.read_response();
+  RawClient third = connect();
+  third.send(head + std::string(700, 'x'));
+  settle();
+  third.send(std::string(100, 'x'));
+  EXPECT_EQ(next_exchange()->request().body.size(), 800u);
+}
+
 TEST_F(ServerTest, AcceptsNoMoreThanItsLimit) {
   listen({.max_connections = 2});
   RawClient first = connect();

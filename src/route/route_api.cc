@@ -107,13 +107,29 @@ void RouteApi::add_json(std::string_view path, std::function<http::Response()> m
   });
 }
 
+const RouteApi::Entry* RouteApi::find(std::string_view path) const {
+  const auto entry = std::find_if(entries_.begin(), entries_.end(),
+                                  [&](const Entry& e) { return matches(e.path, path); });
+  return entry == entries_.end() ? nullptr : &*entry;
+}
+
+std::optional<http::Response> RouteApi::check_head(const http::Request& request) const {
+  const Entry* entry = find(request.path);
+  const Access access = entry == nullptr ? Access::kClient : entry->path.access;
+  if (access == Access::kOpen) return std::nullopt;
+  if (access == Access::kAdmin && !admins_.needed()) {
+    return error(403, "the router was started without --admin-key-file");
+  }
+  const serve::Keys& keys = access == Access::kAdmin ? admins_ : clients_;
+  if (keys.accept(request.header("authorization"))) return std::nullopt;
+  return error(401, "no valid key: send one as \"Authorization: Bearer KEY\"", "invalid_api_key");
+}
+
 void RouteApi::handle(const std::shared_ptr<http::Exchange>& exchange) {
   const http::Request& request = exchange->request();
-  const auto entry = std::find_if(entries_.begin(), entries_.end(),
-                                  [&](const Entry& e) { return matches(e.path, request.path); });
-  const bool known = entry != entries_.end();
-  if (!admit(*exchange, known ? entry->path.access : Access::kClient)) return;
-  if (!known) {
+  if (auto refusal = check_head(request)) return exchange->respond(std::move(*refusal));
+  const Entry* entry = find(request.path);
+  if (entry == nullptr) {
     return exchange->respond(
         error(404, "there is nothing at this path of the router", "not_found"));
   }
@@ -126,20 +142,6 @@ void RouteApi::handle(const std::shared_ptr<http::Exchange>& exchange) {
     return exchange->respond(std::move(refusal));
   }
   entry->handler(exchange);
-}
-
-/// False: it has been answered.
-bool RouteApi::admit(http::Exchange& exchange, Access access) const {
-  if (access == Access::kOpen) return true;
-  if (access == Access::kAdmin && !admins_.needed()) {
-    exchange.respond(error(403, "the router was started without --admin-key-file"));
-    return false;
-  }
-  const serve::Keys& keys = access == Access::kAdmin ? admins_ : clients_;
-  if (keys.accept(exchange.request().header("authorization"))) return true;
-  exchange.respond(
-      error(401, "no valid key: send one as \"Authorization: Bearer KEY\"", "invalid_api_key"));
-  return false;
 }
 
 http::Response RouteApi::models() const {

@@ -3,6 +3,7 @@
 #include <functional>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -35,6 +36,8 @@ class RouteApi {
   RouteApi(http::Server& server, Router& router, serve::Keys clients, serve::Keys admins);
 
   void handle(const std::shared_ptr<http::Exchange>& exchange);
+  /// The answer to a request without the key that it needs; its body need not be there yet.
+  std::optional<http::Response> check_head(const http::Request& request) const;
 
   serve::Keys& client_keys() { return clients_; }
   serve::Keys& admin_keys() { return admins_; }
@@ -50,7 +53,7 @@ class RouteApi {
 
   void add(std::string_view path, Handler handler);
   void add_json(std::string_view path, std::function<http::Response()> make);
-  bool admit(http::Exchange& exchange, Access access) const;
+  const Entry* find(std::string_view path) const;
   http::Response models() const;
   http::Response one_model(const http::Request& request) const;
   http::Response health() const;

@@ -108,18 +108,30 @@ void Api::add_json(std::string_view path, std::function<http::Response()> make) 
   });
 }
 
+const Api::Entry* Api::find(std::string_view path) const {
+  const auto entry = std::find_if(entries_.begin(), entries_.end(),
+                                  [&](const Entry& e) { return matches(e.route, path); });
+  return entry == entries_.end() ? nullptr : &*entry;
+}
+
+std::optional<http::Response> Api::check_head(const http::Request& request) {
+  const Entry* entry = find(request.path);
+  const bool open = entry != nullptr && entry->route.open;
+  if (open || keys_.accept(request.header("authorization"))) return std::nullopt;
+  http::Response refusal =
+      error_response({.status = 401,
+                      .message = "no valid key: send one as \"Authorization: Bearer KEY\"",
+                      .param = {},
+                      .code = "invalid_api_key"});
+  service_.count_answer(request, "none", refusal.status);
+  return refusal;
+}
+
 void Api::handle(const std::shared_ptr<http::Exchange>& exchange) {
   const http::Request& request = exchange->request();
-  const auto entry = std::find_if(entries_.begin(), entries_.end(),
-                                  [&](const Entry& e) { return matches(e.route, request.path); });
-  const bool open = entry != entries_.end() && entry->route.open;
-  if (!open && !keys_.accept(request.header("authorization"))) {
-    return refuse(*exchange, {.status = 401,
-                              .message = "no valid key: send one as \"Authorization: Bearer KEY\"",
-                              .param = {},
-                              .code = "invalid_api_key"});
-  }
-  if (entry == entries_.end()) {
+  if (auto refusal = check_head(request)) return exchange->respond(std::move(*refusal));
+  const Entry* entry = find(request.path);
+  if (entry == nullptr) {
     return refuse(*exchange, {.status = 404,
                               .message = "there is nothing at this path; /openapi.json says what "
                                          "there is",

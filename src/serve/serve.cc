@@ -34,8 +34,10 @@ base::Status serve(const ServeOptions& options, const runtime::StartProgress& pr
                               options.chat_template));
   const base::SteadyClock clock;
   Api* api = nullptr;  // until run() nobody asks for it
+  http::ServerOptions server_options = serve::server_options(options.front);
+  server_options.check_head = [&api](const http::Request& head) { return api->check_head(head); };
   FF_ASSIGN(const std::unique_ptr<http::Server> server,
-            http::Server::listen(server_options(options.front), clock,
+            http::Server::listen(server_options, clock,
                                  [&api](const std::shared_ptr<http::Exchange>& exchange) {
                                    api->handle(exchange);
                                  }));
