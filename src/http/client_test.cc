@@ -173,8 +173,9 @@ TEST(Client, SaysWhatIsNoWholeAnswer) {
            {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n",
             "before its answer was complete"},
            {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "is no HTTP/1.1"},
+           {"HTTP/1.1 020 OK\r\nContent-Length: 0\r\n\r\n", "the status 20"},
            {"SSH-2.0-OpenSSH_9.2\r\n", "is no HTTP/1.1"},
-           {"HTTP/1.1 101 Switching\r\n\r\n", "a protocol that nobody asked for"}}) {
+           {"HTTP/1.1 101 Switching\r\n\r\n", "the status 101"}}) {
     RawServer server([&](RawClient& connection, int) {
       connection.read_until("\r\n\r\n");
       connection.send(answer);

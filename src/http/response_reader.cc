@@ -64,7 +64,7 @@ ResponseHead head_of(const wire::response<Piece>& response, std::optional<uint64
 
 struct ResponseReader::Parser {
   explicit Parser(bool no_body) {
-    wire.eager(true);
+    wire.eager(false);  // else trailers would come before the head has been handed out
     wire.skip(no_body);
     wire.header_limit(kMostHeadBytes);
     wire.body_limit(boost::none);
@@ -92,9 +92,11 @@ base::Status ResponseReader::push(std::string_view bytes,
     error_code error;
     const size_t used = parser.put(asio::buffer(bytes.data(), bytes.size()), error);
     bytes.remove_prefix(used);
-    if (!error && parser.is_header_done() && parser.get().result_int() < 200) {
-      if (parser.get().result_int() == 101) {
-        return base::fail("the server changes to a protocol that nobody asked for");
+    if (parser.is_header_done() && parser.get().result_int() < 200) {
+      const unsigned status = parser.get().result_int();
+      // 101: a protocol that nobody asked for.
+      if (status < 100 || status == 101 || error) {
+        return base::fail("the server's answer is no HTTP/1.1: the status {}", status);
       }
       parser_ = std::make_unique<Parser>(no_body_);
       continue;

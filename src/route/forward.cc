@@ -8,7 +8,6 @@
 
 #include "route/headers.h"
 #include "route/router.h"
-#include "serve/answer.h"
 #include "serve/api_error.h"
 
 namespace fourfold::route {
@@ -185,8 +184,8 @@ void Forward::refuse(int status, const std::string& message) {
 /// one fits, and by a connection that ends.
 void Forward::break_off() {
   if (is_stream_ && events_.between_events()) {
-    exchange_->write(serve::sse_event(
-        serve::error_json(replica_error(502, "the replica's answer ended too early"))));
+    const serve::ApiError error = replica_error(502, "the replica's answer ended too early");
+    exchange_->write("data: " + serve::error_json(error) + "\n\n");
   }
   exchange_->abort();
   finish("cut");

@@ -67,28 +67,35 @@ int64_t ReplicaTable::tokens_of_a_request() const {
   return requests == 0 ? 0 : tokens / requests;
 }
 
-std::optional<Place> ReplicaTable::place(const Estimate& estimate,
-                                         std::span<const ReplicaId> tried) {
-  std::vector<size_t> candidates;
+/// It takes requests, has not been tried, and lists the model, if any replica at all does: another
+/// one would say that there is no such model.
+std::vector<size_t> ReplicaTable::candidates(const std::string& model,
+                                             std::span<const ReplicaId> tried) const {
+  const bool listed = std::any_of(replicas_.begin(), replicas_.end(),
+                                  [&](const Replica& replica) { return lists(replica, model); });
+  std::vector<size_t> out;
   for (size_t i = 0; i < replicas_.size(); ++i) {
     const bool was_tried = std::find(tried.begin(), tried.end(), replicas_[i].id) != tried.end();
-    if (replicas_[i].takes_requests() && !was_tried) candidates.push_back(i);
+    const bool fits = !listed || lists(replicas_[i], model);
+    if (replicas_[i].takes_requests() && fits && !was_tried) out.push_back(i);
   }
-  const auto lists_model = [&](size_t i) { return lists(replicas_[i], estimate.model); };
-  if (std::any_of(candidates.begin(), candidates.end(), lists_model)) {
-    std::erase_if(candidates, [&](size_t i) { return !lists_model(i); });
-  }
-  if (candidates.empty()) return std::nullopt;
+  return out;
+}
+
+std::optional<Place> ReplicaTable::place(const Estimate& estimate,
+                                         std::span<const ReplicaId> tried) {
+  const std::vector<size_t> choice = candidates(estimate.model, tried);
+  if (choice.empty()) return std::nullopt;
   const std::vector<int64_t> known = affinity_.known_tokens(estimate.prompt);
   const int64_t average = tokens_of_a_request();
   std::vector<engine::ReplicaLoad> loads;
-  for (const size_t i : candidates) {
+  for (const size_t i : choice) {
     loads.push_back(
         {.outstanding_tokens = replicas_[i].tokens + replicas_[i].foreign_requests * average,
          .free_blocks = replicas_[i].free_kv,
          .known_tokens = known[i]});
   }
-  const size_t chosen = candidates[engine::choose_replica(loads)];
+  const size_t chosen = choice[engine::choose_replica(loads)];
   affinity_.record(chosen, estimate.prompt);
   Replica& replica = replicas_[chosen];
   const Place place{.replica = replica.id,

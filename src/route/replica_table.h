@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -46,7 +47,7 @@ struct Place {
 
 /// The replicas, what each of them is busy with, and which one is to have the next request: the one
 /// that engine::choose_replica() names among those that take requests and list the request's model
-/// (among all that take requests where none lists it). Tokens outstanding are those of this
+/// (all that take requests, where no replica lists it). Tokens outstanding are those of this
 /// router's requests; each request that others have there counts as much as ours do on average.
 /// What a prefix cache holds is guessed from the prompts that were sent there.
 class ReplicaTable {
@@ -86,6 +87,7 @@ class ReplicaTable {
     return static_cast<size_t>(&replica - replicas_.data());
   }
   int64_t tokens_of_a_request() const;
+  std::vector<size_t> candidates(const std::string& model, std::span<const ReplicaId> tried) const;
 
   std::vector<Replica> replicas_;
   engine::PrefixAffinity affinity_;

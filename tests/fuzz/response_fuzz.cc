@@ -1,5 +1,5 @@
 // Answers of another server; the first byte says how they are cut. Whatever the pieces, what is
-// read of them is that of the whole.
+// read of them is that of the whole. A bad head may be refused early or be waited for to its end.
 #include "base/check.h"
 #include "http/response_reader.h"
 #include "tests/fuzz/fuzz_target.h"
@@ -24,10 +24,10 @@ std::string read(std::string_view bytes, size_t piece_bytes) {
           }
         },
         [&](std::string_view body) { out += body; });
-    if (!pushed.ok()) return out + "refused";
+    if (!pushed.ok()) return out + "not whole";
     bytes.remove_prefix(piece.size());
   }
-  return out + (reader.done() ? "done" : reader.end().ok() ? "ended" : "cut");
+  return out + (reader.done() || reader.end().ok() ? "whole" : "not whole");
 }
 
 }  // namespace
