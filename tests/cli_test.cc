@@ -153,7 +153,8 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{1, "bench compare /no/a.json /no/b.json", "/no/a.json", "a.json"},
         Refusal{1, "bench ops tiny --context 5000", "context of 5001", "lower --context"},
         Refusal{2, "verify tiny --config /no/such.yaml", "/no/such.yaml", "no such file"},
-        Refusal{2, "veryfy", "no command \"veryfy\"", "generate or serve or verify or bench"}));
+        Refusal{2, "veryfy", "no command \"veryfy\"",
+                "generate or serve or route or verify or bench"}));
 
 TEST(Generate, SplitsExpertsAsFarAsTheyGo) {
   const Outcome one =
@@ -198,7 +199,7 @@ TEST(Settings, APrintedConfigurationIsTakenBack) {
 }
 
 TEST(Help, OfEveryCommandHasExamplesAndIsGivenByHelpToo) {
-  for (const char* command : {"generate", "serve", "verify", "bench offline", "bench ops",
+  for (const char* command : {"generate", "serve", "route", "verify", "bench offline", "bench ops",
                               "bench comm", "bench compare"}) {
     const Outcome outcome = run(std::string("help ") + command);
     EXPECT_EQ(outcome.code, 0) << command;

@@ -106,6 +106,31 @@ engine::SamplingParams SamplingFlags::params() const {
           .min_p = static_cast<float>(min_p)};
 }
 
+void add_front_flags(CLI::App& app, serve::FrontOptions& options) {
+  app.add_option("--host", options.host,
+                 "Address to listen on; 0.0.0.0 or :: for all, which needs a key")
+      ->capture_default_str()
+      ->group(kServerGroup);
+  app.add_option("--port", options.port, "0: any free one")
+      ->check(CLI::Range(0, 65535))
+      ->capture_default_str()
+      ->group(kServerGroup);
+  app.add_option("--api-key-file", options.key_file,
+                 "Keys, one a line, of which a client must show one as Authorization: Bearer KEY; "
+                 "read again on SIGHUP")
+      ->type_name("FILE")
+      ->check(CLI::ExistingFile)
+      ->group(kServerGroup);
+  app.add_flag("--allow-no-auth", options.allow_no_auth,
+               "Let other machines use the server without a key")
+      ->group(kServerGroup);
+  app.add_option("--shutdown-timeout", options.shutdown_timeout_s,
+                 "Seconds that requests under way have after SIGTERM; a second SIGTERM cuts them")
+      ->check(CLI::Range(0, 86400))
+      ->capture_default_str()
+      ->group(kServerGroup);
+}
+
 base::Result<int64_t> parse_bytes(const std::string& text) {
   constexpr std::array<std::pair<std::string_view, int64_t>, 8> kUnits = {{
       {"", 1},

@@ -11,6 +11,7 @@
 #include "engine/sampling.h"
 #include "mesh/mesh.h"
 #include "runtime/cluster.h"
+#include "serve/front.h"
 
 namespace fourfold::cli {
 
@@ -73,6 +74,10 @@ struct SamplingFlags {
   void add_to(CLI::App& app);
   engine::SamplingParams params() const;
 };
+
+/// Where a server listens, whom it serves and how it ends.
+inline constexpr const char* kServerGroup = "Server";
+void add_front_flags(CLI::App& app, serve::FrontOptions& options);
 
 /// "512MiB", "2GB", "1073741824" as bytes.
 base::Result<int64_t> parse_bytes(const std::string& text);

@@ -32,61 +32,35 @@ base::Status serve_model(const ServeFlags& flags) {
 }
 
 void add_server_flags(CLI::App& command, serve::ServeOptions& options) {
-  constexpr const char* kServer = "Server";
-  command
-      .add_option("--host", options.host,
-                  "Address to listen on; 0.0.0.0 or :: for all, which needs a key")
-      ->capture_default_str()
-      ->group(kServer);
-  command.add_option("--port", options.port, "0: any free one")
-      ->check(CLI::Range(0, 65535))
-      ->capture_default_str()
-      ->group(kServer);
+  add_front_flags(command, options.front);
   command
       .add_option("--served-model-name", options.model_id,
                   "The model's id in requests (default: MODEL as it is written)")
-      ->group(kServer);
+      ->group(kServerGroup);
   command
       .add_option("--chat-template", options.chat_template,
                   "Take the Jinja template of this file instead of the model's")
       ->type_name("FILE")
       ->check(CLI::ExistingFile)
-      ->group(kServer);
-  command
-      .add_option("--api-key-file", options.key_file,
-                  "Keys, one a line, of which a client must show one as Authorization: Bearer KEY; "
-                  "read again on SIGHUP")
-      ->type_name("FILE")
-      ->check(CLI::ExistingFile)
-      ->group(kServer);
-  command
-      .add_flag("--allow-no-auth", options.allow_no_auth,
-                "Let other machines use the server without a key")
-      ->group(kServer);
+      ->group(kServerGroup);
   command
       .add_flag("--strict", options.service.strict,
                 "Refuse requests with fields that nobody knows (default: ignore them, name them in "
                 "the header X-Fourfold-Ignored-Fields and log each name once)")
-      ->group(kServer);
+      ->group(kServerGroup);
   command
       .add_option("--max-num-queued-reqs", options.service.max_queued_requests,
                   "Choices that may wait for their first token; a request beyond them is answered "
                   "503 with Retry-After")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str()
-      ->group(kServer);
+      ->group(kServerGroup);
   command
       .add_option("--max-num-queued-tokens", options.service.max_queued_tokens,
                   "Prompt tokens that may wait")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
       ->capture_default_str()
-      ->group(kServer);
-  command
-      .add_option("--shutdown-timeout", options.shutdown_timeout_s,
-                  "Seconds that requests under way have after SIGTERM; a second SIGTERM cuts them")
-      ->check(CLI::Range(0, 86400))
-      ->capture_default_str()
-      ->group(kServer);
+      ->group(kServerGroup);
 }
 
 }  // namespace

@@ -62,6 +62,14 @@ class PrefixAffinity {
   /// The prompt was sent to `replica`.
   void record(size_t replica, std::span<const TokenId> prompt);
   void clear();
+  /// The replica has lost its cache.
+  void clear(size_t replica) { replicas_.at(replica) = {}; }
+  /// One more, the last one, which knows nothing yet.
+  void add_replica() { replicas_.emplace_back(); }
+  /// Those behind it move up by one.
+  void remove_replica(size_t replica) {
+    replicas_.erase(replicas_.begin() + static_cast<std::ptrdiff_t>(replica));
+  }
 
  private:
   struct Replica {

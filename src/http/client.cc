@@ -1,40 +1,20 @@
 #include "http/client.h"
 
-#include <fmt/format.h>
-
-#include <array>
-#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
-#include <boost/asio/ip/tcp.hpp>
-#include <boost/asio/redirect_error.hpp>
-#include <boost/asio/use_awaitable.hpp>
-#include <boost/beast/core/flat_buffer.hpp>
-#include <boost/beast/core/tcp_stream.hpp>
-#include <boost/beast/http.hpp>
+#include <boost/asio/post.hpp>
 #include <chrono>
-#include <exception>
 #include <future>
-#include <optional>
 #include <thread>
 #include <utility>
 
 namespace fourfold::http {
 
 namespace asio = boost::asio;
-namespace beast = boost::beast;
-using boost::system::error_code;
-
-namespace {
-
-constexpr std::chrono::seconds kConnectTime(10);
-/// Without a byte: a long prompt may take its time.
-constexpr std::chrono::minutes kSilence(10);
-
-}  // namespace
 
 class Client::Loop {
  public:
-  explicit Loop(Url url) : url_(std::move(url)), work_(asio::make_work_guard(io_)) {
+  explicit Loop(Url url) : pool_(io_.get_executor(), std::move(url)) {
     thread_ = std::thread([this] { io_.run(); });
   }
   ~Loop() {
@@ -44,117 +24,21 @@ class Client::Loop {
   Loop(const Loop&) = delete;
   Loop& operator=(const Loop&) = delete;
 
-  void send(ClientRequest request, Handlers handlers) {
-    const auto on_end = handlers.on_end;
-    asio::co_spawn(io_, run(std::move(request), std::move(handlers)),
-                   [on_end](const std::exception_ptr& thrown, const std::string& error) {
-                     on_end(thrown ? what_of(thrown) : error);
-                   });
+  /// `use` gets the call on the client's thread.
+  template <typename Use>
+  void send(ClientRequest request, CallHandlers handlers, Use use) {
+    asio::post(io_, [this, request = std::move(request), handlers = std::move(handlers),
+                     use = std::move(use)]() mutable {
+      use(pool_.send(std::move(request), std::move(handlers)));
+    });
   }
+
+  void post(std::function<void()> work) { asio::post(io_, std::move(work)); }
 
  private:
-  struct Connection {
-    explicit Connection(asio::io_context& io) : stream(io) {}
-    beast::tcp_stream stream;
-    beast::flat_buffer buffer;  ///< received and not parsed
-  };
-  using ConnectionPtr = std::unique_ptr<Connection>;
-
-  /// What a handler threw, or a lack of memory.
-  static std::string what_of(const std::exception_ptr& thrown) {
-    try {
-      std::rethrow_exception(thrown);
-    } catch (const std::exception& exception) {
-      return exception.what();
-    }
-  }
-
-  asio::awaitable<std::string> run(ClientRequest request, Handlers handlers) {
-    bool begun = false;
-    std::string error;
-    if (!idle_.empty()) {
-      ConnectionPtr kept = std::move(idle_.back());
-      idle_.pop_back();
-      error = co_await exchange(std::move(kept), request, handlers, begun);
-    }
-    // The server may have closed a connection that was kept, before it saw the request.
-    if (!begun) {
-      auto fresh = std::make_unique<Connection>(io_);
-      error = co_await connect(*fresh);
-      if (error.empty()) error = co_await exchange(std::move(fresh), request, handlers, begun);
-    }
-    co_return error;
-  }
-
-  asio::awaitable<std::string> connect(Connection& connection) {
-    error_code error;
-    asio::ip::tcp::resolver resolver(io_);
-    const auto found = co_await resolver.async_resolve(
-        url_.host, std::to_string(url_.port), asio::redirect_error(asio::use_awaitable, error));
-    if (!error) {
-      connection.stream.expires_after(kConnectTime);
-      co_await connection.stream.async_connect(found,
-                                               asio::redirect_error(asio::use_awaitable, error));
-    }
-    if (error) co_return fmt::format("cannot reach {}: {}", url_.authority(), error.message());
-    connection.stream.socket().set_option(asio::ip::tcp::no_delay(true), error);
-    co_return std::string();
-  }
-
-  /// The error, if there is one. `begun`: a response has come, so nothing may be sent again.
-  asio::awaitable<std::string> exchange(ConnectionPtr connection, const ClientRequest& request,
-                                        const Handlers& handlers, bool& begun) {
-    namespace wire = beast::http;
-    const auto lost = [this](const error_code& error) {
-      return fmt::format("the connection to {} was lost: {}", url_.authority(), error.message());
-    };
-    wire::request<wire::string_body> message;
-    message.method_string(request.method);
-    message.target(url_.path + request.path);
-    message.set(wire::field::host, url_.authority());
-    for (const Header& header : request.headers) message.set(header.name, header.value);
-    if (!request.body.empty()) {
-      message.set(wire::field::content_type, "application/json");
-      message.body() = request.body;
-    }
-    message.prepare_payload();
-    error_code error;
-    connection->stream.expires_after(kSilence);
-    co_await wire::async_write(connection->stream, message,
-                               asio::redirect_error(asio::use_awaitable, error));
-    if (error) co_return lost(error);
-    std::optional<wire::response_parser<wire::buffer_body>> reading;
-    do {  // a server may first say that it is at work (1xx)
-      reading.emplace();
-      reading->body_limit(boost::none);
-      co_await wire::async_read_header(connection->stream, connection->buffer, *reading,
-                                       asio::redirect_error(asio::use_awaitable, error));
-      if (error) co_return lost(error);
-      begun = true;
-    } while (reading->get().result_int() < 200);
-    wire::response_parser<wire::buffer_body>& parser = *reading;
-    handlers.on_head(parser.get().result_int());
-    std::array<char, 16384> bytes;
-    while (!parser.is_done()) {
-      parser.get().body().data = bytes.data();
-      parser.get().body().size = bytes.size();
-      connection->stream.expires_after(kSilence);
-      co_await wire::async_read_some(connection->stream, connection->buffer, parser,
-                                     asio::redirect_error(asio::use_awaitable, error));
-      if (error == wire::error::need_buffer) error = {};
-      const size_t count = bytes.size() - parser.get().body().size;
-      if (count > 0) handlers.on_body({bytes.data(), count});
-      if (error) co_return lost(error);
-    }
-    if (parser.keep_alive() && connection->buffer.size() == 0)
-      idle_.push_back(std::move(connection));
-    co_return std::string();
-  }
-
-  Url url_;
-  asio::io_context io_;
-  asio::executor_work_guard<asio::io_context::executor_type> work_;
-  std::vector<ConnectionPtr> idle_;
+  asio::io_context io_{1};
+  asio::executor_work_guard<asio::io_context::executor_type> work_{io_.get_executor()};
+  ConnectionPool pool_;
   std::thread thread_;
 };
 
@@ -162,19 +46,45 @@ Client::Client(Url url) : loop_(std::make_unique<Loop>(std::move(url))) {}
 
 Client::~Client() = default;
 
-void Client::send(ClientRequest request, Handlers handlers) {
-  loop_->send(std::move(request), std::move(handlers));
+void Client::send(ClientRequest request, CallHandlers handlers) {
+  loop_->send(std::move(request), std::move(handlers), [](const std::shared_ptr<Call>&) {});
 }
 
-base::Result<Client::Reply> Client::fetch(ClientRequest request) {
-  auto reply = std::make_shared<Reply>();
-  auto done = std::make_shared<std::promise<std::string>>();
-  std::future<std::string> error = done->get_future();
-  send(std::move(request), {.on_head = [reply](int status) { reply->status = status; },
-                            .on_body = [reply](std::string_view bytes) { reply->body += bytes; },
-                            .on_end = [done](const std::string& why) { done->set_value(why); }});
-  if (const std::string why = error.get(); !why.empty()) return base::fail("{}", why);
-  return std::move(*reply);
+base::Result<Client::Reply> Client::fetch(ClientRequest request, const FetchOptions& options) {
+  /// Of the client's thread, until it is done.
+  struct State {
+    Reply reply;
+    std::shared_ptr<Call> call;      ///< null: it is done
+    std::promise<std::string> done;  ///< the error, or ""
+
+    void finish(const std::string& error) {
+      if (const auto over = std::exchange(call, nullptr)) {
+        over->cancel();
+        done.set_value(error);
+      }
+    }
+  };
+  if (request.limits.total_ns == 0) request.limits.total_ns = kFetchNs;
+  auto state = std::make_shared<State>();
+  std::future<std::string> done = state->done.get_future();
+  const auto on_body = [state, most = options.most_bytes](std::string_view bytes) {
+    if (state->reply.body.size() + bytes.size() > most) {
+      return state->finish(fmt::format("an answer of more than {} bytes", most));
+    }
+    state->reply.body += bytes;
+  };
+  loop_->send(
+      std::move(request),
+      {.on_head = [state](const ResponseHead& head) { state->reply.status = head.status; },
+       .on_body = on_body,
+       .on_end = [state](const CallError* error) { state->finish(error ? error->message : ""); }},
+      [state](std::shared_ptr<Call> call) { state->call = std::move(call); });
+  constexpr std::chrono::milliseconds kStopInterval(50);
+  while (options.stop && done.wait_for(kStopInterval) == std::future_status::timeout) {
+    if (options.stop()) loop_->post([state] { state->finish("interrupted"); });
+  }
+  if (const std::string why = done.get(); !why.empty()) return base::fail("{}", why);
+  return std::move(state->reply);
 }
 
 }  // namespace fourfold::http

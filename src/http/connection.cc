@@ -9,9 +9,11 @@
 #include <boost/asio/this_coro.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <ctime>
+#include <exception>
 #include <utility>
 
 #include "base/check.h"
+#include "base/log.h"
 
 namespace fourfold::http {
 
@@ -22,6 +24,16 @@ namespace {
 
 /// Of further requests that a client may send before it has its answer.
 constexpr size_t kPipelinedBytes = 64 << 10;
+
+/// RFC 9110: these never have one, and so no length.
+bool may_have_body(int status) { return status != 204 && status != 304; }
+
+Response response_to(const Refusal& refusal) {
+  return {.status = refusal.status,
+          .content_type = "text/plain; charset=utf-8",
+          .body = refusal.message + "\n",
+          .headers = {}};
+}
 
 std::string date() {
   return fmt::format("{:%a, %d %b %Y %H:%M:%S} GMT", fmt::gmtime(std::time({})));
@@ -38,36 +50,58 @@ Answer::Answer(const asio::any_io_executor& executor, Request request, bool keep
 
 void Answer::respond(Response response) {
   CHECK(!started_, "a second answer to {}", request_.path);
-  add_head(response, response.body.size());
+  add_head(response, std::ssize(response.body));
   if (request_.method != "HEAD") pending_ += response.body;
   finished_ = true;
   changed_.cancel();
 }
 
-void Answer::start(Response head) {
+void Answer::start(Response head, int64_t length) {
   CHECK(!started_ && head.body.empty(), "a second answer to {}", request_.path);
-  chunked_ = request_.version_minor > 0;
+  remaining_ = length;
+  chunked_ = length < 0 && may_have_body(head.status) && request_.version_minor > 0;
   // Without chunks only the end of the connection tells the end of the body.
-  if (!chunked_) keep_alive_ = false;
-  add_head(head, std::nullopt);
+  if (length < 0 && !chunked_ && may_have_body(head.status)) keep_alive_ = false;
+  add_head(head, length);
   changed_.cancel();
 }
 
 void Answer::write(std::string_view bytes) {
   CHECK(started_ && !finished_, "no answer to {} is under way", request_.path);
-  if (gone_ || overflowed_ || bytes.empty() || request_.method == "HEAD") return;
+  if (gone_ || broken_ || bytes.empty() || request_.method == "HEAD") return;
+  if (remaining_ >= 0) {
+    CHECK(std::cmp_less_equal(bytes.size(), remaining_), "an answer longer than it was to be");
+    remaining_ -= std::ssize(bytes);
+  }
   if (chunked_) pending_ += fmt::format("{:x}\r\n", bytes.size());
   pending_ += bytes;
   if (chunked_) pending_ += "\r\n";
-  if (std::cmp_greater(pending_.size(), pending_limit_)) overflowed_ = true;
+  if (pending_bytes() > pending_limit_) {
+    broken_ = true;
+    if (on_overflow_) on_overflow_();
+  }
   changed_.cancel();
 }
 
 void Answer::finish() {
   CHECK(started_ && !finished_, "no answer to {} is under way", request_.path);
+  if (remaining_ > 0 && request_.method != "HEAD") return abort();
   if (chunked_ && request_.method != "HEAD") pending_ += "0\r\n\r\n";
   finished_ = true;
   changed_.cancel();
+}
+
+void Answer::abort() {
+  CHECK(started_ && !finished_, "no answer to {} is under way", request_.path);
+  broken_ = true;
+  finished_ = true;
+  changed_.cancel();
+}
+
+std::string Answer::take_pending() {
+  std::string out = std::exchange(pending_, {});
+  if (on_drained_) on_drained_();
+  return out;
 }
 
 void Answer::on_gone(std::function<void()> callback) {
@@ -81,6 +115,7 @@ void Answer::on_gone(std::function<void()> callback) {
 void Answer::gone() {
   gone_ = true;
   pending_.clear();
+  on_drained_ = nullptr;
   if (const auto callback = std::exchange(on_gone_, nullptr)) callback();
 }
 
@@ -91,14 +126,15 @@ asio::awaitable<void> Answer::wait() {
   }
 }
 
-void Answer::add_head(const Response& head, std::optional<size_t> content_length) {
+/// `content_length`: -1: it is not known.
+void Answer::add_head(const Response& head, int64_t content_length) {
   started_ = true;
   if (gone_) return;
   pending_ += fmt::format("HTTP/1.1 {} {}\r\nDate: {}\r\n", head.status, reason_phrase(head.status),
                           date());
   if (!head.content_type.empty()) pending_ += "Content-Type: " + head.content_type + "\r\n";
-  if (content_length) {
-    pending_ += fmt::format("Content-Length: {}\r\n", *content_length);
+  if (content_length >= 0 && may_have_body(head.status)) {
+    pending_ += fmt::format("Content-Length: {}\r\n", content_length);
   } else if (chunked_) {
     pending_ += "Transfer-Encoding: chunked\r\n";
   }
@@ -122,7 +158,9 @@ Connection::Connection(asio::ip::tcp::socket socket, ConnectionContext& context)
 asio::awaitable<void> Connection::run() {
   const std::shared_ptr<Connection> self = shared_from_this();
   while (co_await read_request()) {
-    if (!co_await answer(reader_.take())) break;
+    const bool goes_on = co_await answer(reader_.take());
+    count_body(0);
+    if (!goes_on) break;
   }
   close();
 }
@@ -136,12 +174,16 @@ asio::awaitable<bool> Connection::read_request() {
     received_.erase(0, taken);
     if (reader_.state() == RequestReader::State::kComplete) co_return true;
     if (reader_.state() == RequestReader::State::kRefused) {
-      co_await refuse(reader_.refusal());
+      co_await refuse(response_to(reader_.refusal()));
       co_return false;
     }
     if (phase_ == Phase::kIdle && reader_.started()) enter(Phase::kHead);
-    if (phase_ == Phase::kHead && reader_.state() == RequestReader::State::kBody) {
-      enter(Phase::kBody);
+    if (reader_.state() == RequestReader::State::kBody) {
+      if (std::optional<Response> refusal = check_body()) {
+        co_await refuse(std::move(*refusal));
+        co_return false;
+      }
+      if (phase_ == Phase::kHead) enter(Phase::kBody);
     }
     if (reader_.expects_continue() && reader_.body_bytes() == 0 && !told_to_continue) {
       told_to_continue = true;
@@ -152,8 +194,8 @@ asio::awaitable<bool> Connection::read_request() {
   }
   if (too_slow_) {
     // Named: g++ 12 destroys a braced temporary of a co_await twice.
-    const Refusal refusal{.status = 408, .message = "the request came too slowly"};
-    co_await refuse(refusal);
+    Response refusal = response_to({.status = 408, .message = "the request came too slowly"});
+    co_await refuse(std::move(refusal));
   }
   co_return false;
 }
@@ -178,16 +220,27 @@ asio::awaitable<bool> Connection::answer(Request request) {
   const bool keep_alive = request.keep_alive && !context_.draining;
   const auto answer = std::make_shared<Answer>(socket_.get_executor(), std::move(request),
                                                keep_alive, context_.options.timeouts.pending_bytes);
-  context_.handler(answer);
+  answer->on_overflow([this] { close(); });
+  handle(answer);
   co_await (watch() || send(*answer));
   const bool complete = answer->finished() && !answer->has_pending() && socket_.is_open() &&
-                        !writing_ && !answer->overflowed();
+                        !writing_ && !answer->broken();
   if (!complete) {
     answer->gone();
     co_return false;
   }
   if (answer->closes()) co_await linger();
   co_return !answer->closes();
+}
+
+/// A handler that throws, as for a lack of memory, takes nobody else down.
+void Connection::handle(const std::shared_ptr<Answer>& answer) {
+  try {
+    context_.handler(answer);
+  } catch (const std::exception& exception) {
+    spdlog::error("a request could not be handled: {}", exception.what());
+    if (!answer->started()) answer->respond({.status = 500, .body = {}, .headers = {}});
+  }
 }
 
 /// Returns when the client has gone away.
@@ -204,7 +257,7 @@ asio::awaitable<void> Connection::watch() {
 asio::awaitable<void> Connection::send(Answer& answer) {
   while (true) {
     co_await answer.wait();
-    if (!answer.has_pending() || answer.overflowed()) co_return;
+    if (!answer.has_pending()) co_return;
     co_await write(answer.take_pending());
     if (writing_) co_return;
   }
@@ -226,13 +279,26 @@ asio::awaitable<void> Connection::write(std::string bytes) {
   writing_ = false;
 }
 
-asio::awaitable<void> Connection::refuse(const Refusal& refusal) {
+/// An answer instead of a body that need not, or cannot, be read.
+std::optional<Response> Connection::check_body() {
+  count_body(reader_.body_bytes());
+  if (context_.body_bytes > context_.options.all_body_bytes) {
+    return response_to({.status = 503, .message = "too many requests at once have large bodies"});
+  }
+  if (phase_ != Phase::kHead || !context_.options.check_head) return std::nullopt;
+  return context_.options.check_head(reader_.head());
+}
+
+void Connection::count_body(int64_t bytes) {
+  context_.body_bytes += bytes - std::exchange(body_bytes_, bytes);
+}
+
+asio::awaitable<void> Connection::refuse(Response response) {
   enter(Phase::kAnswer);
+  reader_ = RequestReader(context_.options.limits);  // with what it has of the body
+  count_body(0);
   Answer answer(socket_.get_executor(), Request(), /*keep_alive=*/false, 0);
-  answer.respond({.status = refusal.status,
-                  .content_type = "text/plain; charset=utf-8",
-                  .body = refusal.message + "\n",
-                  .headers = {}});
+  answer.respond(std::move(response));
   co_await write(answer.take_pending());
   if (!writing_) co_await linger();
 }

@@ -25,6 +25,7 @@ struct ConnectionContext {
   const base::Clock& clock;
   const Server::Handler& handler;
   bool draining = false;
+  int64_t body_bytes = 0;                ///< of all connections' requests
   std::array<char, 64 << 10> scratch{};  ///< what a read has just given
 };
 
@@ -36,17 +37,25 @@ class Answer final : public Exchange {
 
   const Request& request() const override { return request_; }
   void respond(Response response) override;
-  void start(Response head) override;
+  using Exchange::start;
+  void start(Response head, int64_t length) override;
   void write(std::string_view bytes) override;
   void finish() override;
+  void abort() override;
+  int64_t pending_bytes() const override { return std::ssize(pending_); }
+  void on_drained(std::function<void()> callback) override { on_drained_ = std::move(callback); }
   void on_gone(std::function<void()> callback) override;
 
   /// The connection's side. Bytes to send, perhaps none; moved out.
-  std::string take_pending() { return std::exchange(pending_, {}); }
+  std::string take_pending();
   bool has_pending() const { return !pending_.empty(); }
+  bool started() const { return started_; }
   bool finished() const { return finished_; }
-  /// The stream has more bytes pending than its reader may leave.
-  bool overflowed() const { return overflowed_; }
+  /// The answer must not be completed: its reader has left more bytes than it may, or its writer
+  /// gave it up.
+  bool broken() const { return broken_; }
+  /// Called once the reader has left more than it may.
+  void on_overflow(std::function<void()> callback) { on_overflow_ = std::move(callback); }
   /// The connection closes after this answer.
   bool closes() const { return !keep_alive_; }
   /// Returns when there is something to send, or the answer is finished.
@@ -54,18 +63,21 @@ class Answer final : public Exchange {
   void gone();
 
  private:
-  void add_head(const Response& head, std::optional<size_t> content_length);
+  void add_head(const Response& head, int64_t content_length);
 
   Request request_;
   boost::asio::steady_timer changed_;  ///< never expires; cancelled when something has changed
   std::string pending_;
   std::function<void()> on_gone_;
+  std::function<void()> on_drained_;
+  std::function<void()> on_overflow_;
   int64_t pending_limit_;
+  int64_t remaining_ = -1;  ///< bytes of a body of known length that are still to come
   bool keep_alive_;
   bool chunked_ = false;
   bool started_ = false;
   bool finished_ = false;
-  bool overflowed_ = false;
+  bool broken_ = false;
   bool gone_ = false;
 };
 
@@ -73,6 +85,8 @@ class Answer final : public Exchange {
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
   Connection(boost::asio::ip::tcp::socket socket, ConnectionContext& context);
+
+  ~Connection() { count_body(0); }
 
   /// Serves requests until the connection ends.
   boost::asio::awaitable<void> run();
@@ -87,7 +101,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   boost::asio::awaitable<bool> read_request();
   boost::asio::awaitable<bool> answer(Request request);
-  boost::asio::awaitable<void> refuse(const Refusal& refusal);
+  void handle(const std::shared_ptr<Answer>& answer);
+  boost::asio::awaitable<void> refuse(Response response);
+  std::optional<Response> check_body();
+  void count_body(int64_t bytes);
   boost::asio::awaitable<void> send(Answer& answer);
   boost::asio::awaitable<void> write(std::string bytes);
   boost::asio::awaitable<bool> read_more();
@@ -98,7 +115,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   boost::asio::ip::tcp::socket socket_;
   ConnectionContext& context_;
   RequestReader reader_;
-  std::string received_;  ///< bytes that the reader has not taken yet
+  std::string received_;    ///< bytes that the reader has not taken yet
+  int64_t body_bytes_ = 0;  ///< of this request, as counted in the context
   Phase phase_ = Phase::kIdle;
   int64_t since_ns_ = 0;     ///< of the phase
   int64_t progress_ns_ = 0;  ///< the client last took a byte, or there was none to take

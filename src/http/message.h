@@ -8,10 +8,27 @@
 
 namespace fourfold::http {
 
+/// "%2F" as "/" (RFC 3986); what is no such escape stays.
+std::string percent_decoded(std::string_view text);
+
 struct Header {
-  std::string name;  ///< of a request: in lower case
+  std::string name;  ///< of what was received: in lower case
   std::string value;
 };
+
+/// The value of the first header of this name (in lower case), or "".
+inline std::string_view find_header(const std::vector<Header>& headers, std::string_view name) {
+  const auto found = std::find_if(headers.begin(), headers.end(),
+                                  [&](const Header& header) { return header.name == name; });
+  return found == headers.end() ? std::string_view() : std::string_view(found->value);
+}
+
+/// ASCII letters in lower case.
+std::string lower_case(std::string_view text);
+/// Without blanks and tabs at its ends.
+std::string_view trimmed(std::string_view text);
+/// True if the comma-separated `list` has `word`, which is in lower case.
+bool has_word(std::string_view list, std::string_view word);
 
 /// A complete request (RFC 9110, RFC 9112).
 struct Request {
@@ -24,11 +41,7 @@ struct Request {
   std::string body;
 
   /// The value of the first header of this name (in lower case), or "".
-  std::string_view header(std::string_view name) const {
-    const auto found = std::find_if(headers.begin(), headers.end(),
-                                    [&](const Header& h) { return h.name == name; });
-    return found == headers.end() ? std::string_view() : std::string_view(found->value);
-  }
+  std::string_view header(std::string_view name) const { return find_header(headers, name); }
 };
 
 /// A complete response. The server adds Content-Length, Date and Connection.

@@ -25,6 +25,8 @@ class RawClient {
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     connected_ = connect(fd_, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
   }
+  /// The other end of a connection that was accepted.
+  static RawClient accepted(int fd) { return RawClient(Accepted{fd}); }
   ~RawClient() { close(); }
   RawClient(RawClient&& other) noexcept
       : fd_(std::exchange(other.fd_, -1)), connected_(other.connected_), text_(other.text_) {}
@@ -53,6 +55,15 @@ class RawClient {
     return out;
   }
 
+  /// So many bytes; fewer if the connection ends.
+  std::string read_bytes(size_t count) {
+    while (text_.size() < count && receive()) {
+    }
+    std::string out = text_.substr(0, count);
+    text_.erase(0, out.size());
+    return out;
+  }
+
   /// One answer with a Content-Length: its head and its body.
   std::pair<std::string, std::string> read_response() {
     std::string head = read_until("\r\n\r\n");
@@ -60,11 +71,7 @@ class RawClient {
     const size_t at = head.find(name);
     const size_t length =
         at == std::string::npos ? 0 : std::strtoul(head.c_str() + at + name.size(), nullptr, 10);
-    while (text_.size() < length && receive()) {
-    }
-    std::string body = text_.substr(0, length);
-    text_.erase(0, body.size());
-    return {std::move(head), std::move(body)};
+    return {std::move(head), read_bytes(length)};
   }
 
   /// Everything until the server closes the connection.
@@ -75,12 +82,27 @@ class RawClient {
   }
 
   void close() {
-    if (fd_ >= 0) ::close(std::exchange(fd_, -1));
+    if (fd_ < 0) return;
+    shutdown(fd_, SHUT_RDWR);  // whoever else has the socket
+    ::close(std::exchange(fd_, -1));
   }
 
   int fd() const { return fd_; }
 
+  /// Ends the connection as a process does that dies with unread bytes.
+  void reset() {
+    sockaddr nobody{};
+    nobody.sa_family = AF_UNSPEC;
+    connect(fd_, &nobody, sizeof nobody);
+    close();
+  }
+
  private:
+  struct Accepted {
+    int fd;
+  };
+  explicit RawClient(Accepted accepted) : fd_(accepted.fd), connected_(true) {}
+
   bool receive() {
     pollfd wanted{.fd = fd_, .events = POLLIN, .revents = 0};
     if (poll(&wanted, 1, 20'000) != 1) return false;

@@ -12,17 +12,17 @@ namespace {
 
 constexpr size_t kMaxMethodBytes = 32;
 constexpr std::string_view kVersion = "HTTP/1.";
+constexpr std::string_view kScheme = "http://";
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
-char to_lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + ('a' - 'A')) : c; }
+bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 
 /// "token" of RFC 9110.
 bool is_token(std::string_view text) {
   constexpr std::string_view kMarks = "!#$%&'*+-.^_`|~";
   return !text.empty() && std::all_of(text.begin(), text.end(), [&](char c) {
-    const char lower = to_lower(c);
-    return is_digit(c) || (lower >= 'a' && lower <= 'z') || kMarks.find(c) != kMarks.npos;
+    return is_digit(c) || is_letter(c) || kMarks.find(c) != kMarks.npos;
   });
 }
 
@@ -32,28 +32,6 @@ bool is_visible(char c) { return c > ' ' && c < '\x7f'; }
 bool is_value_byte(char c) {
   const auto byte = static_cast<unsigned char>(c);
   return c == '\t' || (byte >= ' ' && byte != 0x7f);
-}
-
-std::string_view trimmed(std::string_view text) {
-  const size_t begin = text.find_first_not_of(" \t");
-  if (begin == text.npos) return {};
-  return text.substr(begin, text.find_last_not_of(" \t") + 1 - begin);
-}
-
-std::string lower(std::string_view text) {
-  std::string out(text);
-  std::transform(out.begin(), out.end(), out.begin(), to_lower);
-  return out;
-}
-
-/// True if the comma-separated `list` has `word`, which is in lower case.
-bool has_word(std::string_view list, std::string_view word) {
-  while (!list.empty()) {
-    const size_t comma = std::min(list.find(','), list.size());
-    if (lower(trimmed(list.substr(0, comma))) == word) return true;
-    list.remove_prefix(std::min(comma + 1, list.size()));
-  }
-  return false;
 }
 
 int64_t count(const Request& request, std::string_view name) {
@@ -160,7 +138,7 @@ void RequestReader::read_request_line() {
   const size_t second = first == line.npos ? line.npos : line.find(' ', first + 1);
   if (second == line.npos) return refuse(400, "the request line is not METHOD TARGET VERSION");
   const std::string_view method = line.substr(0, first);
-  const std::string_view target = line.substr(first + 1, second - first - 1);
+  std::string_view target = line.substr(first + 1, second - first - 1);
   const std::string_view version = line.substr(second + 1);
   if (!is_token(method) || method.size() > kMaxMethodBytes) {
     return refuse(400, "the request's method is not one");
@@ -168,6 +146,7 @@ void RequestReader::read_request_line() {
   if (std::cmp_greater(target.size(), limits_.target_bytes)) {
     return refuse(414, fmt::format("the target has more than {} bytes", limits_.target_bytes));
   }
+  if (lower_case(target.substr(0, kScheme.size())) == kScheme) target = take_authority(target);
   const bool is_path = target.starts_with('/') || (target == "*" && method == "OPTIONS");
   if (!is_path || !std::all_of(target.begin(), target.end(), is_visible)) {
     return refuse(400, "the request's target is not a path");
@@ -186,6 +165,16 @@ void RequestReader::read_request_line() {
   part_ = Part::kHeaderLine;
 }
 
+/// Of a target as clients send it to a proxy, "http://HOST/PATH": what stands behind the host,
+/// which the Host header has to name, too.
+std::string_view RequestReader::take_authority(std::string_view target) {
+  target.remove_prefix(kScheme.size());
+  const size_t end = std::min(target.find_first_of("/?"), target.size());
+  authority_ = lower_case(target.substr(0, end));
+  target.remove_prefix(end);
+  return target.empty() ? "/" : target;
+}
+
 void RequestReader::read_header_line() {
   header_bytes_ += static_cast<int64_t>(line_.size()) + 2;
   if (std::cmp_equal(request_.headers.size(), limits_.headers)) {
@@ -201,7 +190,7 @@ void RequestReader::read_header_line() {
   if (!std::all_of(value.begin(), value.end(), is_value_byte)) {
     return refuse(400, "a control character in a header");
   }
-  request_.headers.push_back({lower(line.substr(0, colon)), std::string(value)});
+  request_.headers.push_back({lower_case(line.substr(0, colon)), std::string(value)});
 }
 
 void RequestReader::end_head() {
@@ -209,20 +198,22 @@ void RequestReader::end_head() {
   if (hosts > 1 || (hosts == 0 && request_.version_minor > 0)) {
     return refuse(400, hosts > 1 ? "more than one Host header" : "no Host header");
   }
-  bool close = request_.version_minor == 0;
-  for (const Header& header : request_.headers) {
-    if (header.name != "connection") continue;
-    if (close && has_word(header.value, "keep-alive")) close = false;
-    if (has_word(header.value, "close")) close = true;
+  if (authority_ && lower_case(request_.header("host")) != *authority_) {
+    return refuse(400, "the target names another host than the Host header");
   }
-  request_.keep_alive = !close;
+  const auto wants = [&](std::string_view word) {
+    return std::any_of(request_.headers.begin(), request_.headers.end(), [&](const Header& h) {
+      return h.name == "connection" && has_word(h.value, word);
+    });
+  };
+  request_.keep_alive = !wants("close") && (request_.version_minor > 0 || wants("keep-alive"));
   read_framing();
 }
 
 /// How the length of the body is known (RFC 9112, section 6.3).
 void RequestReader::read_framing() {
   const std::string_view expect = request_.header("expect");
-  if (!expect.empty() && lower(expect) != "100-continue") {
+  if (!expect.empty() && lower_case(expect) != "100-continue") {
     return refuse(417, "the only expectation that is met here is 100-continue");
   }
   if (count(request_, "transfer-encoding") > 0) {
@@ -243,7 +234,7 @@ void RequestReader::read_transfer_encoding() {
   if (count(request_, "transfer-encoding") > 1) {
     return refuse(400, "more than one Transfer-Encoding header");
   }
-  if (lower(request_.header("transfer-encoding")) != "chunked") {
+  if (lower_case(request_.header("transfer-encoding")) != "chunked") {
     return refuse(501, "the only transfer coding that is read here is chunked");
   }
   begin_body(Part::kChunkSize);

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -28,7 +29,8 @@ struct Refusal {
 /// Content-Length beside Transfer-Encoding, or twice, or a list; any coding but "chunked"; chunks
 /// in HTTP/1.0; lines that end with a bare LF; a CR elsewhere; folded header lines; space around a
 /// header's name; control characters; no Host or several; extensions of chunks and trailers; empty
-/// lines before a request. What is accepted and what is refused does not depend on the pieces.
+/// lines before a request; a target that names a host, but for http:// and the Host header's.
+/// What is accepted and what is refused does not depend on the pieces.
 class RequestReader {
  public:
   enum class State { kHead, kBody, kComplete, kRefused };
@@ -45,6 +47,8 @@ class RequestReader {
   bool expects_continue() const { return expects_continue_; }
   /// Bytes of the body so far.
   int64_t body_bytes() const { return static_cast<int64_t>(request_.body.size()); }
+  /// Once its head is complete, which is so in kBody.
+  const Request& head() const { return request_; }
   /// In kRefused.
   const Refusal& refusal() const { return refusal_; }
   /// The request, in kComplete; the next push() begins another one.
@@ -66,6 +70,7 @@ class RequestReader {
   void end_line();
   size_t push_body(std::string_view bytes);
   void read_request_line();
+  std::string_view take_authority(std::string_view target);
   void read_header_line();
   void end_head();
   void read_framing();
@@ -81,10 +86,11 @@ class RequestReader {
   Part part_ = Part::kRequestLine;
   Request request_;
   Refusal refusal_;
-  std::string line_;          ///< so far, without its end
-  bool after_cr_ = false;     ///< the last byte was the CR of a line end
-  int64_t header_bytes_ = 0;  ///< of complete header lines
-  int64_t remaining_ = 0;     ///< bytes of the body or the chunk that are still to come
+  std::string line_;                      ///< so far, without its end
+  bool after_cr_ = false;                 ///< the last byte was the CR of a line end
+  int64_t header_bytes_ = 0;              ///< of complete header lines
+  int64_t remaining_ = 0;                 ///< bytes of the body or the chunk that are still to come
+  std::optional<std::string> authority_;  ///< of a target that has one
   bool started_ = false;
   bool expects_continue_ = false;
 };

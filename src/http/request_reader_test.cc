@@ -82,6 +82,10 @@ TEST(RequestReader, KeepsConnectionsOpenAsTheVersionAndTheHeaderSay) {
   EXPECT_FALSE(keeps("1.1", "x, Close"));
   EXPECT_FALSE(keeps("1.0", "x"));
   EXPECT_TRUE(keeps("1.0", "Keep-Alive"));
+  for (const char* both : {"close, keep-alive", "close\r\nConnection: keep-alive"}) {
+    EXPECT_FALSE(keeps("1.0", both));
+    EXPECT_FALSE(keeps("1.1", both));
+  }
 }
 
 TEST(RequestReader, WaitsForABodyThatIsAnnouncedBeforeItIsSent) {
@@ -152,7 +156,11 @@ std::vector<Case> refused_messages() {
       {get("GET / HTTP/2.0"), 505, "HTTP/1.1"},
       {get("GET / HTTP/1.2"), 505, "HTTP/1.1"},
       {get("GET example.org HTTP/1.1"), 400, "not a path"},
-      {get("GET http://a/ HTTP/1.1"), 400, "not a path"},
+      {get("GET http://b/ HTTP/1.1"), 400, "another host"},
+      {get("GET http://a:80/ HTTP/1.1"), 400, "another host"},
+      {get("GET http://x@a/ HTTP/1.1"), 400, "another host"},
+      {get("GET https://a/ HTTP/1.1"), 400, "not a path"},
+      {get("GET http://a/\xff HTTP/1.1"), 400, "not a path"},
       {get("GET * HTTP/1.1"), 400, "not a path"},
       {get("GET /\xff HTTP/1.1"), 400, "not a path"},
       {get("G(T / HTTP/1.1"), 400, "method"},
@@ -170,6 +178,20 @@ std::vector<Case> refused_messages() {
       {head(cl + "18446744073709551619\r\n"), 413, "33554432"},
       {head(cl + "33554433\r\n"), 413, "33554432"},
   };
+}
+
+TEST(RequestReader, TakesATargetThatNamesTheHost) {
+  const auto path = [](std::string_view line) {
+    RequestReader reader{Limits()};
+    const std::string text = get(line);
+    EXPECT_EQ(reader.push(text), text.size());
+    EXPECT_EQ(reader.state(), RequestReader::State::kComplete) << reader.refusal().message;
+    const Request request = reader.take();
+    return request.path + "?" + request.query;
+  };
+  EXPECT_EQ(path("GET http://a/x?y=z HTTP/1.1"), "/x?y=z");
+  EXPECT_EQ(path("GET HTTP://A/ HTTP/1.1"), "/?");
+  EXPECT_EQ(path("GET http://a HTTP/1.1"), "/?");
 }
 
 TEST(RequestReader, RefusesWhatParsersReadDifferently) {

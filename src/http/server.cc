@@ -16,7 +16,7 @@
 #include <unordered_set>
 #include <utility>
 
-#include "base/check.h"
+#include "base/log.h"
 #include "http/connection.h"
 
 namespace fourfold::http {
@@ -61,8 +61,8 @@ class AsioServer final : public Server {
                         options_.host, options_.port, error.message());
     }
     endpoint_ = acceptor_.local_endpoint();
-    asio::co_spawn(io_, accept(), rethrow);
-    asio::co_spawn(io_, sweep_often(), rethrow);
+    asio::co_spawn(io_, accept(), log_thrown);
+    asio::co_spawn(io_, sweep_often(), log_thrown);
     return {};
   }
 
@@ -76,7 +76,18 @@ class AsioServer final : public Server {
     return fmt::format("http://{}:{}", host, port());
   }
 
-  void run() override { io_.run(); }
+  void run() override {
+    while (true) {
+      try {
+        io_.run();
+        return;
+      } catch (const std::exception& exception) {  // of posted work: a lack of memory
+        spdlog::error("the server goes on after: {}", exception.what());
+      }
+    }
+  }
+
+  asio::any_io_executor executor() override { return io_.get_executor(); }
 
   void post(std::function<void()> work) override { asio::post(io_, std::move(work)); }
 
@@ -116,8 +127,13 @@ class AsioServer final : public Server {
   int64_t connections() const override { return std::ssize(connections_); }
 
  private:
-  static void rethrow(const std::exception_ptr& exception) {
-    if (exception) std::rethrow_exception(exception);
+  static void log_thrown(const std::exception_ptr& thrown) {
+    if (!thrown) return;
+    try {
+      std::rethrow_exception(thrown);
+    } catch (const std::exception& exception) {
+      spdlog::error("a connection ended: {}", exception.what());
+    }
   }
 
   asio::awaitable<void> accept() {
@@ -144,7 +160,7 @@ class AsioServer final : public Server {
       connections_.erase(connection);
       place_.cancel();
       if (context_.draining) end_if_empty();
-      rethrow(exception);
+      log_thrown(exception);
     });
   }
 

@@ -1,8 +1,10 @@
 #pragma once
 
+#include <boost/asio/any_io_executor.hpp>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "base/clock.h"
@@ -29,6 +31,11 @@ struct ServerOptions {
   Limits limits;
   Timeouts timeouts;
   int64_t max_connections = 16384;  ///< further ones wait to be accepted
+  /// Of all requests that are not answered yet; one that would take more is answered 503.
+  int64_t all_body_bytes = int64_t{1} << 30;
+  /// Looks at a request before its body is read; an answer instead of null refuses it. Called on
+  /// the server's thread.
+  std::function<std::optional<Response>(const Request& head)> check_head = {};
 };
 
 /// An HTTP/1.1 server on one thread, the one that calls run(): connections that stay open, strict
@@ -53,6 +60,9 @@ class Server {
 
   /// Serves until all connections have ended after drain() or stop().
   virtual void run() = 0;
+  /// Of the server's thread, for what works there beside it; all of that has ended when run() can
+  /// return.
+  virtual boost::asio::any_io_executor executor() = 0;
   /// Runs `work` on the server's thread; from any thread, at any time.
   virtual void post(std::function<void()> work) = 0;
 

@@ -8,6 +8,7 @@
 #include <future>
 #include <map>
 #include <mutex>
+#include <stdexcept>
 #include <thread>
 
 #include "http/raw_client_test.h"
@@ -36,6 +37,7 @@ class ServerTest : public testing::Test {
 
   void listen(ServerOptions options = {}) {
     auto server = Server::listen(options, clock_, [this](std::shared_ptr<Exchange> exchange) {
+      if (exchange->request().path == "/throws") throw std::runtime_error("no memory");
       if (exchange->request().path == "/echo") {
         exchange->respond({.content_type = "text/plain",
                            .body = "body: " + exchange->request().body,
@@ -211,6 +213,75 @@ TEST_F(ServerTest, StreamsInChunksAndToHttp10UntilTheEnd) {
   EXPECT_EQ(gone_, 0);
 }
 
+TEST_F(ServerTest, StreamsABodyOfKnownLengthAsItIs) {
+  listen();
+  RawClient client = connect();
+  client.send("GET /s HTTP/1.1\r\nHost: a\r\n\r\n");
+  const auto exchange = next_exchange();
+  on_server([&] {
+    exchange->start({.body = {}, .headers = {}}, 5);
+    exchange->write("hel");
+    exchange->write("lo");
+    exchange->finish();
+  });
+  const auto [head, body] = client.read_response();
+  EXPECT_THAT(head, AllOf(HasSubstr("Content-Length: 5"), Not(HasSubstr("chunked"))));
+  EXPECT_EQ(body, "hello");
+  client.send(kGet);
+  EXPECT_EQ(client.read_response().second, "body: ");
+}
+
+TEST_F(ServerTest, ShowsThatAnAnswerIsNotComplete) {
+  listen();
+  for (const int64_t length : {-1, 5}) {
+    for (const bool too_early : {true, false}) {
+      RawClient client = connect();
+      client.send("GET /s HTTP/1.1\r\nHost: a\r\n\r\n");
+      const auto exchange = next_exchange();
+      if (length < 0 && !too_early) continue;
+      on_server([&] {
+        exchange->start({.body = {}, .headers = {}}, length);
+        exchange->write("hel");
+        if (too_early) {
+          exchange->abort();
+        } else {
+          exchange->finish();  // two bytes are missing
+        }
+      });
+      EXPECT_THAT(client.read_all(), AllOf(HasSubstr("hel"), Not(HasSubstr("0\r\n\r\n"))));
+      EXPECT_TRUE(client.ended());
+    }
+  }
+}
+
+TEST_F(ServerTest, TellsTheWriterThatTheClientHasTakenWhatWasThere) {
+  listen();
+  RawClient client = connect();
+  client.send("GET /s HTTP/1.1\r\nHost: a\r\n\r\n");
+  const auto exchange = next_exchange();
+  std::promise<void> drained;
+  on_server([&] {
+    exchange->start({});
+    exchange->write("some");
+    EXPECT_GT(exchange->pending_bytes(), 4);
+    exchange->on_drained([&] {
+      EXPECT_EQ(exchange->pending_bytes(), 0);
+      drained.set_value();
+    });
+  });
+  drained.get_future().wait();
+  on_server([&] { exchange->on_drained(nullptr); });
+}
+
+TEST_F(ServerTest, OutlivesAHandlerThatThrows) {
+  listen();
+  RawClient client = connect();
+  client.send("GET /throws HTTP/1.1\r\nHost: a\r\n\r\n");
+  EXPECT_THAT(client.read_response().first, StartsWith("HTTP/1.1 500 "));
+  server_->post([] { throw std::runtime_error("no memory"); });
+  settle();
+}
+
 TEST_F(ServerTest, TellsTheHandlerOfAClientThatWentAway) {
   listen();
   {
@@ -308,6 +379,59 @@ TEST_F(ServerTest, CutsAStreamWhoseReaderLeavesTooMuch) {
     exchange->write(std::string(1001, 'x'));
   });
   wait_for_gone(1);
+}
+
+TEST_F(ServerTest, CutsItEvenWhileNothingCanBeSent) {
+  listen({.timeouts = {.pending_bytes = 64 << 20}});
+  RawClient client = connect();
+  client.send("GET /streams HTTP/1.1\r\nHost: a\r\n\r\n");
+  const auto exchange = next_exchange();
+  std::promise<void> taken;
+  on_server([&] {
+    exchange->on_drained([&] { taken.set_value(); });
+    exchange->start({});
+    exchange->write(std::string(32 << 20, 'x'));  // more than the sockets hold
+  });
+  taken.get_future().wait();
+  on_server([&] {
+    exchange->on_drained(nullptr);
+    exchange->write(std::string((64 << 20) + 1, 'x'));
+  });
+  wait_for_gone(1);
+}
+
+TEST_F(ServerTest, RefusesByTheHeadBeforeTheBodyIsThere) {
+  ServerOptions options;
+  options.check_head = [](const Request& head) -> std::optional<Response> {
+    if (head.path != "/secret") return std::nullopt;
+    return Response{.status = 401, .body = "no key", .headers = {}};
+  };
+  listen(options);
+  RawClient client = connect();
+  client.send("POST /secret HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n");
+  EXPECT_THAT(client.read_all(), AllOf(StartsWith("HTTP/1.1 401"), HasSubstr("no key")));
+}
+
+TEST_F(ServerTest, HoldsNoMoreOfAllBodiesThanItsLimit) {
+  ServerOptions options;
+  options.all_body_bytes = 1000;
+  listen(options);
+  const std::string head = "POST /waits HTTP/1.1\r\nHost: a\r\nContent-Length: 800\r\n\r\n";
+  RawClient first = connect();
+  first.send(head + std::string(700, 'x'));
+  settle();
+  first.send(std::string(100, 'x'));
+  const auto exchange = next_exchange();
+  RawClient second = connect();
+  second.send(head + std::string(700, 'x'));
+  EXPECT_THAT(second.read_all(), StartsWith("HTTP/1.1 503 "));
+  on_server([&] { exchange->respond({}); });
+  first.read_response();
+  RawClient third = connect();
+  third.send(head + std::string(700, 'x'));
+  settle();
+  third.send(std::string(100, 'x'));
+  EXPECT_EQ(next_exchange()->request().body.size(), 800u);
 }
 
 TEST_F(ServerTest, AcceptsNoMoreThanItsLimit) {

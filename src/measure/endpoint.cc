@@ -11,6 +11,7 @@
 #include "files/json.h"
 #include "files/printable.h"
 #include "http/sse_reader.h"
+#include "runtime/launch/interrupt.h"
 
 namespace fourfold::measure {
 namespace {
@@ -121,7 +122,8 @@ std::vector<http::Header> Endpoint::headers() const {
 
 base::Result<std::string> Endpoint::first_model() {
   FF_ASSIGN(const http::Client::Reply reply,
-            client_.fetch({.path = "/v1/models", .headers = headers(), .body = {}}));
+            client_.fetch({.path = "/v1/models", .headers = headers(), .body = {}},
+                          {.stop = [] { return runtime::interrupted(); }}));
   if (reply.status != 200) return base::fail("/v1/models: {}", complaint(reply.status, reply.body));
   FF_ASSIGN(const json models, files::parse_json(reply.body, "/v1/models"));
   const auto data = models.is_object() ? models.find("data") : models.end();
@@ -144,9 +146,10 @@ base::Status Endpoint::submit(const std::string& model, const engine::Request& r
   const auto stream = std::make_shared<Stream>(std::move(sink), request.max_new_tokens);
   client_.send(
       {.method = "POST", .path = "/v1/completions", .headers = headers(), .body = body.dump()},
-      {.on_head = [stream](int status) { stream->head(status); },
+      {.on_head = [stream](const http::ResponseHead& head) { stream->head(head.status); },
        .on_body = [stream](std::string_view bytes) { stream->body(bytes); },
-       .on_end = [stream](const std::string& error) { stream->end(error); }});
+       .on_end =
+           [stream](const http::CallError* error) { stream->end(error ? error->message : ""); }});
   return {};
 }
 

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
@@ -33,20 +32,6 @@ constexpr std::string_view kOneModel = "/v1/models/{model}";
 bool matches(const Route& route, std::string_view path) {
   if (route.path == kOneModel) return path.starts_with(kModels) && path.size() > kModels.size();
   return route.path == path;
-}
-
-/// "%2F" as "/" (RFC 3986); what is no such escape stays.
-std::string percent_decoded(std::string_view text) {
-  std::string out;
-  for (size_t i = 0; i < text.size(); ++i) {
-    unsigned byte = 0;
-    const char* const end = text.data() + std::min(i + 3, text.size());
-    const bool escape = text[i] == '%' && i + 2 < text.size() &&
-                        std::from_chars(text.data() + i + 1, end, byte, 16).ptr == end;
-    out += escape ? static_cast<char>(byte) : text[i];
-    if (escape) i += 2;
-  }
-  return out;
 }
 
 }  // namespace
@@ -123,18 +108,30 @@ void Api::add_json(std::string_view path, std::function<http::Response()> make) 
   });
 }
 
+const Api::Entry* Api::find(std::string_view path) const {
+  const auto entry = std::find_if(entries_.begin(), entries_.end(),
+                                  [&](const Entry& e) { return matches(e.route, path); });
+  return entry == entries_.end() ? nullptr : &*entry;
+}
+
+std::optional<http::Response> Api::check_head(const http::Request& request) {
+  const Entry* entry = find(request.path);
+  const bool open = entry != nullptr && entry->route.open;
+  if (open || keys_.accept(request.header("authorization"))) return std::nullopt;
+  http::Response refusal =
+      error_response({.status = 401,
+                      .message = "no valid key: send one as \"Authorization: Bearer KEY\"",
+                      .param = {},
+                      .code = "invalid_api_key"});
+  service_.count_answer(request, "none", refusal.status);
+  return refusal;
+}
+
 void Api::handle(const std::shared_ptr<http::Exchange>& exchange) {
   const http::Request& request = exchange->request();
-  const auto entry = std::find_if(entries_.begin(), entries_.end(),
-                                  [&](const Entry& e) { return matches(e.route, request.path); });
-  const bool open = entry != entries_.end() && entry->route.open;
-  if (!open && !keys_.accept(request.header("authorization"))) {
-    return refuse(*exchange, {.status = 401,
-                              .message = "no valid key: send one as \"Authorization: Bearer KEY\"",
-                              .param = {},
-                              .code = "invalid_api_key"});
-  }
-  if (entry == entries_.end()) {
+  if (auto refusal = check_head(request)) return exchange->respond(std::move(*refusal));
+  const Entry* entry = find(request.path);
+  if (entry == nullptr) {
     return refuse(*exchange, {.status = 404,
                               .message = "there is nothing at this path; /openapi.json says what "
                                          "there is",
@@ -151,7 +148,8 @@ void Api::handle(const std::shared_ptr<http::Exchange>& exchange) {
                   entry->route.method);
   }
   const std::string_view type = request.header("content-type");
-  const bool is_json = type.substr(0, type.find(';')) == "application/json";
+  const bool is_json =
+      http::lower_case(http::trimmed(type.substr(0, type.find(';')))) == "application/json";
   // A page of another site can make a browser post texts and forms here, but not JSON.
   if (!is_get && !request.body.empty() && !is_json) {
     return refuse(*exchange, {.status = 415,
@@ -191,7 +189,7 @@ http::Response Api::models() const {
 }
 
 void Api::answer_model(http::Exchange& exchange) {
-  const std::string id = percent_decoded(exchange.request().path.substr(kModels.size()));
+  const std::string id = http::percent_decoded(exchange.request().path.substr(kModels.size()));
   if (id == model_->id) {
     return service_.respond(exchange, kOneModel, json_response(describe_model()));
   }

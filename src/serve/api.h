@@ -36,8 +36,10 @@ class Api {
       Service& service, Keys keys);
 
   void handle(const std::shared_ptr<http::Exchange>& exchange);
+  /// The answer to a request without the key that it needs; its body need not be there yet.
+  std::optional<http::Response> check_head(const http::Request& request);
 
-  void set_keys(Keys keys) { keys_ = std::move(keys); }
+  Keys& keys() { return keys_; }
   /// From now on /ready says no.
   void set_draining() { draining_ = true; }
 
@@ -48,6 +50,7 @@ class Api {
     Handler handler;
   };
 
+  const Entry* find(std::string_view path) const;
   void add(std::string_view path, Handler handler);
   void add_json(std::string_view path, std::function<http::Response()> make);
   void refuse(http::Exchange& exchange, const ApiError& error, std::string_view allow = {});

@@ -17,6 +17,8 @@ class Keys {
   /// no file, no key in it, a key with spaces or control characters.
   static base::Result<Keys> read(const std::string& path);
 
+  /// The one to show to others; "" if there is none.
+  std::string first() const { return keys_.empty() ? "" : keys_.front(); }
   bool needed() const { return !keys_.empty(); }
   /// True if `authorization`, the value of that header, shows one of the keys, or none is needed.
   /// The time it takes does not depend on how much of a key is right.

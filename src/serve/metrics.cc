@@ -4,8 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
-#include <numeric>
 #include <optional>
 
 namespace fourfold::serve {
@@ -33,68 +31,21 @@ constexpr std::array<const char*, kEndings> kEndingNames = {"stop", "length", "a
 constexpr std::array<const char*, 2> kRejectionNames = {"max_num_queued_reqs",
                                                         "max_num_queued_tokens"};
 
-/// A number as Python writes a float, which is how the labels "le" are compared.
-std::string number(double value) {
-  return value == std::floor(value) && std::abs(value) < 1e15 ? fmt::format("{:.1f}", value)
-                                                              : fmt::format("{}", value);
-}
-
-/// `text` between the quotes of a label.
-std::string escaped(std::string_view text) {
-  std::string out;
-  for (const char c : text) {
-    if (c == '\\' || c == '"') out += '\\';
-    out += c == '\n' ? std::string("\\n") : std::string(1, c);
-  }
-  return out;
-}
-
-/// One page of the text format, family after family.
-class Page {
+/// A page whose samples say what the model is.
+class Page final : public MetricsPage {
  public:
-  explicit Page(std::string_view model) : model_(escaped(model)) {}
+  explicit Page(std::string_view model)
+      : MetricsPage(fmt::format("model_name=\"{}\"", label_text(model))) {}
 
-  void family(std::string_view name, std::string_view type, std::string_view help) {
-    name_ = name;
-    text_ += fmt::format("# HELP {} {}\n# TYPE {} {}\n", name, help, name, type);
-  }
-  /// A sample of the family; `labels` stand before model_name.
-  void sample(std::string_view labels, double value) { line("", labels, value); }
   /// Of one group.
-  void of_group(size_t group, double value) {
-    line("", fmt::format("engine=\"{}\"", group), value);
-  }
-  /// A sample without model_name.
-  void plain(std::string_view labels, double value) {
-    text_ += labels.empty() ? fmt::format("{} {}\n", name_, number(value))
-                            : fmt::format("{}{{{}}} {}\n", name_, labels, number(value));
-  }
+  void of_group(size_t group, double value) { sample(fmt::format("engine=\"{}\"", group), value); }
   void histogram(std::string_view name, std::string_view help, const Histogram& histogram) {
     family(name, "histogram", help);
     histogram_of_group(0, histogram);
   }
   void histogram_of_group(size_t group, const Histogram& histogram) {
-    const std::string engine = fmt::format("engine=\"{}\"", group);
-    const size_t bounds = histogram.bounds().size();
-    for (size_t i = 0; i <= bounds; ++i) {
-      const std::string le = i == bounds ? "+Inf" : number(histogram.bounds()[i]);
-      line("_bucket", fmt::format("{},le=\"{}\"", engine, le),
-           static_cast<double>(histogram.cumulative(i)));
-    }
-    line("_count", engine, static_cast<double>(histogram.cumulative(bounds)));
-    line("_sum", engine, histogram.sum());
+    samples(fmt::format("engine=\"{}\"", group), histogram);
   }
-  std::string take() { return std::move(text_); }
-
- private:
-  void line(std::string_view suffix, std::string_view labels, double value) {
-    text_ += fmt::format("{}{}{{{}{}model_name=\"{}\"}} {}\n", name_, suffix, labels,
-                         labels.empty() ? "" : ",", model_, number(value));
-  }
-
-  std::string model_;
-  std::string name_;
-  std::string text_;
 };
 
 /// A family with one sample for each group.
@@ -159,17 +110,6 @@ void add_engines(Page& page, const Metrics::Moment& moment) {
 
 }  // namespace
 
-void Histogram::observe(double value) {
-  const auto bucket = std::lower_bound(bounds_.begin(), bounds_.end(), value) - bounds_.begin();
-  ++counts_[static_cast<size_t>(bucket)];
-  sum_ += value;
-}
-
-int64_t Histogram::cumulative(size_t i) const {
-  return std::accumulate(counts_.begin(), counts_.begin() + static_cast<std::ptrdiff_t>(i) + 1,
-                         int64_t{0});
-}
-
 Metrics::Metrics()
     : prompt_length_(kTokenBounds),
       output_length_(kTokenBounds),
@@ -230,9 +170,9 @@ std::string Metrics::page(const Moment& moment) const {
   page.family("vllm:admission_rejections_total", "counter",
               "Number of admission attempts rejected by a queue limit, by reason.");
   for (size_t i = 0; i < kRejectionNames.size(); ++i) {
-    page.plain(
-        fmt::format("model_name=\"{}\",reason=\"{}\"", escaped(moment.model), kRejectionNames[i]),
-        static_cast<double>(rejections_[i]));
+    page.plain(fmt::format("model_name=\"{}\",reason=\"{}\"", label_text(moment.model),
+                           kRejectionNames[i]),
+               static_cast<double>(rejections_[i]));
   }
   page.histogram("vllm:request_prompt_tokens", "Number of prefill tokens processed.",
                  prompt_length_);
@@ -257,8 +197,8 @@ std::string Metrics::page(const Moment& moment) const {
               "Total number of requests by method, status and handler.");
   for (const auto& [key, count] : http_) {
     const auto& [handler, method, status] = key;
-    page.plain(fmt::format("handler=\"{}\",method=\"{}\",status=\"{}\"", escaped(handler),
-                           escaped(method), status),
+    page.plain(fmt::format("handler=\"{}\",method=\"{}\",status=\"{}\"", label_text(handler),
+                           label_text(method), status),
                static_cast<double>(count));
   }
   page.family("fourfold:preparing_requests", "gauge", "Requests that are read and tokenised.");

@@ -2,37 +2,15 @@
 
 #include <cstdint>
 #include <map>
-#include <span>
 #include <string>
 #include <string_view>
 #include <tuple>
 #include <vector>
 
 #include "runtime/cluster.h"
+#include "serve/metrics_page.h"
 
 namespace fourfold::serve {
-
-/// Counts of values up to each bound, as Prometheus has them.
-class Histogram {
- public:
-  explicit Histogram(std::span<const double> bounds)
-      : bounds_(bounds), counts_(bounds.size() + 1) {}
-  /// Of values that somebody else has counted, between the bounds.
-  Histogram(std::span<const double> bounds, std::span<const int64_t> counts, double sum)
-      : bounds_(bounds), counts_(counts.begin(), counts.end()), sum_(sum) {}
-
-  void observe(double value);
-
-  std::span<const double> bounds() const { return bounds_; }
-  /// Of values up to bounds()[i]; the last is that of all.
-  int64_t cumulative(size_t i) const;
-  double sum() const { return sum_; }
-
- private:
-  std::span<const double> bounds_;
-  std::vector<int64_t> counts_;
-  double sum_ = 0;
-};
 
 /// How a sequence ended.
 enum class Ending : uint8_t { kStop, kLength, kAbort, kError };

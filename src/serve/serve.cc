@@ -1,47 +1,14 @@
 #include "serve/serve.h"
 
 #include <fmt/format.h>
-#include <sys/resource.h>
 
-#include <algorithm>
-#include <csignal>
 #include <memory>
 #include <utility>
 
-#include "base/log.h"
 #include "serve/api.h"
-#include "serve/keys.h"
 
 namespace fourfold::serve {
 namespace {
-
-constexpr int64_t kMaxConnections = 16384;
-/// Descriptors for everything but connections: files, ranks, pipes.
-constexpr int64_t kOtherDescriptors = 256;
-
-/// Raises the limit of descriptors as far as it goes; how many connections that allows.
-int64_t allow_connections() {
-  rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return kOtherDescriptors;
-  limit.rlim_cur = limit.rlim_max;
-  setrlimit(RLIMIT_NOFILE, &limit);
-  getrlimit(RLIMIT_NOFILE, &limit);
-  const auto descriptors =
-      static_cast<int64_t>(std::min<rlim_t>(limit.rlim_cur, kMaxConnections + kOtherDescriptors));
-  return std::max<int64_t>(descriptors - kOtherDescriptors, descriptors / 2);
-}
-
-base::Result<Keys> read_keys(const ServeOptions& options) {
-  if (!options.key_file.empty()) return Keys::read(options.key_file);
-  FF_ASSIGN(const bool loopback, http::is_loopback(options.host));
-  if (!loopback && !options.allow_no_auth) {
-    return base::fail(
-        "--host {} can be reached from other machines: give --api-key-file, or --allow-no-auth if "
-        "everybody who reaches it may use it",
-        options.host);
-  }
-  return Keys();
-}
 
 std::string ready_text(const ServedModel& model, const std::string& url, bool key) {
   return fmt::format(
@@ -56,52 +23,24 @@ std::string ready_text(const ServedModel& model, const std::string& url, bool ke
       key ? " -H \"Authorization: Bearer $KEY\"" : "", model.id);
 }
 
-/// What the signals do.
-void handle_signals(const ServeOptions& options, http::Server& server, Service& service, Api& api,
-                    int64_t& cut) {
-  const auto stop = [&] {
-    cut = service.open_requests();
-    server.stop();
-  };
-  const auto end = [&, stop, draining = std::make_shared<bool>(false)] {
-    if (std::exchange(*draining, true)) return stop();
-    spdlog::warn("ending: {} requests are under way and have {} s", service.open_requests(),
-                 options.shutdown_timeout_s);
-    api.set_draining();
-    server.drain();
-    server.after(options.shutdown_timeout_s * 1'000'000'000, stop);
-  };
-  server.on_signal(SIGTERM, end);
-  server.on_signal(SIGINT, end);
-  server.on_signal(SIGHUP, [&] {
-    if (options.key_file.empty()) return;
-    auto keys = Keys::read(options.key_file);
-    if (keys.ok()) {
-      api.set_keys(std::move(keys).value());
-      spdlog::warn("the keys were read again");
-    } else {
-      spdlog::error("the old keys stay: {}", keys.error().message);
-    }
-  });
-}
-
 }  // namespace
 
 base::Status serve(const ServeOptions& options, const runtime::StartProgress& progress,
                    const std::function<void(const std::string&)>& ready) {
-  FF_ASSIGN(Keys keys, read_keys(options));
+  FF_ASSIGN(Keys keys, read_keys(options.front));
   FF_ASSIGN(const model::ModelSource source, runtime::open_source(options.cluster));
   FF_ASSIGN(const std::shared_ptr<const ServedModel> model,
             load_served_model(source, options.model_id, options.cluster.max_positions,
                               options.chat_template));
   const base::SteadyClock clock;
   Api* api = nullptr;  // until run() nobody asks for it
-  FF_ASSIGN(
-      const std::unique_ptr<http::Server> server,
-      http::Server::listen(
-          {.host = options.host, .port = options.port, .max_connections = allow_connections()},
-          clock,
-          [&api](const std::shared_ptr<http::Exchange>& exchange) { api->handle(exchange); }));
+  http::ServerOptions server_options = serve::server_options(options.front);
+  server_options.check_head = [&api](const http::Request& head) { return api->check_head(head); };
+  FF_ASSIGN(const std::unique_ptr<http::Server> server,
+            http::Server::listen(server_options, clock,
+                                 [&api](const std::shared_ptr<http::Exchange>& exchange) {
+                                   api->handle(exchange);
+                                 }));
   FF_ASSIGN(const std::unique_ptr<runtime::Cluster> cluster,
             runtime::Cluster::start(options.cluster, progress));
   cluster->set_numerics(options.numerics);
@@ -111,7 +50,12 @@ base::Status serve(const ServeOptions& options, const runtime::StartProgress& pr
   Api own_api(model, *cluster, *server, service, std::move(keys));
   api = &own_api;
   int64_t cut = 0;
-  handle_signals(options, *server, service, own_api, cut);
+  handle_signals(
+      *server, options.front.shutdown_timeout_s,
+      {.open_requests = [&] { return service.open_requests(); },
+       .drain = [&] { own_api.set_draining(); },
+       .read_keys_again = [&] { serve::read_keys_again(options.front.key_file, own_api.keys()); }},
+      cut);
   ready(ready_text(*model, server->url(), key));
   server->run();
   service.stop_workers();

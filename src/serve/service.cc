@@ -78,10 +78,14 @@ Service::~Service() {
 }
 
 void Service::respond(http::Exchange& exchange, std::string_view handler, http::Response response) {
-  const std::string& method = exchange.request().method;
-  const bool usual = method == "GET" || method == "POST" || method == "HEAD";
-  metrics_.count_http(handler, usual ? method : "other", response.status);
+  count_answer(exchange.request(), handler, response.status);
   exchange.respond(std::move(response));
+}
+
+void Service::count_answer(const http::Request& request, std::string_view handler, int status) {
+  const std::string& method = request.method;
+  const bool usual = method == "GET" || method == "POST" || method == "HEAD";
+  metrics_.count_http(handler, usual ? method : "other", status);
 }
 
 void Service::answer_elsewhere(std::shared_ptr<http::Exchange> exchange, Work work) {

@@ -53,6 +53,8 @@ class Service {
   /// Answers, and counts the answer under `handler`, which is one of few names: a request's own
   /// path only where it is one of the API's.
   void respond(http::Exchange& exchange, std::string_view handler, http::Response response);
+  /// Counts an answer that is given without an exchange.
+  void count_answer(const http::Request& request, std::string_view handler, int status);
 
   /// Waits for the work that has begun elsewhere. What it works for may die after this.
   void stop_workers() { pool_.stop(); }

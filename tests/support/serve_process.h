@@ -15,11 +15,12 @@
 
 namespace fourfold::tests {
 
-/// `fourfold serve` as a process of its own. Killed with its ranks when the object dies.
+/// `fourfold serve`, or `route`, as a process of its own. Killed with its ranks when the object
+/// dies.
 class ServeProcess {
  public:
-  explicit ServeProcess(std::vector<std::string> arguments) {
-    arguments.insert(arguments.begin(), {FOURFOLD_BINARY, "serve"});
+  explicit ServeProcess(std::vector<std::string> arguments, const std::string& command = "serve") {
+    arguments.insert(arguments.begin(), {FOURFOLD_BINARY, command});
     std::vector<char*> argv;
     for (std::string& argument : arguments) argv.push_back(argument.data());
     argv.push_back(nullptr);
@@ -61,7 +62,7 @@ class ServeProcess {
 
   /// The port that it serves, once it does; 0 if it has ended instead.
   uint16_t port() {
-    const std::string before = "Serving tiny at http://127.0.0.1:";
+    const std::string before = " at http://127.0.0.1:";
     read_until("curl ");
     const size_t at = printed_.find(before);
     if (at == std::string::npos) return 0;

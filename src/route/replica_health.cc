@@ -1,0 +1,36 @@
+#include "route/replica_health.h"
+
+#include <utility>
+
+namespace fourfold::route {
+
+ReplicaHealth::Change ReplicaHealth::unreachable() {
+  good_probes_ = 0;
+  return eject();
+}
+
+ReplicaHealth::Change ReplicaHealth::request_failed() {
+  return ++failed_requests_ < kFailures ? Change::kNone : eject();
+}
+
+ReplicaHealth::Change ReplicaHealth::probed(bool good) {
+  if (!good) {
+    good_probes_ = 0;
+    return ++failed_probes_ < kFailures ? Change::kNone : eject();
+  }
+  failed_probes_ = 0;
+  if (in_use_ || ++good_probes_ < kGoodProbes) return Change::kNone;
+  in_use_ = true;
+  return Change::kReturned;
+}
+
+ReplicaHealth::Change ReplicaHealth::eject() {
+  failed_requests_ = 0;
+  failed_probes_ = 0;
+  if (!std::exchange(in_use_, false)) return Change::kNone;
+  good_probes_ = 0;
+  ++ejections_;
+  return Change::kEjected;
+}
+
+}  // namespace fourfold::route
