@@ -55,7 +55,7 @@ verify() {
 
 load="--load-format dummy --input-len 1024 --output-len 256 --repeats 2"
 
-part comm bench comm --devices "$gpus" --sizes 8KiB,32KiB,128KiB,512KiB,2MiB,8MiB,32MiB,128MiB
+part comm bench comm --devices "$gpus" --sizes 8KiB,32KiB,128KiB,512KiB,2MiB,8MiB,64MiB
 verify answers-tiny tiny --devices "$gpus" --concurrency 4
 verify answers-tiny-moe tiny-moe --devices "$gpus" --concurrency 4
 # shellcheck disable=SC2086  # words on purpose

@@ -303,7 +303,8 @@ TEST_P(DeviceGroupTest, ComputesWhatIsDefined) {
         .args = {"/usr/bin/env", "mpirun", "-n", std::to_string(ranks), "--oversubscribe",
                  "--bind-to", "none", std::filesystem::read_symlink("/proc/self/exe").string(),
                  std::string(kPlayRank) + GetParam()},
-        .environment = {"OMPI_ALLOW_RUN_AS_ROOT=1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"},
+        .environment = {"OMPI_ALLOW_RUN_AS_ROOT=1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1",
+                        "NCCL_NVLS_ENABLE=0"},
         .output = run_dir.path() / "output"};
     auto child = runtime::ChildProcess::spawn(command);
     ASSERT_TRUE(child.ok()) << child.error().message;

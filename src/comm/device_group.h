@@ -9,9 +9,9 @@
 namespace fourfold::comm {
 
 /// The collectives of a group whose ranks have a GPU each, from GPU to GPU. Calls are enqueued on a
-/// stream of the GPU (its runtime's handle) and return at once; they may be captured in a graph.
-/// Data are in the GPU's memory. Sums are those of Communicator::all_reduce_sum, bit for bit with
-/// Wire::kF32. Every rank enqueues the same calls with the same sizes in the same order.
+/// stream of the GPU (its runtime's handle) and do not wait for it; they may be captured in a
+/// graph. Data are in the GPU's memory. Sums are those of Communicator::all_reduce_sum, bit for bit
+/// with Wire::kF32. Every rank enqueues the same calls with the same sizes in the same order.
 class DeviceGroup {
  public:
   virtual ~DeviceGroup() = default;
@@ -43,7 +43,7 @@ enum class DevicePaths : uint8_t {
 };
 
 /// Joins the current GPUs of the ranks of `group`, which has two and more. Collective. Errors, the
-/// same on all ranks: no NCCL, two ranks on one GPU.
+/// same on all ranks: no NCCL, two ranks on one GPU. Throws what a GPU or NCCL fails in.
 base::Result<std::unique_ptr<DeviceGroup>> connect_devices(Communicator& group,
                                                            DevicePaths paths = DevicePaths::kAll);
 

@@ -1,5 +1,6 @@
 #include "model/collectives.h"
 
+#include "base/check.h"
 #include "comm/device_group.h"
 
 namespace fourfold::model {
@@ -24,6 +25,8 @@ void Collectives::all_reduce_sum(comm::Communicator& group, View data, comm::Wir
 void Collectives::all_reduce_add_norm(comm::Communicator& group, View data, comm::Wire wire, View x,
                                       const backend::Weight& gain, float eps, View out) const {
   comm::DeviceGroup* devices = group.devices();
+  CHECK(x.shape == data.shape && out.shape == x.shape && gain.columns() == x.shape[1],
+        "a sum and a norm of [{}, {}] with {} gains", x.rows(), x.shape[1], gain.columns());
   // A kernel that does both norms in an order of its own, as fast numerics may.
   if (devices != nullptr && wire == comm::Wire::kBF16 && out.dtype == tensor::DType::kBF16 &&
       devices->all_reduce_add_norm(stream_.handle(), data.f32(), x.f32(), gain.vector(), eps,

@@ -203,6 +203,7 @@ void Decoder::feed_forward(backend::Stream& stream, StepMemory memory, int layer
   const LayerSpec& spec = spec_.layers[static_cast<size_t>(layer)];
   const int64_t m = out.rows();
   const bool has_experts = spec.experts.count > 0;
+  CHECK(has_experts || !spec.mlp.gated, "layer {}: an MLP alone is gated", layer);
   if (m == 0 && !has_experts) return;  // with experts the other replicas wait for this one
   groups_.enter(comm::Operation::kMlp, layer, shown(sum.residual));
   const StepScope scope(memory);

@@ -44,7 +44,7 @@ struct AttentionSpec {
 struct MlpSpec {
   int64_t intermediate = 0;  ///< 0: the layer has none
   backend::Activation activation = backend::Activation::kSilu;
-  bool gated = false;  ///< beside experts: its output times the sigmoid of x kSharedGate
+  bool gated = false;  ///< beside experts: its output times sigmoid(x · kSharedGate)
 };
 
 /// The part of a layer after attention of which each row takes the few experts that it chooses.

@@ -131,7 +131,9 @@ void StageWorker::name_tokens(const StepBatch& batch, View tokens) {
 }
 
 model::Decoder::Tap StageWorker::make_tap(const StepBatch& batch, engine::StepOutput& output) {
-  if (!batch.trace || !reports()) return nullptr;
+  if (!batch.trace) return nullptr;
+  // All shards of a traced step compute alike; one of them shows it.
+  if (!reports()) return [](int32_t, View) {};
   return [this, &output](int32_t layer, View residual) {
     std::vector<uint64_t> hashes(static_cast<size_t>(residual.rows()));
     ops_->hash_rows(*stream_, residual, hashes);
@@ -153,7 +155,7 @@ bool samples_on_host(const std::vector<SampledRow>& sampled) {
 
 /// Whether the host waits in this step for what a device computes in it.
 bool StageWorker::waits(const StepBatch& batch, const std::vector<SampledRow>& sampled) const {
-  return !runs_ahead_ || batch.trace || samples_on_host(sampled);
+  return !runs_ahead_ || batch.trace || (groups_->last_stage() && samples_on_host(sampled));
 }
 
 /// The last stage's part after the logits, which every shard has. All tokens are drawn where the
@@ -257,6 +259,8 @@ void StageWorker::begin(const std::vector<StepBatch>& batches) {
     const View no_rows = arena_.allocate(DType::kF32, {0, decoder_->spec().hidden});
     run_layers({}, no_rows, nullptr, replica_rows);
   }
+  // Without a mark a step that has been begun is done.
+  if (!runs_ahead_) stream_->synchronize();
 }
 
 /// Waits for the device's work on a step and sends its tokens on their way. Steps are settled in

@@ -89,8 +89,10 @@ base::Result<RankStats> StageWorker::stats(double peaks_s) {
   RankStats out;
   if (peaks_s > 0) {
     groups_->enter(comm::Operation::kMeasure);
-    FF_ASSIGN(out.peaks,
-              ops_->measure_peaks(*stream_, peaks_s, config_.group.devices() * config_.groups));
+    const int ranks = config_.group.devices() * config_.groups;
+    const auto sharers = static_cast<int>(
+        base::ceil_div(int64_t{ranks}, std::max(int64_t{1}, int64_t{config_.gpus})));
+    FF_ASSIGN(out.peaks, ops_->measure_peaks(*stream_, peaks_s, sharers));
   }
   out.steps = steps_;
   out.fast_steps = fast_steps_;

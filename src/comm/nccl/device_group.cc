@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 #include <limits>
 #include <optional>
@@ -16,6 +17,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "base/check.h"
 #include "base/log.h"
 #include "comm/nccl/nccl_library.h"
 #include "comm/nccl/peer_kernels.h"
@@ -88,7 +90,7 @@ base::Status check_cards(const std::vector<Card>& cards) {
       return base::fail(
           "ranks with a GPU each talk over NCCL, and rank {} of the group cannot load it ({}): "
           "install it (pip install nvidia-nccl-cu13, or the package libnccl2) and put its folder "
-          "on LD_LIBRARY_PATH",
+          "on LD_LIBRARY_PATH, or let the ranks share one GPU (--ranks threads)",
           r, cards[r].error.data());
     }
     for (size_t other = 0; other < r; ++other) {
@@ -147,38 +149,60 @@ class NcclGroup final : public DeviceGroup {
   NcclGroup(const NcclGroup&) = delete;
   NcclGroup& operator=(const NcclGroup&) = delete;
 
-  /// Collective; every rank can reach the memory of all others.
-  void join_memory(Communicator& group) {
-    peers_.capacity = kPeerBytes / peers_.size;
-    buffers_.emplace(2 * peers_.size * peers_.capacity);
-    flags_.emplace(static_cast<int64_t>(sizeof(PeerFlags)));
-    struct Handles {
+  /// Joins the memory of GPUs that reach each other's. Collective. Returns false, on all ranks,
+  /// where one of them cannot show its memory or open another's: then all do without.
+  bool join_memory(Communicator& group) {
+    const int64_t capacity = kPeerBytes / peers_.size / kPackBytes * kPackBytes;
+    struct Shown {
       cudaIpcMemHandle_t data;
       cudaIpcMemHandle_t flags;
+      bool ok;
     };
-    Handles mine{};
-    check(cudaIpcGetMemHandle(&mine.data, buffers_->data()), "sharing buffers");
-    check(cudaIpcGetMemHandle(&mine.flags, flags_->data()), "sharing flags");
-    const std::vector<Handles> all = gather(group, mine);
-    const auto open = [&](const cudaIpcMemHandle_t& handle) {
+    Shown mine{};
+    try {
+      buffers_.emplace(2 * peers_.size * capacity);
+      flags_.emplace(static_cast<int64_t>(sizeof(PeerFlags)));
+      check(cudaIpcGetMemHandle(&mine.data, buffers_->data()), "sharing buffers");
+      check(cudaIpcGetMemHandle(&mine.flags, flags_->data()), "sharing flags");
+      mine.ok = true;
+    } catch (const std::runtime_error& error) {
+      spdlog::warn("a group of GPUs does without its memory: {}", error.what());
+    }
+    const std::vector<Shown> all = gather(group, mine);
+    Peers joined = peers_;
+    bool ok = std::all_of(all.begin(), all.end(), [](const Shown& shown) { return shown.ok; });
+    const auto open = [&](const cudaIpcMemHandle_t& handle) -> void* {
       void* memory = nullptr;
-      check(cudaIpcOpenMemHandle(&memory, handle, cudaIpcMemLazyEnablePeerAccess),
-            "reaching a peer's memory");
-      opened_.push_back(memory);
-      return memory;
+      if (!ok) return nullptr;
+      const cudaError_t status =
+          cudaIpcOpenMemHandle(&memory, handle, cudaIpcMemLazyEnablePeerAccess);
+      if (status == cudaSuccess) {
+        opened_.push_back(memory);
+        return memory;
+      }
+      cudaGetLastError();
+      spdlog::warn("a group of GPUs does without its memory: {}", cudaGetErrorString(status));
+      ok = false;
+      return nullptr;
     };
     for (int r = 0; r < peers_.size; ++r) {
       const auto i = static_cast<size_t>(r);
       const bool own = r == peers_.rank;
-      peers_.data[i] = static_cast<std::byte*>(own ? buffers_->data() : open(all[i].data));
-      peers_.flags[i] = static_cast<PeerFlags*>(own ? flags_->data() : open(all[i].flags));
+      joined.data[i] = static_cast<std::byte*>(own ? buffers_->data() : open(all[i].data));
+      joined.flags[i] = static_cast<PeerFlags*>(own ? flags_->data() : open(all[i].flags));
     }
-    // Nobody writes before all have opened, nor frees what others still write to: the ranks of a
-    // group end together.
-    group.barrier();
+    // Nobody writes before all have opened.
+    const std::vector<int> opened = gather(group, ok ? 1 : 0);
+    if (!std::all_of(opened.begin(), opened.end(), [](int o) { return o == 1; })) return false;
+    joined.capacity = capacity;
+    peers_ = joined;
+    return true;
   }
 
   void all_reduce_sum(void* stream, float* data, int64_t count, Wire wire) override {
+    CHECK(wire == Wire::kBF16 ||
+              (std::has_single_bit(static_cast<unsigned>(peers_.size)) && peers_.size <= kMaxPeers),
+          "a sum in fp32 over {} ranks", peers_.size);
     auto* const s = static_cast<cudaStream_t>(stream);
     const int64_t bytes = count * bytes_of(wire);
     if (joined() && count % 8 == 0 && bytes <= most_own_bytes()) {
@@ -263,6 +287,7 @@ class NcclGroup final : public DeviceGroup {
   }
 
  private:
+  static constexpr int64_t kPackBytes = 16;  // that a thread moves at once
   static constexpr int64_t kStagingFloats = int64_t{16} << 20;
   /// Of all ranks' parts of one call together.
   static constexpr int64_t kPeerBytes = int64_t{16} << 20;

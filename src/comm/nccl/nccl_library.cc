@@ -3,7 +3,6 @@
 #include <dlfcn.h>
 #include <fmt/format.h>
 
-#include <cstdlib>
 #include <stdexcept>
 #include <type_traits>
 
@@ -18,9 +17,6 @@ struct Loaded {
 Loaded load() {
   Loaded out;
   const char* name = "libnccl.so.2";
-  // Multicast over NVLink can put GPUs that others share out of service when a program dies in it,
-  // and our own sums are for what it is good at. Whoever wants it sets the variable.
-  setenv("NCCL_NVLS_ENABLE", "0", /*replace=*/0);
   void* handle = dlopen(name, RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr) {
     out.error = dlerror();

@@ -10,17 +10,16 @@ namespace {
 
 constexpr int kThreads = 512;
 
-__device__ void store_release(uint32_t* flag, uint32_t value) {
-  asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
+__device__ void store_release(uint64_t* flag, uint64_t value) {
+  asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(flag), "l"(value) : "memory");
 }
-__device__ uint32_t load_acquire(const uint32_t* flag) {
-  uint32_t value;
-  asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(flag) : "memory");
+__device__ uint64_t load_acquire(const uint64_t* flag) {
+  uint64_t value;
+  asm volatile("ld.acquire.sys.global.u64 %0, [%1];" : "=l"(value) : "l"(flag) : "memory");
   return value;
 }
-__device__ void wait_for(const uint32_t* flag, uint32_t value) {
-  // Numbers rise and may wrap.
-  while (static_cast<int32_t>(load_acquire(flag) - value) < 0) {
+__device__ void wait_for(const uint64_t* flag, uint64_t value) {
+  while (load_acquire(flag) < value) {
   }
 }
 __device__ uint64_t clock_ns() {
@@ -52,11 +51,11 @@ __device__ void let_next_start() { asm volatile("griddepcontrol.launch_dependent
 /// One call of all ranks, as a block sees it. Buffers alternate from call to call: whoever begins
 /// the next but one has seen all others begin the next, so they have read what this call left.
 struct Turn {
-  uint32_t number;
+  uint64_t number;
   uint64_t begin_ns;
 
   __device__ explicit Turn(const Peers& peers)
-      : number(*static_cast<volatile uint32_t*>(&peers.state->turns)), begin_ns(clock_ns()) {}
+      : number(*static_cast<volatile uint64_t*>(&peers.state->turns)), begin_ns(clock_ns()) {}
 
   __device__ int half() const { return static_cast<int>(number & 1); }
   __device__ std::byte* part(const Peers& peers, int owner, int writer) const {
@@ -90,7 +89,7 @@ struct Turn {
     if (atomicAdd(&state.blocks_done, 1U) != gridDim.x - 1) return;
     state.blocks_done = 0;
     __threadfence();
-    *static_cast<volatile uint32_t*>(&state.turns) = number + 1;
+    *static_cast<volatile uint64_t*>(&state.turns) = number + 1;
   }
 };
 
@@ -304,7 +303,7 @@ __global__ void __launch_bounds__(kThreads)
 __global__ void meet_one_kernel(const Peers peers, int peer) {
   const uint64_t begin_ns = clock_ns();
   PeerState& state = *peers.state;
-  const uint32_t number = ++state.meetings[peer];
+  const uint64_t number = ++state.meetings[peer];
   store_release(&peers.flags[peer]->met[peers.rank], number);
   wait_for(&peers.flags[peers.rank]->met[peer], number);
   state.wait_ns += clock_ns() - begin_ns;
@@ -317,7 +316,7 @@ __global__ void meet_all_kernel(const Peers peers) {
   if (threadIdx.x == 0) {
     peers.state->begin_ns = turn.begin_ns;
     __threadfence();
-    *static_cast<volatile uint32_t*>(&peers.state->turns) = turn.number + 1;
+    *static_cast<volatile uint64_t*>(&peers.state->turns) = turn.number + 1;
   }
 }
 

@@ -13,17 +13,18 @@ inline constexpr int kMaxPeers = 8;
 inline constexpr int kMaxPeerBlocks = 128;
 
 /// In every rank's GPU, written by its peers: how far they are. Numbers rise with every call, so
-/// that nobody has to clear them.
+/// that nobody has to clear them; they have 64 bits, as a block that few calls have may rest for
+/// days.
 struct PeerFlags {
-  uint32_t arrived[2][kMaxPeerBlocks][kMaxPeers];  ///< [turn][block][rank]
-  uint32_t met[kMaxPeers];                         ///< of meet_one: [rank]
+  uint64_t arrived[2][kMaxPeerBlocks][kMaxPeers];  ///< [turn][block][rank]
+  uint64_t met[kMaxPeers];                         ///< of meet_one: [rank]
 };
 
 /// In every rank's GPU, its own.
 struct PeerState {
-  uint32_t turns;  ///< calls of all ranks together so far
+  uint64_t turns;  ///< calls of all ranks together so far
   uint32_t blocks_done;
-  uint32_t meetings[kMaxPeers];  ///< calls of meet_one with each
+  uint64_t meetings[kMaxPeers];  ///< calls of meet_one with each
   uint64_t begin_ns;             ///< of a call whose end is marked apart
   uint64_t ns;                   ///< in calls
   uint64_t wait_ns;              ///< of it, for peers that were not there yet

@@ -1,6 +1,7 @@
 #include "runtime/launch/rank_command.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <fstream>
 #include <optional>
 #include <string_view>
@@ -70,6 +71,11 @@ base::Result<ChildProcess::Options> processes_command(int ranks, bool pinned,
       options.args.push_back(std::move(arg));
     }
     options.environment = {"OMPI_ALLOW_RUN_AS_ROOT=1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"};
+    // Multicast over NVLink can put GPUs that others share out of service when a program dies in
+    // it, and our own sums are for what it is good at. Whoever wants it sets the variable.
+    if (std::getenv("NCCL_NVLS_ENABLE") == nullptr) {
+      options.environment.emplace_back("NCCL_NVLS_ENABLE=0");
+    }
   }
   options.args.insert(options.args.end(), args.begin(), args.end());
   return options;
