@@ -18,6 +18,8 @@ struct ServeOptions {
   FrontOptions front;
   std::string model_id;       ///< "": as the model is called
   std::string chat_template;  ///< a file; "": the model's
+  std::string tool_call_parser = "none";  ///< tool_call_format() knows the names
+  bool enable_auto_tool_choice = false;   ///< answers may call tools by themselves
   ServiceOptions service;
 };
 

@@ -112,6 +112,7 @@ class Service {
   std::unordered_map<int64_t, std::unique_ptr<Job>> jobs_;
   int64_t next_job_ = 0;
   int64_t preparing_ = 0;
+  int64_t elsewhere_ = 0;      ///< small requests that are answered on worker threads
   int64_t queued_ = 0;         ///< choices without a first token
   int64_t queued_tokens_ = 0;  ///< of their prompts
   double first_token_s_ = 0;   ///< how long requests have waited for it lately

@@ -126,9 +126,12 @@ class Stack {
         "chat.jinja",
         "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n"
         "{% if 'tool_calls' in m %}with {{ m.tool_calls | length }} calls\n{% endif %}{% endfor %}"
+        "{% for tool in tools %}may call {{ tool.function.name }}\n{% endfor %}"
         "{% if add_generation_prompt %}answer:{% endif %}");
-    model_ = load_served_model(model::open_model("tiny", false, 0).value(), "", 0, chat_template)
-                 .value();
+    model_ =
+        load_served_model(model::open_model("tiny", false, 0).value(),
+                          {.chat_template = chat_template, .tool_calls = ToolCallFormat::kHermes})
+            .value();
     server_ = http::Server::listen({}, clock_, [this](const std::shared_ptr<http::Exchange>& e) {
                 api_->handle(e);
               }).value();
