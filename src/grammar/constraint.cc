@@ -45,8 +45,9 @@ class Constraint::TextWalk final : public engine::TokenConstraint::Walk {
     MaskPointer& known = cache_->masks[state_];
     if (known != nullptr) return known;
     cache_->machine.allow_work(kMaskWork);
-    TokenMask mask = constraint_->tokens_->allowed(cache_->machine, state_);
-    if (cache_->machine.exhausted()) {
+    TokenMask mask;
+    if (state_ != Machine::kDead) mask = constraint_->tokens_->allowed(cache_->machine, state_);
+    if (state_ == Machine::kDead || cache_->machine.exhausted()) {
       return base::fail("what the answer is constrained to takes too much work to follow");
     }
     if (std::all_of(mask.begin(), mask.end(), [](uint32_t word) { return word == 0; })) {

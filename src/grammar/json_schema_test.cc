@@ -186,6 +186,21 @@ TEST(JsonSchema, NestsAsDeepAsJsonIsReadHereAndNeverGetsStuck) {
   EXPECT_TRUE(machine.complete(state));
 }
 
+// Each of them calls the others without a byte between: as many stacks of calls as there are ways.
+TEST(JsonSchema, SchemasThatAreUnionsOfEachOtherAreNoTrouble) {
+  ordered_json schema = {{"$ref", "#/$defs/a0"}, {"$defs", ordered_json::object()}};
+  for (int i = 0; i < 8; ++i) {
+    ordered_json any = ordered_json::array({{{"const", i}}});
+    for (int j = 0; j < 8; ++j) any.push_back({{"$ref", "#/$defs/a" + std::to_string(j)}});
+    any.push_back({{"type", "array"}, {"items", {{"$ref", "#/$defs/a" + std::to_string(i)}}}});
+    schema["$defs"]["a" + std::to_string(i)] = {{"anyOf", any}};
+  }
+  const auto graph = schema_graph(schema);
+  ASSERT_TRUE(graph.ok()) << graph.error().message;
+  EXPECT_TRUE(accepts(*graph, "[[7],3,[]]"));
+  EXPECT_FALSE(accepts(*graph, "[8]"));
+}
+
 TEST(JsonSchema, ManyOptionalMembersAndWideUnionsAreNoTrouble) {
   ordered_json schema = {{"type", "object"}, {"properties", ordered_json::object()}};
   for (int i = 0; i < 500; ++i) {

@@ -10,6 +10,7 @@
 namespace fourfold::grammar {
 namespace {
 
+constexpr int64_t kWorkOfStart = 1'000'000;
 constexpr int64_t kWorkOfPlace = 4;
 constexpr int64_t kWorkOfState = 32;
 
@@ -22,7 +23,7 @@ size_t mix(size_t hash, uint64_t value) {
 }  // namespace
 
 Machine::Machine(std::shared_ptr<const Graph> graph) : graph_(std::move(graph)) {
-  allow_work(std::numeric_limits<int64_t>::max());
+  allow_work(kWorkOfStart);
   to_visit_.push_back({graph_->start(), 0});
   start_ = settle(/*complete=*/false);
   work_left_ = 0;
@@ -66,7 +67,9 @@ void Machine::visit(Place place) {
       case Graph::Edge::Kind::kCall: {
         const Node begin = graph_->start_of(edge.rule);
         if (can_end(edge.to, frame.depth) && can_end(begin, frame.depth + 1)) {
-          to_visit_.push_back({begin, frame_of(edge.to, place.frame)});
+          // A call that is the last thing in its rule need not come back to it.
+          const bool last = graph_->ends(edge.to);
+          to_visit_.push_back({begin, last ? place.frame : frame_of(edge.to, place.frame)});
         }
         break;
       }

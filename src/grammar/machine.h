@@ -23,6 +23,7 @@ class Machine {
 
   explicit Machine(std::shared_ptr<const Graph> graph);
 
+  /// kDead if even that takes too much work.
   State start() const { return start_; }
   /// kDead also where the work allowed is exceeded: ask exhausted().
   State next(State state, uint8_t byte);

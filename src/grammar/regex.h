@@ -18,9 +18,10 @@ enum class Match {
 ///
 /// The dialect is what Python's re and ECMAScript have in common: characters, `.` (no line ends),
 /// classes, \d \D \w \W (of ASCII) \s \S, \n \r \t \f \v \xHH \uHHHH, groups, |, and the
-/// quantifiers * + ? {m} {m,} {m,n}, lazy ones too, which match the same texts. ^ and $ stand at
-/// the ends of the expression or of its outermost alternatives only. Errors name what else there
-/// is, and where: look-around, references, \b, \p, flags, possessive quantifiers.
+/// quantifiers
+/// * + ? {m} {m,} {m,n}, lazy ones too, which match the same texts. ^ and $ stand at the ends of
+/// the expression or of its outermost alternatives only. Errors name what else there is, and where:
+/// look-around, references, \b, \p, flags, possessive quantifiers; or a limit exceeded.
 base::Status add_regex(GraphBuilder& builder, Node from, std::string_view pattern, Match match,
                        Spelling spelling, Node to);
 

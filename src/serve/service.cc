@@ -98,6 +98,10 @@ void Service::answer_elsewhere(std::shared_ptr<http::Exchange> exchange, Work wo
                                    .code = "overloaded",
                                    .retry_after_s = retry_after_s()}));
   }
+  make_elsewhere(std::move(exchange), std::move(work));
+}
+
+void Service::make_elsewhere(std::shared_ptr<http::Exchange> exchange, Work work) {
   ++elsewhere_;
   // The exchange is moved there and back: it must not die on a worker's thread.
   pool_.post([this, exchange = std::move(exchange), work = std::move(work)]() mutable {
@@ -283,13 +287,17 @@ void Service::take_event(Job& job, size_t sequence, const engine::SequenceEvent&
     job.exchange->write(step.events);
   }
   if (!writer.done()) return;
-  const std::unique_ptr<Job> done = std::move(jobs_.extract(job.number).mapped());
+  const std::shared_ptr<Job> done = std::move(jobs_.extract(job.number).mapped());
   if (writer.request().stream) {
     done->exchange->write(writer.end_of_stream());
     done->exchange->finish();
   } else {
-    respond(*done->exchange, done->exchange->request().path,
-            {.content_type = "application/json", .body = writer.body(), .headers = done->headers});
+    // A large answer would hold up everybody else's.
+    make_elsewhere(std::move(done->exchange), [done](const http::Request&) {
+      return http::Response{.content_type = "application/json",
+                            .body = done->writer->body(),
+                            .headers = done->headers};
+    });
   }
 }
 

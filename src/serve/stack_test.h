@@ -9,6 +9,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdlib>
+#include <functional>
 #include <future>
 #include <memory>
 #include <mutex>
@@ -52,7 +53,10 @@ class HandCluster final : public runtime::Cluster {
   }
   void trace(engine::StepObserver) override {}
   void set_numerics(base::Numerics) override {}
-  void clear_prefix_cache() override { ++cleared; }
+  void clear_prefix_cache() override {
+    ++cleared;
+    when_cleared();
+  }
   engine::EngineStats engine_stats() override { return {}; }
   std::vector<runtime::GroupStatus> status() override {
     const std::lock_guard lock(mutex_);
@@ -81,6 +85,7 @@ class HandCluster final : public runtime::Cluster {
   }
 
   std::atomic<int> cleared = 0;
+  std::function<void()> when_cleared = [] {};
 
  private:
   std::mutex mutex_;

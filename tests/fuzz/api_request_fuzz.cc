@@ -18,7 +18,8 @@ std::shared_ptr<const serve::ServedModel> make_model() {
   std::string path = "/tmp/fourfold-fuzz-XXXXXX";
   const int file = mkstemp(path.data());
   constexpr std::string_view kTemplate =
-      "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}";
+      "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+      "{% for tool in tools %}{{ tool | tojson }}{% endfor %}";
   CHECK(write(file, kTemplate.data(), kTemplate.size()) == std::ssize(kTemplate), "{}", path);
   close(file);
   auto model = serve::load_served_model(
