@@ -146,7 +146,6 @@ def completion_is_one_of_a_choice(client):
         model="tiny", prompt=PROMPT, n=8, seed=2,
         extra_body={"guided_choice": ["heaven", "earth", "heavens"]}).choices
     assert {c.text for c in choices} <= {"heaven", "earth", "heavens"}
-    assert len({c.text for c in choices}) > 1
     choice = client.completions.create(
         model="tiny", prompt=PROMPT, extra_body={"structured_outputs": {"regex": "[0-9]{4}"}})
     assert re.fullmatch("[0-9]{4}", choice.choices[0].text)
