@@ -8,7 +8,7 @@
 
 #include "engine/ids.h"
 #include "engine/step.h"
-#include "engine/token_constraint.h"
+#include "text/token_constraint.h"
 
 namespace fourfold::engine {
 
@@ -24,7 +24,7 @@ struct Request {
   bool ignore_eos = false;           ///< stop_tokens do not end the output
   /// What every output of the request is constrained to; null: nothing. Its sequences are not run
   /// ahead of results.
-  std::shared_ptr<const TokenConstraint> constraint;
+  std::shared_ptr<const text::TokenConstraint> constraint;
   /// More outputs for the same prompt, a sequence each: forks[i] samples as choice
   /// sampling.choice + 1 + i. Each has its own events and can be cancelled by itself; all share the
   /// KV blocks that the prompt fills.

@@ -611,7 +611,7 @@ TEST(Scheduler, RecordsChunksBySequence) {
 }
 
 /// Allows token n as the n-th, from 1 to `last`; behind that there is none.
-class CountingConstraint final : public TokenConstraint {
+class CountingConstraint final : public text::TokenConstraint {
  public:
   explicit CountingConstraint(TokenId last) : last_(last) {}
   std::unique_ptr<Walk> begin() const override { return std::make_unique<CountingWalk>(last_); }
@@ -620,9 +620,9 @@ class CountingConstraint final : public TokenConstraint {
   class CountingWalk final : public Walk {
    public:
     explicit CountingWalk(TokenId last) : last_(last) {}
-    base::Result<std::shared_ptr<const TokenMask>> allowed() override {
+    base::Result<std::shared_ptr<const text::TokenMask>> allowed() override {
       if (next_ > last_) return base::fail("nothing follows {}", last_);
-      return std::make_shared<const TokenMask>(TokenMask{1U << next_});
+      return std::make_shared<const text::TokenMask>(text::TokenMask{1U << next_});
     }
     base::Status accept(TokenId token) override {
       if (token != next_) return base::fail("{} is not {}", token, next_);
@@ -654,7 +654,7 @@ TEST(Scheduler, DoesNotRunAheadOfAConstrainedSequenceAndMasksItsRows) {
   bench.commit(1);
   const StepBatch next = bench.step();
   ASSERT_EQ(next.masks.size(), 1u);
-  EXPECT_EQ(next.masks[0].allowed, TokenMask{1U << 2});
+  EXPECT_EQ(next.masks[0].allowed, text::TokenMask{1U << 2});
 }
 
 TEST(Scheduler, TheChoicesOfAConstrainedPromptGoTheirOwnWays) {

@@ -7,7 +7,7 @@
 #include "engine/ids.h"
 #include "engine/kv_cache.h"
 #include "engine/step.h"
-#include "engine/token_constraint.h"
+#include "text/token_constraint.h"
 
 namespace fourfold::engine {
 
@@ -23,8 +23,8 @@ struct Sequence {
   int32_t prompt_tokens = 0;
   int32_t max_tokens = 0;  ///< of prompt and output together
 
-  std::shared_ptr<TokenConstraint::Walk> walk;  ///< null: unconstrained
-  std::shared_ptr<const TokenMask> allowed;     ///< behind the tokens that are known
+  std::shared_ptr<text::TokenConstraint::Walk> walk;  ///< null: unconstrained
+  std::shared_ptr<const text::TokenMask> allowed;     ///< behind the tokens that are known
 
   int32_t planned = 0;
   int32_t computed = 0;

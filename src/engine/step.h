@@ -8,7 +8,7 @@
 #include "base/numerics.h"
 #include "engine/ids.h"
 #include "engine/sampling.h"
-#include "engine/token_constraint.h"
+#include "text/token_constraint.h"
 
 namespace fourfold::engine {
 
@@ -45,7 +45,7 @@ struct SampledRef {
 /// The tokens that one of the sampled rows may have.
 struct RowMask {
   int32_t row = 0;
-  TokenMask allowed;
+  text::TokenMask allowed;
   bool operator==(const RowMask&) const = default;
 };
 

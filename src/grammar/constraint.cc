@@ -9,7 +9,7 @@
 namespace fourfold::grammar {
 
 using engine::TokenId;
-using engine::TokenMask;
+using text::TokenMask;
 using MaskPointer = std::shared_ptr<const TokenMask>;
 
 namespace {
@@ -33,7 +33,7 @@ struct Constraint::Cache {
   bool full() const { return machine.bytes() + mask_bytes > kCacheBytes; }
 };
 
-class Constraint::TextWalk final : public engine::TokenConstraint::Walk {
+class Constraint::TextWalk final : public text::TokenConstraint::Walk {
  public:
   TextWalk(std::shared_ptr<const Constraint> constraint, std::shared_ptr<Cache> cache)
       : constraint_(std::move(constraint)),
@@ -105,7 +105,7 @@ base::Result<std::shared_ptr<const Constraint>> Constraint::create(
   return out;
 }
 
-std::unique_ptr<engine::TokenConstraint::Walk> Constraint::begin() const {
+std::unique_ptr<text::TokenConstraint::Walk> Constraint::begin() const {
   return std::make_unique<TextWalk>(shared_from_this(), cache());
 }
 

@@ -4,16 +4,16 @@
 #include <mutex>
 
 #include "base/result.h"
-#include "engine/token_constraint.h"
 #include "grammar/graph.h"
 #include "grammar/token_table.h"
+#include "text/token_constraint.h"
 
 namespace fourfold::grammar {
 
 /// Outputs whose text belongs to the language of a graph: at every place only tokens that can be
 /// gone on from to such a text, and an end token where the text is one. All outputs share what is
 /// found out, in 4 MiB and what one more mask takes.
-class Constraint final : public engine::TokenConstraint,
+class Constraint final : public text::TokenConstraint,
                          public std::enable_shared_from_this<Constraint> {
  public:
   /// Errors: there is no end token; those of Walk::allowed() at the beginning.

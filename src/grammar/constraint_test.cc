@@ -15,9 +15,9 @@ namespace fourfold::grammar {
 namespace {
 
 using engine::TokenId;
-using engine::TokenMask;
 using nlohmann::ordered_json;
 using testing::HasSubstr;
+using text::TokenMask;
 
 std::string read_file(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
@@ -49,12 +49,12 @@ std::shared_ptr<const TokenTable> table_of(const text::Tokenizer& tokenizer) {
 
 bool has(const TokenMask& mask, TokenId token) {
   const auto i = static_cast<size_t>(token);
-  return (mask[i / engine::kTokenMaskBits] >> (i % engine::kTokenMaskBits) & 1U) != 0;
+  return (mask[i / text::kTokenMaskBits] >> (i % text::kTokenMaskBits) & 1U) != 0;
 }
 
 std::vector<TokenId> tokens_of(const TokenMask& mask) {
   std::vector<TokenId> out;
-  for (size_t i = 0; i < mask.size() * engine::kTokenMaskBits; ++i) {
+  for (size_t i = 0; i < mask.size() * text::kTokenMaskBits; ++i) {
     if (has(mask, static_cast<TokenId>(i))) out.push_back(static_cast<TokenId>(i));
   }
   return out;

@@ -7,7 +7,7 @@
 namespace fourfold::grammar {
 
 using engine::TokenId;
-using engine::TokenMask;
+using text::TokenMask;
 
 TokenTable::TokenTable(const text::Tokenizer& tokenizer, int64_t vocab,
                        std::span<const TokenId> end_tokens)
@@ -51,10 +51,10 @@ bool TokenTable::is_end(TokenId token) const {
 
 TokenMask TokenTable::allowed(Machine& machine, Machine::State state) const {
   TokenMask mask(
-      static_cast<size_t>(base::ceil_div(std::ssize(entry_of_), int64_t{engine::kTokenMaskBits})));
+      static_cast<size_t>(base::ceil_div(std::ssize(entry_of_), int64_t{text::kTokenMaskBits})));
   const auto allow = [&](TokenId token) {
-    mask[static_cast<size_t>(token) / engine::kTokenMaskBits] |=
-        1U << (static_cast<size_t>(token) % engine::kTokenMaskBits);
+    mask[static_cast<size_t>(token) / text::kTokenMaskBits] |=
+        1U << (static_cast<size_t>(token) % text::kTokenMaskBits);
   };
   if (machine.complete(state)) {
     for (const TokenId token : end_tokens_) allow(token);

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "engine/ids.h"
-#include "engine/token_constraint.h"
 #include "grammar/machine.h"
+#include "text/token_constraint.h"
 #include "text/tokenizer.h"
 
 namespace fourfold::grammar {
@@ -24,7 +24,7 @@ class TokenTable {
   /// The tokens that may come in a state: all whose bytes lead on from it, and end tokens if the
   /// text is complete. The machine's work is limited by the caller; where it is exhausted the mask
   /// is of no use.
-  engine::TokenMask allowed(Machine& machine, Machine::State state) const;
+  text::TokenMask allowed(Machine& machine, Machine::State state) const;
 
   /// Empty: the token stands for no text.
   std::string_view bytes(engine::TokenId token) const;

@@ -34,7 +34,7 @@ class Sampler {
   /// Log-probabilities are of the unmodified logits; logits_hash is left to the caller. Biases and
   /// penalties of tokens outside the vocabulary have no effect.
   engine::SampledToken sample(std::span<const float> logits, int32_t position,
-                              const engine::TokenMask* allowed = nullptr);
+                              const text::TokenMask* allowed = nullptr);
 
   /// True where sample() would give the token that draw(position) draws from the logits and nothing
   /// else, so that it need not be called.

@@ -377,7 +377,7 @@ TEST(Sampler, HasADefinedAnswerForBrokenRows) {
 TEST(Sampler, DrawsAmongTheAllowedTokensByTheirProbabilities) {
   const std::vector<float> logits = random_logits(70, 3);
   std::vector<float> reduced = logits;
-  engine::TokenMask allowed(3);
+  text::TokenMask allowed(3);
   for (size_t i = 0; i < logits.size(); ++i) {
     if (i % 5 == 1) {
       allowed[i / 32] |= 1U << (i % 32);
@@ -404,14 +404,14 @@ TEST(Sampler, ChoosesAnAllowedTokenWhateverElseIsAskedFor) {
   start.sampling = {.temperature = 0, .min_tokens = 5};
   start.stop_tokens = {2};
   const auto choose = [&](uint32_t allowed) {
-    const engine::TokenMask mask = {allowed};
+    const text::TokenMask mask = {allowed};
     return Sampler(start).sample(logits, 0, &mask).token;
   };
   EXPECT_EQ(choose(0b0010), 1);
   EXPECT_EQ(choose(0b0100), 2);  // the stop token, where nothing else may come
   EXPECT_EQ(choose(0b1100), 3);
   start.sampling.logprobs = 1;
-  const engine::TokenMask mask = {0b1000};
+  const text::TokenMask mask = {0b1000};
   const SampledToken token = Sampler(start).sample(logits, 0, &mask);
   EXPECT_EQ(token.token, 3);
   EXPECT_EQ(token.top[0].token, 0);  // of the unmodified logits

@@ -13,10 +13,10 @@ namespace fourfold::runtime {
 
 /// A row of a step whose token is chosen.
 struct SampledRow {
-  int32_t row = 0;                             ///< of the step
-  int32_t next_position = 0;                   ///< where its token comes
-  Sampler* sampler = nullptr;                  ///< its sequence's
-  const engine::TokenMask* allowed = nullptr;  ///< null: all tokens
+  int32_t row = 0;                           ///< of the step
+  int32_t next_position = 0;                 ///< where its token comes
+  Sampler* sampler = nullptr;                ///< its sequence's
+  const text::TokenMask* allowed = nullptr;  ///< null: all tokens
 
   /// True where more is asked of the row than a draw.
   bool on_host() const { return allowed != nullptr || !sampler->is_plain(next_position); }

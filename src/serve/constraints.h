@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "base/result.h"
-#include "engine/token_constraint.h"
 #include "grammar/graph.h"
 #include "grammar/token_table.h"
+#include "text/token_constraint.h"
 
 namespace fourfold::serve {
 
@@ -18,7 +18,7 @@ namespace fourfold::serve {
 /// with the same schema share what has been found out about it. Used from many threads.
 class Constraints {
  public:
-  using Pointer = std::shared_ptr<const engine::TokenConstraint>;
+  using Pointer = std::shared_ptr<const text::TokenConstraint>;
 
   explicit Constraints(std::shared_ptr<const grammar::TokenTable> tokens)
       : tokens_(std::move(tokens)) {}

@@ -85,7 +85,7 @@ StepBatch random_batch(Random& random) {
   int32_t rows = 0;
   for (const Chunk& chunk : batch.chunks) rows += chunk.sample ? 1 : 0;
   for (int32_t row = random.below(2); row < rows; row += 1 + random.below(2)) {
-    batch.masks.push_back({row, engine::TokenMask(1 + static_cast<size_t>(random.below(40)))});
+    batch.masks.push_back({row, text::TokenMask(1 + static_cast<size_t>(random.below(40)))});
     batch.masks.back().allowed[0] = static_cast<uint32_t>(random.below(100'000));
   }
   return batch;

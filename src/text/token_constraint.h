@@ -5,15 +5,14 @@
 #include <vector>
 
 #include "base/result.h"
-#include "engine/ids.h"
 
-namespace fourfold::engine {
+namespace fourfold::text {
 
 /// A set of tokens: bit t % kTokenMaskBits of word t / kTokenMaskBits.
 using TokenMask = std::vector<uint32_t>;
 inline constexpr size_t kTokenMaskBits = 32;
 
-/// Which outputs a request may have, told token by token. Immutable; used from many threads.
+/// Which texts a request may be answered with, told token by token. Immutable; used from many threads.
 class TokenConstraint {
  public:
   /// One output on its way. Used by one thread at a time.
@@ -24,7 +23,7 @@ class TokenConstraint {
     /// finding out takes too much work.
     virtual base::Result<std::shared_ptr<const TokenMask>> allowed() = 0;
     /// Takes the next token in, one that is allowed. Errors: it is not.
-    virtual base::Status accept(TokenId token) = 0;
+    virtual base::Status accept(int32_t token) = 0;
   };
 
   virtual ~TokenConstraint() = default;
@@ -32,4 +31,4 @@ class TokenConstraint {
   virtual std::unique_ptr<Walk> begin() const = 0;
 };
 
-}  // namespace fourfold::engine
+}  // namespace fourfold::text
