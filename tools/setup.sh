@@ -62,13 +62,14 @@ if [[ ${1:-} == --tests ]] && ! tools/fetch_gemma.sh build/models; then
     "fail. Run 'tools/fetch_gemma.sh build/models' when the network is back." >&2
 fi
 
-# The client of `fourfold serve` that its test runs, and a second reader of HTTP.
-client_packages=(openai==3.57.0 h11==0.16.0)
+# The client of `fourfold serve` that its test runs, a second reader of HTTP, and what judges JSON that
+# answers a schema.
+client_packages=(openai==3.57.0 h11==0.16.0 'jsonschema[format-nongpl]==4.26.0')
 if [[ ${1:-} == --tests ]] &&
-  ! build/python/bin/python3 -c 'import openai, h11' 2>/dev/null; then
+  ! build/python/bin/python3 -c 'import openai, h11, jsonschema, rfc3339_validator' 2>/dev/null; then
   if ! { python3 -m venv build/python &&
     build/python/bin/pip install --quiet "${client_packages[@]}"; }; then
-    echo "setup: ${client_packages[*]} could not be installed (see above), so the test of" \
-      "OpenAI's client will fail. Run this again when the network is back." >&2
+    echo "setup: ${client_packages[*]} could not be installed (see above), so the tests of" \
+      "OpenAI's client and of schemas will fail. Run this again when the network is back." >&2
   fi
 fi

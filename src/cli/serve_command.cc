@@ -44,6 +44,16 @@ void add_server_flags(CLI::App& command, serve::ServeOptions& options) {
       ->check(CLI::ExistingFile)
       ->group(kServerGroup);
   command
+      .add_flag("--enable-auto-tool-choice", options.enable_auto_tool_choice,
+                "Look for calls of the request's tools in answers")
+      ->group(kServerGroup);
+  command
+      .add_option("--tool-call-parser", options.tool_call_parser,
+                  "How the model writes calls: hermes (<tool_call>{…}</tool_call>, also Qwen), "
+                  "llama3_json ({\"name\": …, \"parameters\": {…}}) or none")
+      ->capture_default_str()
+      ->group(kServerGroup);
+  command
       .add_flag("--strict", options.service.strict,
                 "Refuse requests with fields that nobody knows (default: ignore them, name them in "
                 "the header X-Fourfold-Ignored-Fields and log each name once)")

@@ -1,12 +1,14 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "engine/ids.h"
 #include "engine/step.h"
+#include "text/token_constraint.h"
 
 namespace fourfold::engine {
 
@@ -20,6 +22,9 @@ struct Request {
   SamplingParams sampling;
   std::vector<TokenId> stop_tokens;  ///< the output ends with the first of them
   bool ignore_eos = false;           ///< stop_tokens do not end the output
+  /// What every output of the request is constrained to; null: nothing. Its sequences are not run
+  /// ahead of results.
+  std::shared_ptr<const text::TokenConstraint> constraint;
   /// More outputs for the same prompt, a sequence each: forks[i] samples as choice
   /// sampling.choice + 1 + i. Each has its own events and can be cancelled by itself; all share the
   /// KV blocks that the prompt fills.
@@ -31,6 +36,7 @@ enum class FinishReason {
   kLength,     ///< as many tokens as asked for, or as fit
   kCancelled,  ///< by the caller
   kFailed,     ///< the group failed; what was sampled so far stays valid
+  kUnmet,      ///< what the request is constrained to cannot be followed
 };
 
 /// One new token of a sequence, its end, or both. A sequence has exactly one event with `finish`,
@@ -39,7 +45,7 @@ struct SequenceEvent {
   SequenceId id;
   std::optional<SampledToken> token;  ///< a stop token too
   std::optional<FinishReason> finish;
-  std::string failure;  ///< kFailed: what failed
+  std::string failure;  ///< kFailed, kUnmet: why
 };
 
 }  // namespace fourfold::engine

@@ -110,11 +110,15 @@ base::Status Scheduler::add(Request request) {
   sequence.prompt_tokens = static_cast<int32_t>(request.prompt.size());
   sequence.max_tokens = static_cast<int32_t>(token_limit(request, limits_));
   sequence.tokens = std::move(request.prompt);
+  if (request.constraint != nullptr) {
+    FF_ASSIGN(sequence.allowed, request.constraint->begin()->allowed());
+  }
   request.forks.insert(request.forks.begin(), request.id);
   for (const SequenceId id : request.forks) {
     CHECK(id.valid() && !sequences_.contains(id), "sequence {} exists already", id.value);
     sequence.id = id;
     auto owned = std::make_unique<Sequence>(sequence);
+    if (request.constraint != nullptr) owned->walk = request.constraint->begin();
     waiting_.push_back(owned.get());
     sequences_.emplace(id, std::move(owned));
     ++sequence.sampling.choice;
@@ -172,6 +176,8 @@ bool Scheduler::can_decode(const Sequence& sequence, StepId step, int32_t distan
   if (sequence.length() >= sequence.max_tokens || sequence.pending > options_.lookahead) {
     return false;
   }
+  // Which tokens may come next depends on the one before.
+  if (sequence.walk != nullptr && sequence.pending > 0) return false;
   return sequence.pending == 0 || step.value - sequence.newest.step.value >= distance;
 }
 
@@ -324,6 +330,7 @@ void Scheduler::add_chunk(Draft& draft, Sequence& sequence, int32_t num_tokens) 
   sequence.planned = end;
   ++sequence.in_flight;
   if (sample) {
+    if (sequence.walk != nullptr) batch.masks.push_back({draft.sampled_rows, *sequence.allowed});
     ++sequence.pending;
     sequence.newest = {batch.step, draft.sampled_rows++};
   }
@@ -400,9 +407,20 @@ void Scheduler::accept(Sequence& sequence, const std::vector<SampledToken>& samp
     end(sequence, sampled[0], FinishReason::kStop);
   } else if (std::cmp_equal(sequence.tokens.size(), sequence.max_tokens)) {
     end(sequence, sampled[0], FinishReason::kLength);
+  } else if (const base::Status status = follow_constraint(sequence, token); !status.ok()) {
+    end(sequence, sampled[0], FinishReason::kUnmet);
+    events_.back().failure = status.error().message;
   } else {
     events_.push_back({.id = sequence.id, .token = sampled[0], .finish = {}, .failure = {}});
   }
+}
+
+/// Finds the tokens that may come behind this one.
+base::Status Scheduler::follow_constraint(Sequence& sequence, TokenId token) {
+  if (sequence.walk == nullptr) return {};
+  FF_TRY(sequence.walk->accept(token));
+  FF_ASSIGN(sequence.allowed, sequence.walk->allowed());
+  return {};
 }
 
 void Scheduler::end(Sequence& sequence, std::optional<SampledToken> token, FinishReason reason) {

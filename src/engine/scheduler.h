@@ -132,6 +132,7 @@ class Scheduler {
   bool preempt_youngest();
   void requeue(Sequence& sequence);
   void accept(Sequence& sequence, const std::vector<SampledToken>& sampled);
+  static base::Status follow_constraint(Sequence& sequence, TokenId token);
   void end(Sequence& sequence, std::optional<SampledToken> token, FinishReason reason);
   void retire(Sequence& sequence);
   void give_back(Sequence& sequence);

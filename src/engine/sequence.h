@@ -1,11 +1,13 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "engine/ids.h"
 #include "engine/kv_cache.h"
 #include "engine/step.h"
+#include "text/token_constraint.h"
 
 namespace fourfold::engine {
 
@@ -20,6 +22,9 @@ struct Sequence {
   std::vector<TokenId> tokens;  ///< prompt, then the output that is known
   int32_t prompt_tokens = 0;
   int32_t max_tokens = 0;  ///< of prompt and output together
+
+  std::shared_ptr<text::TokenConstraint::Walk> walk;  ///< null: unconstrained
+  std::shared_ptr<const text::TokenMask> allowed;     ///< behind the tokens that are known
 
   int32_t planned = 0;
   int32_t computed = 0;

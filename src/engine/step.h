@@ -8,6 +8,7 @@
 #include "base/numerics.h"
 #include "engine/ids.h"
 #include "engine/sampling.h"
+#include "text/token_constraint.h"
 
 namespace fourfold::engine {
 
@@ -41,6 +42,13 @@ struct SampledRef {
   bool operator==(const SampledRef&) const = default;
 };
 
+/// The tokens that one of the sampled rows may have.
+struct RowMask {
+  int32_t row = 0;
+  text::TokenMask allowed;
+  bool operator==(const RowMask&) const = default;
+};
+
 /// One step of one replica: a plain value that can be recorded, replayed and compared. It carries
 /// only what is new, so a step stays small at block size 1. No chunks = a step of zero rows.
 struct StepBatch {
@@ -50,6 +58,7 @@ struct StepBatch {
   std::vector<TokenId> tokens;  ///< >= 0: a literal; -1 - i: refs[i]
   std::vector<SampledRef> refs;
   std::vector<BlockId> blocks;  ///< appended blocks, chunk after chunk
+  std::vector<RowMask> masks;   ///< rising rows; those without one may have any token
   bool trace = false;           ///< hash the residual after every layer (LayerTrace)
   base::Numerics numerics = base::Numerics::kInvariant;
 

@@ -1,5 +1,6 @@
 #include "runtime/chat_template.h"
 
+#include <cctype>
 #include <chrono>
 #include <filesystem>
 #include <string_view>
@@ -61,6 +62,19 @@ base::Result<std::string> from_gguf(const fs::path& path) {
   return std::string(text);
 }
 
+/// The word "tools", which is a template's only way to get at them.
+bool names_tools(std::string_view text) {
+  constexpr std::string_view kWord = "tools";
+  const auto is_letter = [&](size_t i) {
+    return i < text.size() &&
+           (std::isalnum(static_cast<unsigned char>(text[i])) != 0 || text[i] == '_');
+  };
+  for (size_t at = text.find(kWord); at != text.npos; at = text.find(kWord, at + 1)) {
+    if ((at == 0 || !is_letter(at - 1)) && !is_letter(at + kWord.size())) return true;
+  }
+  return false;
+}
+
 base::Result<std::string> text_of(const model::ModelSource& source, const std::string& file) {
   if (!file.empty()) return read_text(file);
   switch (source.kind) {
@@ -86,7 +100,7 @@ base::Result<ChatTemplate> ChatTemplate::load(const model::ModelSource& source,
         source.name);
   }
   FF_ASSIGN(jinja::Template parsed, jinja::Template::parse(text));
-  return ChatTemplate(std::move(parsed), tokenizer);
+  return ChatTemplate(std::move(parsed), tokenizer, names_tools(text));
 }
 
 base::Result<std::string> ChatTemplate::render(const nlohmann::ordered_json& messages,

@@ -22,6 +22,9 @@ class ChatTemplate {
   static base::Result<ChatTemplate> load(const model::ModelSource& source,
                                          const text::Tokenizer& tokenizer, const std::string& file);
 
+  /// The template looks at the tools that it is given.
+  bool takes_tools() const { return takes_tools_; }
+
   /// The text of a conversation. `messages`: an array of OpenAI's messages; `tools`: of its tools,
   /// or null. Errors: what the template refuses.
   base::Result<std::string> render(const nlohmann::ordered_json& messages,
@@ -33,11 +36,12 @@ class ChatTemplate {
                                             bool add_generation_prompt) const;
 
  private:
-  ChatTemplate(jinja::Template parsed, const text::Tokenizer& tokenizer)
-      : template_(std::move(parsed)), tokenizer_(tokenizer) {}
+  ChatTemplate(jinja::Template parsed, const text::Tokenizer& tokenizer, bool takes_tools)
+      : template_(std::move(parsed)), tokenizer_(tokenizer), takes_tools_(takes_tools) {}
 
   jinja::Template template_;
   text::Tokenizer tokenizer_;
+  bool takes_tools_;
 };
 
 }  // namespace fourfold::runtime

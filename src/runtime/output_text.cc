@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "text/utf8.h"
+
 namespace fourfold::runtime {
 
 base::Result<OutputText> OutputText::create(const text::Tokenizer& tokenizer,
@@ -31,6 +33,7 @@ OutputText::Piece OutputText::push(const engine::SequenceEvent& event) {
     const bool is_stop_token = event.finish == engine::FinishReason::kStop;
     if (!is_stop_token || include_stop_) {
       const std::string text = detokenizer_.push(event.token->token);
+      piece.characters = text::characters(text);
       if (tokens_ > min_tokens_) {
         check(text);
       } else {

@@ -27,6 +27,7 @@ class OutputText {
   struct Piece {
     std::string text;      ///< what the event has made certain
     bool stopped = false;  ///< by a stop string: the output has ended, whatever the engine samples
+    int64_t characters = 0;  ///< that the event's token has completed, held back or not
   };
 
   /// Errors: an empty stop string.

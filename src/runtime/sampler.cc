@@ -178,13 +178,30 @@ void Sampler::adjust(std::span<float> logits, int32_t position) const {
   }
 }
 
-SampledToken Sampler::sample(std::span<const float> logits, int32_t position) {
+namespace {
+
+void keep_allowed(std::span<float> logits, const text::TokenMask& allowed) {
+  CHECK(allowed.size() * text::kTokenMaskBits >= logits.size(), "{} words for {} tokens",
+        allowed.size(), logits.size());
+  for (size_t i = 0; i < logits.size(); ++i) {
+    const uint32_t word = allowed[i / text::kTokenMaskBits];
+    const bool is_allowed = (word >> (i % text::kTokenMaskBits) & 1U) != 0;
+    logits[i] = is_allowed ? std::max(draw_value(logits[i]), std::numeric_limits<float>::lowest())
+                           : kMinusInfinity;
+  }
+}
+
+}  // namespace
+
+SampledToken Sampler::sample(std::span<const float> logits, int32_t position,
+                             const text::TokenMask* allowed) {
   CHECK(!logits.empty() && position >= 0, "{} logits at position {}", logits.size(), position);
   std::vector<float> copy;
   std::span<const float> adjusted = logits;
-  if (adjusts(position)) {
+  if (adjusts(position) || allowed != nullptr) {
     copy.assign(logits.begin(), logits.end());
     adjust(copy, position);
+    if (allowed != nullptr) keep_allowed(copy, *allowed);
     adjusted = copy;
   }
   SampledToken sampled;

@@ -27,11 +27,14 @@ class Sampler {
   /// 2. Penalties. repetition_penalty r, once for a token of prompt or output: l / r if l > 0, else
   ///    l * r. Then, for a token that occurs n > 0 times in the output: l - frequency_penalty * n,
   ///    then l - presence_penalty.
-  /// 3. What backend::Ops::draw_rows does with draw(position).
+  /// 3. Tokens that are not in `allowed` (null: all are): minus infinity; those that are, no less
+  ///    than the least finite number, so that one of them is chosen whatever else is asked for.
+  /// 4. What backend::Ops::draw_rows does with draw(position).
   ///
   /// Log-probabilities are of the unmodified logits; logits_hash is left to the caller. Biases and
   /// penalties of tokens outside the vocabulary have no effect.
-  engine::SampledToken sample(std::span<const float> logits, int32_t position);
+  engine::SampledToken sample(std::span<const float> logits, int32_t position,
+                              const text::TokenMask* allowed = nullptr);
 
   /// True where sample() would give the token that draw(position) draws from the logits and nothing
   /// else, so that it need not be called.

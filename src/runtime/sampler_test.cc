@@ -373,5 +373,50 @@ TEST(Sampler, HasADefinedAnswerForBrokenRows) {
   }
 }
 
+// The rest share what probability there is, as if the others did not exist.
+TEST(Sampler, DrawsAmongTheAllowedTokensByTheirProbabilities) {
+  const std::vector<float> logits = random_logits(70, 3);
+  std::vector<float> reduced = logits;
+  text::TokenMask allowed(3);
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (i % 5 == 1) {
+      allowed[i / 32] |= 1U << (i % 32);
+    } else {
+      reduced[i] = -kInfinity;
+    }
+  }
+  for (const SamplingParams& params :
+       {SamplingParams{}, SamplingParams{.temperature = 0}, SamplingParams{.top_k = 3},
+        SamplingParams{.top_p = 0.5F}, SamplingParams{.min_p = 0.2F}}) {
+    for (int32_t position = 0; position < 200; ++position) {
+      SlotStart start;
+      start.sampling = params;
+      Sampler masked(start);
+      EXPECT_EQ(masked.sample(logits, position, &allowed).token,
+                sample(reduced, params, position).token);
+    }
+  }
+}
+
+TEST(Sampler, ChoosesAnAllowedTokenWhateverElseIsAskedFor) {
+  const std::vector<float> logits = {5, -kInfinity, kNan, 3};
+  SlotStart start;
+  start.sampling = {.temperature = 0, .min_tokens = 5};
+  start.stop_tokens = {2};
+  const auto choose = [&](uint32_t allowed) {
+    const text::TokenMask mask = {allowed};
+    return Sampler(start).sample(logits, 0, &mask).token;
+  };
+  EXPECT_EQ(choose(0b0010), 1);
+  EXPECT_EQ(choose(0b0100), 2);  // the stop token, where nothing else may come
+  EXPECT_EQ(choose(0b1100), 3);
+  start.sampling.logprobs = 1;
+  const text::TokenMask mask = {0b1000};
+  const SampledToken token = Sampler(start).sample(logits, 0, &mask);
+  EXPECT_EQ(token.token, 3);
+  EXPECT_EQ(token.top[0].token, 0);  // of the unmodified logits
+  EXPECT_LT(token.logprob, -1);
+}
+
 }  // namespace
 }  // namespace fourfold::runtime

@@ -29,6 +29,9 @@ std::vector<SampledRow> StageWorker::sampled_rows(const StepBatch& batch) {
     Slot& slot = slots_.at(static_cast<size_t>(chunk.slot.value));
     out.push_back({row - 1, chunk.position + chunk.num_tokens, &slot.sampler});
   }
+  for (const engine::RowMask& mask : batch.masks) {
+    out.at(static_cast<size_t>(mask.row)).allowed = &mask.allowed;
+  }
   return out;
 }
 

@@ -46,7 +46,8 @@ void sample_on_host(const backend::Ops& ops, backend::Stream& stream, model::Ran
     for (size_t i = begin; i < end; ++i) {
       groups.enter(comm::Operation::kSample);
       const SampledRow& row = rows[chosen[i]];
-      tokens[chosen[i]] = row.sampler->sample(values[i - begin].f32_span(), row.next_position);
+      tokens[chosen[i]] =
+          row.sampler->sample(values[i - begin].f32_span(), row.next_position, row.allowed);
     }
     host.release_to(mark);
   }

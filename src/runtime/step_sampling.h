@@ -13,12 +13,13 @@ namespace fourfold::runtime {
 
 /// A row of a step whose token is chosen.
 struct SampledRow {
-  int32_t row = 0;             ///< of the step
-  int32_t next_position = 0;   ///< where its token comes
-  Sampler* sampler = nullptr;  ///< its sequence's
+  int32_t row = 0;                           ///< of the step
+  int32_t next_position = 0;                 ///< where its token comes
+  Sampler* sampler = nullptr;                ///< its sequence's
+  const text::TokenMask* allowed = nullptr;  ///< null: all tokens
 
   /// True where more is asked of the row than a draw.
-  bool on_host() const { return !sampler->is_plain(next_position); }
+  bool on_host() const { return allowed != nullptr || !sampler->is_plain(next_position); }
   /// How it is drawn where the logits are; anything, quickly, if it is sampled on the host anyway.
   backend::Draw draw() const { return on_host() ? backend::Draw() : sampler->draw(next_position); }
 };

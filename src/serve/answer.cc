@@ -39,11 +39,6 @@ ordered_json token_bytes(const text::Tokenizer& tokenizer, engine::TokenId token
   return out;
 }
 
-int64_t characters(std::string_view utf8) {
-  return std::count_if(utf8.begin(), utf8.end(),
-                       [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; });
-}
-
 ordered_json chat_logprob(const text::Tokenizer& tokenizer, engine::TokenId token, float logprob) {
   return {{"token", token_text(tokenizer, token)},
           {"logprob", finite(logprob)},
@@ -66,7 +61,10 @@ base::Result<AnswerWriter> AnswerWriter::create(std::shared_ptr<const ServedMode
   for (size_t i = 0; i < count; ++i) {
     FF_ASSIGN(runtime::OutputText output,
               runtime::OutputText::create(model->tokenizer, request.output));
-    choices.push_back({.output = std::move(output), .text = {}, .logprobs = {}});
+    choices.push_back({.output = std::move(output),
+                       .text = {},
+                       .logprobs = {},
+                       .reader = ToolCallReader(request.tool_calls, request.function)});
   }
   AnswerWriter out(std::move(model), std::move(request), std::move(id), created_s,
                    std::move(choices));
@@ -92,7 +90,7 @@ AnswerWriter::Step AnswerWriter::push(size_t sequence, const engine::SequenceEve
   std::string text;
   if (first && request_.echo) {
     text = request_.prompts[sequence / static_cast<size_t>(request_.choices)].text;
-    choice.text_offset = characters(text);
+    choice.text_offset = text::characters(text);
   }
   ordered_json logprobs = no_logprobs();
   if (event.token) {
@@ -102,22 +100,56 @@ AnswerWriter::Step AnswerWriter::push(size_t sequence, const engine::SequenceEve
     }
   }
   const runtime::OutputText::Piece piece = choice.output.push(event);
-  text += piece.text;
+  choice.text_offset += piece.characters;
+  ToolCallReader::Output read = choice.reader.push(piece.text);
   step.cancel = piece.stopped && !event.finish;
   if (choice.output.ended()) {
+    ToolCallReader::Output rest = choice.reader.finish();
+    read.text += rest.text;
+    read.calls.insert(read.calls.end(), rest.calls.begin(), rest.calls.end());
     choice.finish_reason = piece.stopped ? "stop" : name_of(*event.finish);
     --open_;
+  }
+  text += read.text;
+  ordered_json delta = ordered_json::object();
+  if (!text.empty()) delta["content"] = text;
+  if (!read.calls.empty()) delta["tool_calls"] = add_calls(sequence, read.calls);
+  const bool stops = choice.finish_reason != nullptr && choice.finish_reason[0] == 's';
+  // A function that the request named is OpenAI's "stop".
+  if (stops && !choice.calls.empty() && request_.tool_calls != ToolCallFormat::kNamed) {
+    choice.finish_reason = "tool_calls";
   }
   if (!request_.stream) {
     choice.text += text;
     return step;
   }
-  if (first && is_chat()) step.events += chunk(sequence, "", /*role=*/true, no_logprobs());
+  if (first && is_chat()) {
+    step.events +=
+        chunk(sequence, {{"role", "assistant"}, {"content", ""}}, /*role=*/true, no_logprobs());
+  }
   const bool has_logprobs = event.token && request_.sampling.logprobs >= 0;
-  if (!text.empty() || has_logprobs || choice.finish_reason != nullptr) {
-    step.events += chunk(sequence, text, /*role=*/false, std::move(logprobs));
+  if (!delta.empty() || has_logprobs || choice.finish_reason != nullptr) {
+    step.events += chunk(sequence, std::move(delta), /*role=*/false, std::move(logprobs));
   }
   return step;
+}
+
+/// Notes calls of a choice; as a stream's event has them.
+ordered_json AnswerWriter::add_calls(size_t sequence, const std::vector<ToolCall>& calls) {
+  ordered_json& all = choices_[sequence].calls;
+  ordered_json out = ordered_json::array();
+  for (const ToolCall& call : calls) {
+    const std::string id =
+        fmt::format("call_{}_{}_{}", id_.substr(id_.find('-') + 1), sequence, all.size());
+    const ordered_json entry = {{"id", id},
+                                {"type", "function"},
+                                {"function", {{"name", call.name}, {"arguments", call.arguments}}}};
+    ordered_json streamed = {{"index", all.size()}};
+    streamed.update(entry);
+    out.push_back(std::move(streamed));
+    all.push_back(entry);
+  }
+  return out;
 }
 
 /// What every object of the answer begins with.
@@ -147,7 +179,7 @@ ordered_json AnswerWriter::no_logprobs() const {
       {"tokens", none}, {"token_logprobs", none}, {"top_logprobs", none}, {"text_offset", none}};
 }
 
-void AnswerWriter::add_logprobs(Choice& choice, const engine::SampledToken& token,
+void AnswerWriter::add_logprobs(const Choice& choice, const engine::SampledToken& token,
                                 ordered_json& out) const {
   const text::Tokenizer& tokenizer = model_->tokenizer;
   if (is_chat()) {
@@ -170,20 +202,17 @@ void AnswerWriter::add_logprobs(Choice& choice, const engine::SampledToken& toke
   out["token_logprobs"].push_back(finite(token.logprob));
   out["top_logprobs"].push_back(std::move(top));
   out["text_offset"].push_back(choice.text_offset);
-  choice.text_offset += characters(text);
 }
 
-/// One event of the stream: the next piece of a choice, or the role that speaks it.
-std::string AnswerWriter::chunk(size_t index, const std::string& text, bool role,
+/// One event of the stream: what a choice has more, or the role that speaks it.
+std::string AnswerWriter::chunk(size_t index, ordered_json delta, bool role,
                                 ordered_json logprobs) const {
   const char* reason = role ? nullptr : choices_[index].finish_reason;
   ordered_json choice = {{"index", index}};
-  if (!is_chat()) {
-    choice["text"] = text;
-  } else if (role) {
-    choice["delta"] = {{"role", "assistant"}, {"content", ""}};
+  if (is_chat()) {
+    choice["delta"] = std::move(delta);
   } else {
-    choice["delta"] = text.empty() ? ordered_json::object() : ordered_json{{"content", text}};
+    choice["text"] = delta.value("content", "");
   }
   choice["logprobs"] = role ? ordered_json(nullptr) : std::move(logprobs);
   choice["finish_reason"] = reason == nullptr ? ordered_json(nullptr) : ordered_json(reason);
@@ -203,18 +232,22 @@ std::string AnswerWriter::end_of_stream() const {
   return out.append(kSseDone);
 }
 
-std::string AnswerWriter::body() const {
+std::string AnswerWriter::body() {
   CHECK(done(), "{} sequences have not ended", open_);
   ordered_json out = frame(/*chunk=*/false);
   for (size_t i = 0; i < choices_.size(); ++i) {
-    const Choice& choice = choices_[i];
+    Choice& choice = choices_[i];
     ordered_json entry = {{"index", i}};
     if (is_chat()) {
       entry["message"] = {{"role", "assistant"}, {"content", choice.text}, {"refusal", nullptr}};
+      if (!choice.calls.empty()) {
+        if (choice.text.empty()) entry["message"]["content"] = nullptr;
+        entry["message"]["tool_calls"] = std::move(choice.calls);
+      }
     } else {
       entry["text"] = choice.text;
     }
-    entry["logprobs"] = choice.logprobs;
+    entry["logprobs"] = std::move(choice.logprobs);
     entry["finish_reason"] = choice.finish_reason;
     out["choices"].push_back(std::move(entry));
   }

@@ -12,6 +12,7 @@
 #include "runtime/output_text.h"
 #include "serve/generation_request.h"
 #include "serve/served_model.h"
+#include "serve/tool_calls.h"
 
 namespace fourfold::serve {
 
@@ -40,15 +41,15 @@ class AnswerWriter {
   bool done() const { return open_ == 0; }
   /// The end of the stream: usage, if asked for, and the mark that it is complete.
   std::string end_of_stream() const;
-  /// The whole answer.
-  std::string body() const;
+  /// The whole answer; to be asked for once.
+  std::string body();
 
   const GenerationRequest& request() const { return request_; }
   const std::string& id() const { return id_; }
   int64_t output_tokens() const { return output_tokens_; }
   size_t sequences() const { return choices_.size(); }
   int64_t output_tokens(size_t sequence) const { return choices_[sequence].output.tokens(); }
-  /// "stop" or "length"; null while the sequence goes on.
+  /// "stop", "length" or "tool_calls"; null while the sequence goes on.
   const char* finish_reason(size_t sequence) const { return choices_[sequence].finish_reason; }
 
  private:
@@ -56,7 +57,9 @@ class AnswerWriter {
     runtime::OutputText output;
     std::string text;                 ///< of a whole answer
     nlohmann::ordered_json logprobs;  ///< of a whole answer; null if not asked for
-    int64_t text_offset = 0;          ///< characters before the next token, as logprobs count
+    int64_t text_offset = 0;          ///< characters before the next token
+    ToolCallReader reader;
+    nlohmann::ordered_json calls = nlohmann::ordered_json::array();  ///< of tools, so far
     const char* finish_reason = nullptr;
     bool begun = false;
   };
@@ -68,9 +71,10 @@ class AnswerWriter {
   nlohmann::ordered_json frame(bool chunk) const;
   nlohmann::ordered_json usage() const;
   nlohmann::ordered_json no_logprobs() const;
-  void add_logprobs(Choice& choice, const engine::SampledToken& token,
+  void add_logprobs(const Choice& choice, const engine::SampledToken& token,
                     nlohmann::ordered_json& out) const;
-  std::string chunk(size_t index, const std::string& text, bool role,
+  nlohmann::ordered_json add_calls(size_t sequence, const std::vector<ToolCall>& calls);
+  std::string chunk(size_t index, nlohmann::ordered_json delta, bool role,
                     nlohmann::ordered_json logprobs) const;
 
   std::shared_ptr<const ServedModel> model_;

@@ -10,6 +10,8 @@
 #include "base/check.h"
 #include "base/version.h"
 #include "serve/generation_request.h"
+#include "serve/request_json.h"
+#include "serve/tools.h"
 
 namespace fourfold::serve {
 
@@ -32,6 +34,18 @@ constexpr std::string_view kOneModel = "/v1/models/{model}";
 bool matches(const Route& route, std::string_view path) {
   if (route.path == kOneModel) return path.starts_with(kModels) && path.size() > kModels.size();
   return route.path == path;
+}
+
+/// The tokens of a request's messages and tools.
+std::optional<ApiError> encode_chat(std::string_view body, const Fields& fields,
+                                    const ServedModel& model,
+                                    std::vector<engine::TokenId>* tokens) {
+  ordered_json ordered;
+  ordered_json tools;
+  if (auto error = parse_ordered(body, "", &ordered)) return error;
+  if (auto error = read_tools(fields, ordered, model, &tools)) return error;
+  return encode_messages(std::move(ordered["messages"]), tools,
+                         fields.boolean("add_generation_prompt"), model, tokens);
 }
 
 }  // namespace
@@ -255,11 +269,14 @@ http::Response Api::tokenize(const http::Request& request) const {
     return error_response(field_error("prompt", "expected either prompt or messages"));
   }
   std::vector<engine::TokenId> tokens;
-  auto error = prompt != nullptr
-                   ? encode_text(*prompt, fields.boolean("add_special_tokens"), *model_, &tokens)
-                   : encode_messages(request.body, fields.boolean("add_generation_prompt"), *model_,
-                                     &tokens);
-  if (error) return error_response(*error);
+  if (prompt != nullptr) {
+    const bool add_special = fields.boolean("add_special_tokens");
+    if (auto error = encode_text(*prompt, add_special, *model_, &tokens)) {
+      return error_response(*error);
+    }
+  } else if (auto error = encode_chat(request.body, fields, *model_, &tokens)) {
+    return error_response(*error);
+  }
   ordered_json out = {
       {"count", tokens.size()}, {"max_model_len", model_->context}, {"tokens", tokens}};
   if (fields.boolean("return_token_strs")) {

@@ -116,7 +116,17 @@ std::map<std::string, Effect> effects(Endpoint endpoint) {
       {"stream_options",
        {{{"stream", true}}, {{"stream", true}, {"stream_options", {{"include_usage", true}}}}}},
   };
+  const json whole = {{"type", "integer"}, {"minimum", 0}};
+  out["response_format"] = {{}, {{"response_format", {{"type", "json_object"}}}}};
+  out["structured_outputs"] = {{}, {{"structured_outputs", {{"choice", {"yes", "no"}}}}}};
+  out["guided_json"] = {{}, {{"guided_json", whole}}};
+  out["guided_regex"] = {{}, {{"guided_regex", "[0-9]{3}"}}};
+  out["guided_choice"] = {{}, {{"guided_choice", {"yes", "no"}}}};
   if (endpoint == Endpoint::kChat) {
+    const json tools = {{{"type", "function"}, {"function", {{"name", "f"}}}}};
+    out["tools"] = {{}, {{"tools", tools}, {"tool_choice", "none"}}};
+    out["tool_choice"] = {{{"tools", tools}, {"tool_choice", "none"}},
+                          {{"tools", tools}, {"tool_choice", "required"}}};
     out["messages"] = {{}, {{"messages", {{{"role", "user"}, {"content", "And God"}}}}}};
     out["max_completion_tokens"] = {{{"max_tokens", nullptr}, {"max_completion_tokens", 9}},
                                     {{"max_tokens", nullptr}, {"max_completion_tokens", 5}}};
@@ -302,103 +312,6 @@ TEST_F(ApiTest, PutsMessagesIntoTheTemplate) {
             "<|begin_of_text|>" + rendered);
 }
 
-struct Refused {
-  const char* path;
-  json body;
-  int status;
-  const char* param;
-  const char* says;
-};
-
-TEST_F(ApiTest, RefusesByName) {
-  const json user = {{{"role", "user"}, {"content", "x"}}};
-  const json picture = {
-      {{"role", "user"},
-       {"content", {{{"type", "image_url"}, {"image_url", {{"url", "http://a/b.png"}}}}}}}};
-  const std::vector<Refused> cases = {
-      {kCompletions, {{"prompt", "x"}, {"model", "gpt-4"}}, 404, "model", "\"gpt-4\""},
-      {kCompletions, {{"prompt", ""}, {"add_special_tokens", false}}, 400, "prompt", "tokens"},
-      {kCompletions, {{"prompt", json::array()}}, 400, "prompt", "tokens"},
-      {kCompletions, {{"prompt", {1, 1021}}}, 400, "prompt", "1021"},
-      {kCompletions,
-       {{"prompt", "x"}, {"max_tokens", 1023}},
-       400,
-       "prompt",
-       "1024 tokens, but 1025"},
-      {kCompletions, {{"prompt", std::vector<int>(1024, 5)}}, 400, "prompt", "1025"},
-      {kCompletions, {{"prompt", "x"}, {"stop", {"a", ""}}}, 400, "stop", "0 bytes"},
-      {kCompletions, {{"prompt", "x"}, {"stop", std::string(1025, 'a')}}, 400, "stop", "1025"},
-      {kCompletions, {{"prompt", "x"}, {"logit_bias", {{"x", 1}}}}, 400, "logit_bias", "\"x\""},
-      {kCompletions, {{"prompt", "x"}, {"logit_bias", {{"1021", 1}}}}, 400, "logit_bias", "1021"},
-      {kCompletions,
-       {{"prompt", "x"}, {"logit_bias", {{"1", 1}, {"01", 2}}}},
-       400,
-       "logit_bias",
-       "twice"},
-      {kCompletions, {{"prompt", "x"}, {"logit_bias", {{"1", 101}}}}, 400, "logit_bias", "101"},
-      {kCompletions, {{"prompt", "x"}, {"min_tokens", 17}}, 400, "min_tokens", "16"},
-      {kCompletions, {{"prompt", "x"}, {"stop_token_ids", {1021}}}, 400, "stop_token_ids", "1021"},
-      {kCompletions, {{"prompt", "x"}, {"echo", true}, {"logprobs", 1}}, 400, "echo", "logprobs"},
-      {kCompletions,
-       {{"prompt", "x"}, {"stream_options", json::object()}},
-       400,
-       "stream_options",
-       "stream"},
-      {kCompletions,
-       {{"prompt", "x"}, {"stream", true}, {"stream_options", {{"x", 1}}}},
-       400,
-       "stream_options.x",
-       "not supported"},
-      {kCompletions, {{"prompt", std::vector<std::string>(9, "x")}, {"n", 128}}, 400, "n", "1024"},
-      {kCompletions, {{"prompt", "x"}, {"best_of", 2}}, 400, "best_of", "not supported"},
-      {kChat,
-       {{"messages", user}, {"tools", {{{"type", "function"}}}}},
-       400,
-       "tools",
-       "not supported"},
-      {kChat, {{"messages", user}, {"top_logprobs", 2}}, 400, "top_logprobs", "logprobs"},
-      {kChat,
-       {{"messages", user}, {"max_tokens", 2}, {"max_completion_tokens", 3}},
-       400,
-       "max_tokens",
-       "differ"},
-      {kChat, {{"messages", json::array()}}, 400, "messages", "empty"},
-      {kChat, {{"messages", {{{"content", "x"}}}}}, 400, "messages", "messages[0] needs a role"},
-      {kChat, {{"messages", {{{"role", "user"}}}}}, 400, "messages", "needs content"},
-      {kChat,
-       {{"messages", {{{"role", "user"}, {"content", 5}}}}},
-       400,
-       "messages",
-       "needs content"},
-      {kChat, {{"messages", picture}}, 400, "messages", "messages[0].content[0]"},
-      {"/tokenize", {{"prompt", "x"}, {"messages", user}}, 400, "prompt", "either"},
-      {"/detokenize", {{"tokens", {1021}}}, 400, "tokens", "1021"},
-  };
-  for (const Refused& c : cases) {
-    const Reply reply = stack_->post(c.path, c.body);
-    EXPECT_EQ(reply.status, c.status) << c.body << reply.text;
-    ASSERT_TRUE(reply.json.contains("error")) << reply.text;
-    EXPECT_EQ(reply.error_param(), c.param) << c.body << reply.text;
-    EXPECT_THAT(reply.json["error"]["message"].get<std::string>(), HasSubstr(c.says)) << c.body;
-    EXPECT_EQ(reply.json["error"]["type"], "invalid_request_error");
-  }
-}
-
-TEST_F(ApiTest, RefusesBodiesThatAreNoJson) {
-  const auto refuses = [&](const std::string& body, const char* says) {
-    const Reply reply = stack_->ask("POST", kCompletions, body);
-    EXPECT_EQ(reply.status, 400);
-    EXPECT_THAT(reply.json["error"]["message"].get<std::string>(), HasSubstr(says));
-  };
-  refuses("", "line 1");
-  refuses("{\"prompt\":", "line 1, column");
-  refuses("[]", "JSON object");
-  refuses("{\"prompt\":\"a\",\"prompt\":\"b\"}", "twice");
-  refuses("{\"prompt\":\"\xff\"}", "UTF-8");
-  refuses("{\"prompt\":\"\\ud800\"}", "surrogate");
-  refuses("{\"x\":" + std::string(64, '[') + std::string(64, ']') + "}", "64 deep");
-}
-
 TEST_F(ApiTest, AnswersOtherPathsAndMethodsInTheSameShape) {
   EXPECT_EQ(stack_->get("/v2").status, 404);
   EXPECT_EQ(stack_->get("/v2").json["error"]["code"], "not_found");
@@ -478,7 +391,8 @@ TEST(ApiKeys, AreNeededOnAllRoutesButThree) {
 
 TEST(Chat, NeedsATemplate) {
   const auto model =
-      load_served_model(model::open_model("tiny", false, 0).value(), "name", 100, "").value();
+      load_served_model(model::open_model("tiny", false, 0).value(), {.id = "name", .context = 100})
+          .value();
   EXPECT_EQ(model->id, "name");
   EXPECT_EQ(model->context, 100);
   GenerationRequest request;
@@ -512,6 +426,47 @@ TEST_F(ApiTest, AChatWithAnObjectOfManyMembersIsRefused) {
   EXPECT_THAT(reply.text, HasSubstr("1024 members"));
   body["zeal"][0].erase("7");
   EXPECT_EQ(stack_->post(kChat, body).status, 200);
+}
+
+TEST_F(ApiTest, TakesIntegersWrittenAsFractionsAndNullsInObjects) {
+  const json expected = answer(Endpoint::kCompletions, base(Endpoint::kCompletions));
+  EXPECT_EQ(answer(Endpoint::kCompletions,
+                   with(base(Endpoint::kCompletions), {{"max_tokens", 12.0}, {"n", 1.0}})),
+            expected);
+  const json options = {{"include_usage", nullptr}};
+  const json body = with(base(Endpoint::kCompletions), {{"stream_options", options}});
+  EXPECT_EQ(stack_->stream(kCompletions, body).back(), "[DONE]");
+  EXPECT_EQ(stack_
+                ->post(kCompletions, with(base(Endpoint::kCompletions),
+                                          {{"seed", std::numeric_limits<int64_t>::max()}}))
+                .status,
+            200);
+}
+
+// Tokens that are part of a character have no text of their own, and special ones have none at all.
+TEST_F(ApiTest, OffsetsOfTokensAreThoseInTheText) {
+  const text::Tokenizer& tokenizer = stack_->model().tokenizer;
+  const std::vector<int32_t> tokens = tokenizer
+                                          .encode(
+                                              "a\xE2\x82\xAC"
+                                              "b",
+                                              false)
+                                          .value();
+  ASSERT_GE(tokens.size(), 4u);  // the sign has several
+  const json body = with(base(Endpoint::kCompletions), {{"guided_regex",
+                                                         "a\xE2\x82\xAC"
+                                                         "b"},
+                                                        {"logprobs", 0}});
+  const json choice = answer(Endpoint::kCompletions, body)["choices"][0];
+  EXPECT_EQ(choice["text"],
+            "a\xE2\x82\xAC"
+            "b");
+  std::vector<int> offsets = choice["logprobs"]["text_offset"];
+  ASSERT_EQ(choice["logprobs"]["tokens"].back(), "<|end_of_text|>");
+  EXPECT_EQ(offsets.back(), 3);
+  offsets.pop_back();
+  EXPECT_EQ(offsets.back(), 2);
+  for (size_t i = 1; i + 1 < offsets.size(); ++i) EXPECT_EQ(offsets[i], 1);
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 
 #include "serve/api.h"
 #include "serve/fields.h"
+#include "serve/metrics.h"
 
 namespace fourfold::serve {
 namespace {
@@ -87,9 +88,31 @@ std::string unsupported_table() {
   return out;
 }
 
+/// What /metrics says of itself: a row for each series.
+std::string metrics_table() {
+  const std::string page = Metrics().page({.model = "m", .groups = {{}}, .block_size = 16});
+  std::string out = "| series | type | what it is |\n| --- | --- | --- |\n";
+  std::istringstream lines(page);
+  std::string help;
+  for (std::string line; std::getline(lines, line);) {
+    std::istringstream words(line);
+    std::string mark;
+    std::string kind;
+    std::string name;
+    words >> mark >> kind >> name;
+    if (kind == "HELP") std::getline(words >> std::ws, help);
+    std::string type;
+    if (kind == "TYPE" && words >> type) {
+      out += fmt::format("| `{}` | {} | {} |\n", name, type, help);
+    }
+  }
+  return out;
+}
+
 TEST(Documentation, HasTheTablesOfRoutesAndFields) {
   const std::string text = document();
-  for (const std::string& table : {routes_table(), fields_table(), unsupported_table()}) {
+  for (const std::string& table :
+       {routes_table(), fields_table(), unsupported_table(), metrics_table()}) {
     EXPECT_NE(text.find(table), text.npos) << "docs/serve.md should have:\n" << table;
   }
 }

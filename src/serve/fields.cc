@@ -36,7 +36,14 @@ const char* expected_of(FieldType type) {
     case FieldType::kBiases:
       return "an object of token ids with a number each";
     case FieldType::kStreamOptions:
+    case FieldType::kObject:
       return "an object";
+    case FieldType::kSchema:
+      return "a JSON schema";
+    case FieldType::kTools:
+      return "a list of functions";
+    case FieldType::kToolChoice:
+      return "none, auto, required or a function";
     default:
       return "";
   }
@@ -47,6 +54,13 @@ bool all(const json& list, bool (*holds)(const json&)) {
 }
 
 bool is_string(const json& value) { return value.is_string(); }
+
+/// 16.0 is an integer, too, as in JSON Schema.
+bool is_integer(const json& value) {
+  if (!value.is_number_float()) return value.is_number_integer();
+  const auto number = value.get<double>();
+  return std::floor(number) == number && std::abs(number) <= 0x1p53;
+}
 
 /// A number that an id could be.
 bool is_token(const json& value) {
@@ -60,7 +74,7 @@ bool has_type(const json& value, FieldType type) {
     case FieldType::kBoolean:
       return value.is_boolean();
     case FieldType::kInteger:
-      return value.is_number_integer();
+      return is_integer(value);
     case FieldType::kNumber:
       return value.is_number();
     case FieldType::kString:
@@ -78,7 +92,14 @@ bool has_type(const json& value, FieldType type) {
       return value.is_object() && std::all_of(value.begin(), value.end(),
                                               [](const json& bias) { return bias.is_number(); });
     case FieldType::kStreamOptions:
+    case FieldType::kObject:
       return value.is_object();
+    case FieldType::kSchema:
+      return value.is_object() || value.is_string() || value.is_boolean();
+    case FieldType::kTools:
+      return value.is_array();
+    case FieldType::kToolChoice:
+      return value.is_object() || value.is_string();
     case FieldType::kNote:
     case FieldType::kUnsupported:
       return true;
@@ -95,6 +116,12 @@ std::optional<ApiError> check_range(const Field& field, const json& value) {
   };
   switch (field.type) {
     case FieldType::kInteger:
+      // A double rounds it to what is still in the range of 64 bits.
+      if (value.is_number_unsigned() &&
+          value.get<uint64_t>() > uint64_t{std::numeric_limits<int64_t>::max()}) {
+        return error(shown(value));
+      }
+      [[fallthrough]];
     case FieldType::kNumber:
       if (!within(value.get<double>())) return error(shown(value));
       break;

@@ -34,6 +34,10 @@ enum class FieldType : uint8_t {
   kMessages,       ///< OpenAI's, content as text
   kBiases,         ///< {"token id": number}
   kStreamOptions,  ///< {"include_usage": boolean}
+  kObject,         ///< its members are checked where it is read
+  kSchema,         ///< a JSON schema, or a string with one
+  kTools,          ///< OpenAI's functions
+  kToolChoice,     ///< a word, or a function
   kNote,           ///< any value; by its definition it changes no answer
   kUnsupported,    ///< known, and refused but for null and one value that asks for nothing
 };

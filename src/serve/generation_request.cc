@@ -6,7 +6,9 @@
 #include <charconv>
 #include <utility>
 
-#include "files/json.h"
+#include "serve/request_json.h"
+#include "serve/structured_output.h"
+#include "serve/tools.h"
 
 namespace fourfold::serve {
 
@@ -15,8 +17,6 @@ using nlohmann::json;
 using nlohmann::ordered_json;
 
 namespace {
-
-constexpr size_t kMostMembers = 1024;  ///< of an object beside or in messages
 
 constexpr size_t kMaxStopBytes = 1024;
 constexpr int64_t kMaxSequences = 1024;  ///< prompts times choices
@@ -29,6 +29,20 @@ std::optional<ApiError> read_tokens(std::string_view field, const json& list,
     out->push_back(static_cast<TokenId>(token));
   }
   return std::nullopt;
+}
+
+/// Refuses what cannot fit before it is tokenised.
+std::optional<ApiError> check_length(std::string_view field, std::string_view text,
+                                     const ServedModel& model) {
+  constexpr int64_t kMostShortened = 4;  ///< by normal forms and the like
+  const int64_t most = kMostShortened * model.context * model.longest_token_bytes;
+  if (std::ssize(text) <= most) return std::nullopt;
+  ApiError error = field_error(
+      field, fmt::format("the context of this model has {} tokens, none of more than {} bytes, but "
+                         "{} has {} bytes of text",
+                         model.context, model.longest_token_bytes, field, text.size()));
+  error.code = "context_length_exceeded";
+  return error;
 }
 
 std::optional<ApiError> read_prompts(const Fields& fields, const ServedModel& model,
@@ -79,14 +93,6 @@ std::optional<ApiError> join_content(ordered_json& message, size_t index) {
   }
   *content = std::move(text);
   return std::nullopt;
-}
-
-size_t most_members(const json& value) {
-  size_t most = value.is_object() ? value.size() : 0;
-  if (value.is_structured()) {
-    for (const json& part : value) most = std::max(most, most_members(part));
-  }
-  return most;
 }
 
 /// A member that is null is as if it were absent; a message without content has an empty one.
@@ -220,6 +226,7 @@ std::optional<ApiError> read_stream(const Fields& fields, GenerationRequest* out
   if (!out->stream) return field_error("stream_options", "stream_options needs \"stream\": true");
   for (const auto& [key, value] : options->items()) {
     const std::string name = "stream_options." + key;
+    if (value.is_null()) continue;
     if (key == "include_usage" && value.is_boolean()) {
       out->include_usage = value.get<bool>();
     } else if (key == "include_usage") {
@@ -277,15 +284,25 @@ std::optional<ApiError> read_all(const Fields& fields, std::string_view body,
   if (auto error = read_sampling(fields, model, out)) return error;
   if (auto error = read_stops(fields, model, out)) return error;
   if (auto error = read_stream(fields, out)) return error;
+  // Once more, because templates and schemas see the order of an object's members.
+  ordered_json ordered;
+  if (out->endpoint == Endpoint::kChat || asks_for_form(fields)) {
+    if (auto error = parse_ordered(body, "", &ordered)) return error;
+  }
+  if (auto error = read_form(fields, ordered, *model.constraints, &out->constraint)) return error;
   if (out->endpoint == Endpoint::kCompletions) {
     out->echo = fields.boolean("echo");
     if (auto error = read_logprobs(fields, out)) return error;
     if (auto error = read_prompts(fields, model, out)) return error;
   } else {
     if (auto error = read_logprobs(fields, out)) return error;
+    ordered_json tools;
+    if (auto error = read_tools(fields, ordered, model, &tools)) return error;
+    if (auto error = read_tool_choice(fields, tools, model, out)) return error;
     Prompt& prompt = out->prompts.emplace_back();
-    if (auto error =
-            encode_messages(body, fields.boolean("add_generation_prompt"), model, &prompt.tokens)) {
+    const bool add_prompt = fields.boolean("add_generation_prompt");
+    if (auto error = encode_messages(std::move(ordered["messages"]), tools, add_prompt, model,
+                                     &prompt.tokens)) {
       return error;
     }
   }
@@ -307,16 +324,6 @@ int64_t GenerationRequest::prompt_tokens() const {
   return total;
 }
 
-std::optional<ApiError> parse_body(std::string_view body, json* out) {
-  constexpr files::JsonLimits kLimits{.max_values = 1'000'000};
-  base::Result<json> parsed = files::parse_json(body, "the request", kLimits);
-  if (!parsed.ok()) {
-    return ApiError{.message = parsed.error().message, .param = {}, .code = "invalid_json"};
-  }
-  *out = std::move(parsed).value();
-  return std::nullopt;
-}
-
 std::optional<ApiError> check_model(const Fields& fields, const ServedModel& model) {
   const json* name = fields.find("model");
   if (name == nullptr || *name == model.id) return std::nullopt;
@@ -329,30 +336,30 @@ std::optional<ApiError> check_model(const Fields& fields, const ServedModel& mod
 
 std::optional<ApiError> encode_text(const std::string& text, bool add_special,
                                     const ServedModel& model, std::vector<TokenId>* out) {
+  if (auto error = check_length("prompt", text, model)) return error;
   auto tokens = model.tokenizer.encode(text, add_special);
   if (!tokens.ok()) return field_error("prompt", tokens.error().message);
   *out = std::move(tokens).value();
   return std::nullopt;
 }
 
-std::optional<ApiError> encode_messages(std::string_view body, bool add_generation_prompt,
-                                        const ServedModel& model, std::vector<TokenId>* out) {
+std::optional<ApiError> encode_messages(ordered_json messages, const ordered_json& tools,
+                                        bool add_generation_prompt, const ServedModel& model,
+                                        std::vector<TokenId>* out) {
   if (!model.chat_template) {
     return field_error("messages", model.no_chat_template + ", or use /v1/completions");
   }
-  // Once more, because templates see the order of an object's keys. Finding one of them takes as
-  // long as there are many.
-  if (most_members(json::parse(body)) > kMostMembers) {
-    return field_error("messages", fmt::format("an object of more than {} members", kMostMembers));
-  }
-  ordered_json messages = ordered_json::parse(body)["messages"];
   if (messages.empty()) return field_error("messages", "messages is empty");
   for (size_t i = 0; i < messages.size(); ++i) {
     if (auto error = check_message(messages[i], i)) return error;
     drop_nulls(messages[i]);
     if (auto error = join_content(messages[i], i)) return error;
+    if (auto error = read_earlier_calls(messages[i], i)) return error;
   }
-  auto tokens = model.chat_template->encode(messages, /*tools=*/nullptr, add_generation_prompt);
+  const auto text = model.chat_template->render(messages, tools, add_generation_prompt);
+  if (!text.ok()) return field_error("messages", text.error().message);
+  if (auto error = check_length("messages", *text, model)) return error;
+  auto tokens = model.tokenizer.encode_marked(*text);
   if (!tokens.ok()) return field_error("messages", tokens.error().message);
   *out = std::move(tokens).value();
   return std::nullopt;

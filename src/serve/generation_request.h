@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -9,8 +10,10 @@
 #include "engine/request.h"
 #include "runtime/output_text.h"
 #include "serve/api_error.h"
+#include "serve/constraints.h"
 #include "serve/fields.h"
 #include "serve/served_model.h"
+#include "serve/tool_calls.h"
 
 namespace fourfold::serve {
 
@@ -35,23 +38,23 @@ struct GenerationRequest {
   bool stream = false;
   bool include_usage = false;
   bool echo = false;
+  Constraints::Pointer constraint;  ///< what every answer is constrained to; null: nothing
+  ToolCallFormat tool_calls = ToolCallFormat::kNone;
+  std::string function;  ///< ToolCallFormat::kNamed: which
   std::vector<std::string> unknown_fields;
 
   int64_t prompt_tokens() const;
 };
-
-/// JSON that a request may be: 32 MiB are the server's limit already.
-std::optional<ApiError> parse_body(std::string_view body, nlohmann::json* out);
 
 /// Reads the body of a request to /v1/completions or /v1/chat/completions. Errors name the field:
 /// JSON that is none, a value out of its range, another model, more tokens than the context has.
 std::optional<ApiError> read_generation(std::string_view body, Endpoint endpoint,
                                         const ServedModel& model, GenerationRequest* out);
 
-/// The tokens of "messages" in the model's chat template. `body` is the whole request, which has
-/// been parsed before.
-std::optional<ApiError> encode_messages(std::string_view body, bool add_generation_prompt,
-                                        const ServedModel& model,
+/// The tokens of `messages` in the model's chat template. `tools`: for the template; null: none.
+std::optional<ApiError> encode_messages(nlohmann::ordered_json messages,
+                                        const nlohmann::ordered_json& tools,
+                                        bool add_generation_prompt, const ServedModel& model,
                                         std::vector<engine::TokenId>* out);
 std::optional<ApiError> encode_text(const std::string& text, bool add_special,
                                     const ServedModel& model, std::vector<engine::TokenId>* out);

@@ -38,6 +38,17 @@ ordered_json message_schema() {
           {"properties", {{"role", kString}, {"content", content}}}};
 }
 
+ordered_json tool_schema() {
+  const ordered_json function = {
+      {"type", "object"},
+      {"required", {"name"}},
+      {"properties",
+       {{"name", kString}, {"description", kString}, {"parameters", {{"type", "object"}}}}}};
+  return {{"type", "object"},
+          {"required", {"type", "function"}},
+          {"properties", {{"type", {{"const", "function"}}}, {"function", function}}}};
+}
+
 ordered_json type_schema(const Field& field) {
   switch (field.type) {
     case FieldType::kBoolean:
@@ -65,6 +76,14 @@ ordered_json type_schema(const Field& field) {
       return {{"type", "object"},
               {"properties", {{"include_usage", {{"type", "boolean"}}}}},
               {"additionalProperties", false}};
+    case FieldType::kObject:
+      return {{"type", "object"}};
+    case FieldType::kSchema:
+      return {{"type", {"object", "string", "boolean"}}};
+    case FieldType::kTools:
+      return list_of(tool_schema());
+    case FieldType::kToolChoice:
+      return {{"anyOf", {{{"enum", {"none", "auto", "required"}}}, {{"type", "object"}}}}};
     case FieldType::kNote:
       return ordered_json::object();
     case FieldType::kUnsupported:
@@ -121,12 +140,17 @@ ordered_json generation_schema(bool chat) {
   const ordered_json any_object = {{"type", {"object", "null"}}};
   ordered_json choice = {{"index", kInteger}};
   if (chat) {
-    choice["message"] = object({{"role", kString}, {"content", kString}, {"refusal", kNullable}});
+    choice["message"] = object({{"role", kString}, {"content", kNullable}, {"refusal", kNullable}});
+    const ordered_json call =
+        object({{"id", kString},
+                {"type", kString},
+                {"function", object({{"name", kString}, {"arguments", kString}})}});
+    choice["message"]["properties"]["tool_calls"] = list_of(call);
   } else {
     choice["text"] = kString;
   }
   choice["logprobs"] = any_object;
-  choice["finish_reason"] = {{"enum", {"stop", "length"}}};
+  choice["finish_reason"] = {{"enum", {"stop", "length", "tool_calls"}}};
   return object({{"id", kString},
                  {"object", kString},
                  {"created", kInteger},

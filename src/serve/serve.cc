@@ -10,6 +10,16 @@
 namespace fourfold::serve {
 namespace {
 
+base::Result<ToolCallFormat> read_tool_call_format(const ServeOptions& options) {
+  FF_ASSIGN(const ToolCallFormat format, tool_call_format(options.tool_call_parser));
+  if (options.enable_auto_tool_choice && format == ToolCallFormat::kNone) {
+    return base::fail(
+        "--enable-auto-tool-choice needs --tool-call-parser hermes or llama3_json: how this model "
+        "writes that it calls a function");
+  }
+  return options.enable_auto_tool_choice ? format : ToolCallFormat::kNone;
+}
+
 std::string ready_text(const ServedModel& model, const std::string& url, bool key) {
   return fmt::format(
       "Serving {} at {}\n"
@@ -29,9 +39,12 @@ base::Status serve(const ServeOptions& options, const runtime::StartProgress& pr
                    const std::function<void(const std::string&)>& ready) {
   FF_ASSIGN(Keys keys, read_keys(options.front));
   FF_ASSIGN(const model::ModelSource source, runtime::open_source(options.cluster));
+  FF_ASSIGN(const ToolCallFormat tool_calls, read_tool_call_format(options));
   FF_ASSIGN(const std::shared_ptr<const ServedModel> model,
-            load_served_model(source, options.model_id, options.cluster.max_positions,
-                              options.chat_template));
+            load_served_model(source, {.id = options.model_id,
+                                       .context = options.cluster.max_positions,
+                                       .chat_template = options.chat_template,
+                                       .tool_calls = tool_calls}));
   const base::SteadyClock clock;
   Api* api = nullptr;  // until run() nobody asks for it
   http::ServerOptions server_options = serve::server_options(options.front);

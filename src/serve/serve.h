@@ -16,8 +16,10 @@ struct ServeOptions {
   runtime::ClusterConfig cluster;
   base::Numerics numerics = base::Numerics::kFast;
   FrontOptions front;
-  std::string model_id;       ///< "": as the model is called
-  std::string chat_template;  ///< a file; "": the model's
+  std::string model_id;                   ///< "": as the model is called
+  std::string chat_template;              ///< a file; "": the model's
+  std::string tool_call_parser = "none";  ///< tool_call_format() knows the names
+  bool enable_auto_tool_choice = false;   ///< answers may call tools by themselves
   ServiceOptions service;
 };
 

@@ -10,6 +10,8 @@
 #include "engine/ids.h"
 #include "model/source.h"
 #include "runtime/chat_template.h"
+#include "serve/constraints.h"
+#include "serve/tool_calls.h"
 #include "text/tokenizer.h"
 
 namespace fourfold::serve {
@@ -24,13 +26,21 @@ struct ServedModel {
   int64_t vocab = 0;             ///< ids are below
   int64_t context = 0;           ///< tokens of prompt and output together
   std::vector<engine::TokenId> end_tokens;
-  int64_t created_s = 0;  ///< Unix time at which serving began
+  int64_t longest_token_bytes = 0;  ///< of one token's text
+  std::shared_ptr<Constraints> constraints;
+  ToolCallFormat tool_calls = ToolCallFormat::kNone;  ///< that are looked for by themselves
+  int64_t created_s = 0;                              ///< Unix time at which serving began
 };
 
-/// `id`: "": as the user called the model. `context`: 0: the model's. `chat_template`: a file; "":
-/// the model's own, if it has one. Errors: those of load_tokenizer; a file that is no template.
+struct ServedModelOptions {
+  std::string id;             ///< "": as the user called the model
+  int64_t context = 0;        ///< 0: the model's
+  std::string chat_template;  ///< a file; "": the model's own, if it has one
+  ToolCallFormat tool_calls = ToolCallFormat::kNone;
+};
+
+/// Errors: those of load_tokenizer; a file that is no template.
 base::Result<std::shared_ptr<const ServedModel>> load_served_model(
-    const model::ModelSource& source, const std::string& id, int64_t context,
-    const std::string& chat_template);
+    const model::ModelSource& source, const ServedModelOptions& options);
 
 }  // namespace fourfold::serve

@@ -89,6 +89,20 @@ void Service::count_answer(const http::Request& request, std::string_view handle
 }
 
 void Service::answer_elsewhere(std::shared_ptr<http::Exchange> exchange, Work work) {
+  if (elsewhere_ >= options_.max_queued_requests) {
+    metrics_.count_rejection(Rejection::kRequests);
+    return respond(*exchange, exchange->request().path,
+                   error_response({.status = 503,
+                                   .message = "too many requests wait already",
+                                   .param = {},
+                                   .code = "overloaded",
+                                   .retry_after_s = retry_after_s()}));
+  }
+  make_elsewhere(std::move(exchange), std::move(work));
+}
+
+void Service::make_elsewhere(std::shared_ptr<http::Exchange> exchange, Work work) {
+  ++elsewhere_;
   // The exchange is moved there and back: it must not die on a worker's thread.
   pool_.post([this, exchange = std::move(exchange), work = std::move(work)]() mutable {
     http::Response response;
@@ -98,6 +112,7 @@ void Service::answer_elsewhere(std::shared_ptr<http::Exchange> exchange, Work wo
       response = error_response(cannot_be_read(exception));
     }
     server_.post([this, exchange = std::move(exchange), response = std::move(response)]() mutable {
+      --elsewhere_;
       respond(*exchange, exchange->request().path, std::move(response));
     });
   });
@@ -206,6 +221,7 @@ std::optional<ApiError> Service::submit(Job& job) {
     part.sampling = request.sampling;
     part.stop_tokens = request.stop_tokens;
     part.ignore_eos = request.ignore_eos;
+    part.constraint = request.constraint;
     const size_t first = p * choices;
     part.id = job.tracks[first].id;
     for (size_t i = 1; i < choices; ++i) part.forks.push_back(job.tracks[first + i].id);
@@ -221,7 +237,11 @@ std::optional<ApiError> Service::submit(Job& job) {
                       .now_ns = now_ns});
         });
     if (!submitted.ok()) {
-      return ApiError{.status = 503, .message = submitted.error().message, .param = {}, .code = {}};
+      return ApiError{.status = 503,
+                      .message = submitted.error().message,
+                      .param = {},
+                      .code = "engine_failed",
+                      .retry_after_s = retry_after_s()};
     }
   }
   return std::nullopt;
@@ -248,13 +268,16 @@ void Service::take_event(Job& job, size_t sequence, const engine::SequenceEvent&
                       .code = "engine_failed",
                       .retry_after_s = 1});
   }
+  if (event.finish == FinishReason::kUnmet) {
+    return fail(job, {.message = event.failure, .param = {}, .code = "constraint_unmet"});
+  }
   if (job.tracks[sequence].ended) return;  // by a stop string
   observe(job, sequence, event, now_ns);
   AnswerWriter& writer = *job.writer;
   const AnswerWriter::Step step = writer.push(sequence, event);
   if (step.cancel) cluster_.cancel(job.tracks[sequence].id);
   if (const char* reason = writer.finish_reason(sequence)) {
-    end_track(job, sequence, reason[0] == 's' ? Ending::kStop : Ending::kLength);
+    end_track(job, sequence, reason[0] == 'l' ? Ending::kLength : Ending::kStop);
   }
   if (writer.request().stream) {
     if (!std::exchange(job.started, true)) {
@@ -264,13 +287,17 @@ void Service::take_event(Job& job, size_t sequence, const engine::SequenceEvent&
     job.exchange->write(step.events);
   }
   if (!writer.done()) return;
-  const std::unique_ptr<Job> done = std::move(jobs_.extract(job.number).mapped());
+  const std::shared_ptr<Job> done = std::move(jobs_.extract(job.number).mapped());
   if (writer.request().stream) {
     done->exchange->write(writer.end_of_stream());
     done->exchange->finish();
   } else {
-    respond(*done->exchange, done->exchange->request().path,
-            {.content_type = "application/json", .body = writer.body(), .headers = done->headers});
+    // A large answer would hold up everybody else's.
+    make_elsewhere(std::move(done->exchange), [done](const http::Request&) {
+      return http::Response{.content_type = "application/json",
+                            .body = done->writer->body(),
+                            .headers = done->headers};
+    });
   }
 }
 

@@ -46,7 +46,7 @@ class Service {
   /// Answers a request to `endpoint`, which is kCompletions or kChat.
   void generate(Endpoint endpoint, std::shared_ptr<http::Exchange> exchange);
 
-  /// Answers with what `work` makes of the request, on a worker thread.
+  /// Answers with what `work` makes of the request, on a worker thread; 503 where too many wait.
   using Work = std::function<http::Response(const http::Request& request)>;
   void answer_elsewhere(std::shared_ptr<http::Exchange> exchange, Work work);
 
@@ -89,6 +89,7 @@ class Service {
   struct Inbox;
   using Read = std::variant<ApiError, GenerationRequest>;
 
+  void make_elsewhere(std::shared_ptr<http::Exchange> exchange, Work work);
   Read read(std::string_view body, Endpoint endpoint) const;
   void begin(int64_t number, Read read);
   std::optional<ApiError> admit(const GenerationRequest& request);
@@ -112,6 +113,7 @@ class Service {
   std::unordered_map<int64_t, std::unique_ptr<Job>> jobs_;
   int64_t next_job_ = 0;
   int64_t preparing_ = 0;
+  int64_t elsewhere_ = 0;      ///< answers that worker threads make
   int64_t queued_ = 0;         ///< choices without a first token
   int64_t queued_tokens_ = 0;  ///< of their prompts
   double first_token_s_ = 0;   ///< how long requests have waited for it lately

@@ -195,6 +195,34 @@ TEST_F(ServiceTest, RefusesWhatTheQueueHasNoPlaceFor) {
   cluster_->sent(3);
 }
 
+TEST_F(ServiceTest, RefusesSmallRequestsWhereTooManyAreAnsweredAlready) {
+  start({.max_queued_requests = 1});
+  std::promise<void> begun;
+  std::promise<void> released;
+  cluster_->when_cleared = [&] {
+    begun.set_value();
+    released.get_future().wait();
+  };
+  http::RawClient slow = stack_->connect();
+  slow.send(Stack::request_text("POST", "/reset_prefix_cache", ""));
+  begun.get_future().wait();
+  const Reply reply = stack_->post("/tokenize", {{"prompt", "a"}});
+  EXPECT_EQ(reply.status, 503);
+  EXPECT_THAT(reply.head, HasSubstr("Retry-After: 1\r\n"));
+  released.set_value();
+  EXPECT_THAT(slow.read_response().first, StartsWith("HTTP/1.1 200 "));
+  EXPECT_EQ(stack_->post("/tokenize", {{"prompt", "a"}}).status, 200);
+}
+
+TEST_F(ServiceTest, SaysWhenToTryAgainWhereNoGroupIsLeft) {
+  start();
+  cluster_->fail("all dead");
+  const Reply reply = stack_->post(kPath, {{"prompt", "a"}});
+  EXPECT_EQ(reply.status, 503);
+  EXPECT_THAT(reply.head, HasSubstr("Retry-After: 1\r\n"));
+  EXPECT_EQ(reply.json["error"]["code"], "engine_failed");
+}
+
 TEST_F(ServiceTest, TakesALargeRequestWhenNobodyWaits) {
   start({.max_queued_requests = 1, .max_queued_tokens = 1});
   http::RawClient client = send({{"n", 4}});

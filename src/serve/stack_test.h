@@ -9,6 +9,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdlib>
+#include <functional>
 #include <future>
 #include <memory>
 #include <mutex>
@@ -52,7 +53,10 @@ class HandCluster final : public runtime::Cluster {
   }
   void trace(engine::StepObserver) override {}
   void set_numerics(base::Numerics) override {}
-  void clear_prefix_cache() override { ++cleared; }
+  void clear_prefix_cache() override {
+    ++cleared;
+    when_cleared();
+  }
   engine::EngineStats engine_stats() override { return {}; }
   std::vector<runtime::GroupStatus> status() override {
     const std::lock_guard lock(mutex_);
@@ -81,6 +85,7 @@ class HandCluster final : public runtime::Cluster {
   }
 
   std::atomic<int> cleared = 0;
+  std::function<void()> when_cleared = [] {};
 
  private:
   std::mutex mutex_;
@@ -126,9 +131,12 @@ class Stack {
         "chat.jinja",
         "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n"
         "{% if 'tool_calls' in m %}with {{ m.tool_calls | length }} calls\n{% endif %}{% endfor %}"
+        "{% for tool in tools %}may call {{ tool.function.name }}\n{% endfor %}"
         "{% if add_generation_prompt %}answer:{% endif %}");
-    model_ = load_served_model(model::open_model("tiny", false, 0).value(), "", 0, chat_template)
-                 .value();
+    model_ =
+        load_served_model(model::open_model("tiny", false, 0).value(),
+                          {.chat_template = chat_template, .tool_calls = ToolCallFormat::kHermes})
+            .value();
     server_ = http::Server::listen({}, clock_, [this](const std::shared_ptr<http::Exchange>& e) {
                 api_->handle(e);
               }).value();

@@ -40,6 +40,12 @@ int64_t append_valid_utf8(std::string_view bytes, bool more_follows, std::string
 /// `bytes` with each invalid sequence replaced by U+FFFD.
 std::string valid_utf8(std::string_view bytes);
 
+/// Code points of valid UTF-8.
+inline int64_t characters(std::string_view utf8) {
+  return std::count_if(utf8.begin(), utf8.end(),
+                       [](char c) { return (static_cast<uint8_t>(c) & 0xC0) != 0x80; });
+}
+
 /// Appends the UTF-8 form of a code point that is not a surrogate.
 void append_code_point(char32_t code_point, std::string* out);
 

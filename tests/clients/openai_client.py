@@ -15,6 +15,7 @@ import openai
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% for tool in tools %}may call {{ tool.function.name }}\n{% endfor %}"
     "{% if add_generation_prompt %}answer:{% endif %}"
 )
 KEY = "sk-of-the-tests"
@@ -114,13 +115,78 @@ def chat_takes_parts_of_text(client):
     assert a.choices[0].message.content == b.choices[0].message.content
 
 
+PLACE = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "enum": ["Bethel", "Zion"]},
+                   "days": {"type": "integer", "minimum": 1, "maximum": 7}},
+    "required": ["city", "days"],
+    "additionalProperties": False,
+}
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": PLACE}}]
+
+
+def chat_answers_in_json(client):
+    answer = client.chat.completions.create(
+        model="tiny", messages=MESSAGES, max_tokens=80, seed=1,
+        response_format={"type": "json_schema", "json_schema": {
+            "name": "place", "strict": True, "schema": PLACE}}).choices[0]
+    value = json.loads(answer.message.content)
+    assert set(value) == {"city", "days"} and 1 <= value["days"] <= 7
+    assert answer.finish_reason == "stop"
+    for seed in range(8):
+        answer = client.chat.completions.create(
+            model="tiny", messages=MESSAGES, max_tokens=100, seed=seed,
+            response_format={"type": "json_object"}).choices[0]
+        if answer.finish_reason == "stop":
+            assert isinstance(json.loads(answer.message.content), dict)
+
+
+def completion_is_one_of_a_choice(client):
+    choices = client.completions.create(
+        model="tiny", prompt=PROMPT, n=8, seed=2,
+        extra_body={"guided_choice": ["heaven", "earth", "heavens"]}).choices
+    assert {c.text for c in choices} <= {"heaven", "earth", "heavens"}
+    choice = client.completions.create(
+        model="tiny", prompt=PROMPT, extra_body={"structured_outputs": {"regex": "[0-9]{4}"}})
+    assert re.fullmatch("[0-9]{4}", choice.choices[0].text)
+
+
+def chat_calls_tools(client):
+    named = {"type": "function", "function": {"name": "weather"}}
+    message = client.chat.completions.create(
+        model="tiny", messages=MESSAGES, tools=TOOLS, tool_choice=named, seed=1).choices[0].message
+    assert message.content is None
+    call = message.tool_calls[0]
+    assert call.type == "function" and call.function.name == "weather"
+    assert set(json.loads(call.function.arguments)) == {"city", "days"}
+    # Its answer goes on the conversation.
+    more = MESSAGES + [message.model_dump(exclude_none=True),
+                       {"role": "tool", "tool_call_id": call.id, "content": "sunny"}]
+    plain = client.chat.completions.create(
+        model="tiny", messages=more, tools=TOOLS, max_tokens=8).choices[0]
+    assert plain.finish_reason in ("length", "stop") and not plain.message.tool_calls
+
+
+def chat_streams_the_calls_that_it_answers(client):
+    arguments = {"model": "tiny", "messages": MESSAGES, "tools": TOOLS, "seed": 4,
+                 "tool_choice": {"type": "function", "function": {"name": "weather"}}}
+    whole = client.chat.completions.create(**arguments).choices[0].message.tool_calls
+    streamed = []
+    for chunk in client.chat.completions.create(**arguments, stream=True):
+        streamed += chunk.choices[0].delta.tool_calls or []
+    assert [c.function.arguments for c in streamed] == [c.function.arguments for c in whole]
+    assert [c.index for c in streamed] == [0]
+
+
 def errors_are_the_packages_own(client):
     for error, arguments in [
         (openai.NotFoundError, {"model": "gpt-4"}),
         (openai.BadRequestError, {"max_tokens": 5000}),
         (openai.BadRequestError, {"temperature": 3}),
-        (openai.BadRequestError, {"tools": [{"type": "function", "function": {"name": "f"}}]}),
-        (openai.BadRequestError, {"response_format": {"type": "json_object"}}),
+        (openai.BadRequestError, {"tools": [{"type": "function"}]}),
+        (openai.BadRequestError, {"response_format": {"type": "json_schema", "json_schema": {
+            "name": "x", "schema": {"not": {}}}}}),
+        (openai.BadRequestError, {"audio": {"voice": "x", "format": "wav"}}),
     ]:
         try:
             client.chat.completions.create(**{"model": "tiny", "messages": MESSAGES, **arguments})
@@ -203,6 +269,10 @@ SCENARIOS = [
     chat_has_logprobs,
     chat_takes_extra_sampling_parameters,
     chat_takes_parts_of_text,
+    chat_answers_in_json,
+    completion_is_one_of_a_choice,
+    chat_calls_tools,
+    chat_streams_the_calls_that_it_answers,
     errors_are_the_packages_own,
     keys_are_needed,
     models_are_listed,
@@ -219,7 +289,8 @@ def main(binary):
                 file.write(text)
         server = subprocess.Popen(
             [binary, "serve", "tiny", "--port", "0", "--numerics", "invariant",
-             "--chat-template", f"{folder}/chat.jinja", "--api-key-file", f"{folder}/keys"],
+             "--chat-template", f"{folder}/chat.jinja", "--api-key-file", f"{folder}/keys",
+             "--enable-auto-tool-choice", "--tool-call-parser", "hermes"],
             stdout=subprocess.PIPE, text=True)
         try:
             url = re.search(r"http://\S+", server.stdout.readline()).group()

@@ -18,11 +18,14 @@ std::shared_ptr<const serve::ServedModel> make_model() {
   std::string path = "/tmp/fourfold-fuzz-XXXXXX";
   const int file = mkstemp(path.data());
   constexpr std::string_view kTemplate =
-      "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}";
+      "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+      "{% for tool in tools %}{{ tool | tojson }}{% endfor %}";
   CHECK(write(file, kTemplate.data(), kTemplate.size()) == std::ssize(kTemplate), "{}", path);
   close(file);
-  auto model =
-      serve::load_served_model(model::open_model("tiny", false, 0).value(), "", 0, path).value();
+  auto model = serve::load_served_model(
+                   model::open_model("tiny", false, 0).value(),
+                   {.chat_template = path, .tool_calls = serve::ToolCallFormat::kHermes})
+                   .value();
   std::remove(path.c_str());
   return model;
 }

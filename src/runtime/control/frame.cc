@@ -147,6 +147,7 @@ void fields_of(auto& io, Is<engine::Chunk> auto& c) {
   io(c.slot, c.position, c.num_tokens, c.num_blocks, c.sample);
 }
 void fields_of(auto& io, Is<engine::SampledRef> auto& r) { io(r.step, r.row); }
+void fields_of(auto& io, Is<engine::RowMask> auto& m) { io(m.row, m.allowed); }
 void fields_of(Writer& io, const base::Numerics& numerics) {
   io(numerics == base::Numerics::kFast);
 }
@@ -156,7 +157,7 @@ void fields_of(Reader& io, base::Numerics& numerics) {
   numerics = fast ? base::Numerics::kFast : base::Numerics::kInvariant;
 }
 void fields_of(auto& io, Is<engine::StepBatch> auto& b) {
-  io(b.step, b.starts, b.chunks, b.tokens, b.refs, b.blocks, b.trace, b.numerics);
+  io(b.step, b.starts, b.chunks, b.tokens, b.refs, b.blocks, b.masks, b.trace, b.numerics);
 }
 void fields_of(auto& io, Is<engine::TokenLogprob> auto& t) { io(t.token, t.logprob); }
 void fields_of(auto& io, Is<engine::SampledToken> auto& t) {
@@ -250,18 +251,25 @@ void fields_of(Reader& io, Config& m) {
 bool is_consistent(const engine::StepBatch& batch) {
   int64_t tokens = 0;
   int64_t blocks = 0;
+  int32_t sampled = 0;
   for (const engine::Chunk& chunk : batch.chunks) {
     if (!chunk.slot.valid() || chunk.position < 0 || chunk.num_tokens < 1 || chunk.num_blocks < 0) {
       return false;
     }
     tokens += chunk.num_tokens;
     blocks += chunk.num_blocks;
+    sampled += chunk.sample ? 1 : 0;
   }
   for (const engine::TokenId token : batch.tokens) {
     if (token < 0 && -1 - int64_t{token} >= std::ssize(batch.refs)) return false;
   }
   for (const engine::SampledRef& ref : batch.refs) {
     if (!ref.step.valid() || ref.row < 0) return false;
+  }
+  int32_t first = 0;
+  for (const engine::RowMask& mask : batch.masks) {
+    if (mask.row < first || mask.row >= sampled || mask.allowed.empty()) return false;
+    first = mask.row + 1;
   }
   for (const engine::BlockId block : batch.blocks) {
     if (!block.valid()) return false;

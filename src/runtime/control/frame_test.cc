@@ -82,6 +82,12 @@ StepBatch random_batch(Random& random) {
     for (int32_t b = 0; b < chunk.num_blocks; ++b) batch.blocks.emplace_back(random.below(1000));
     batch.chunks.push_back(chunk);
   }
+  int32_t rows = 0;
+  for (const Chunk& chunk : batch.chunks) rows += chunk.sample ? 1 : 0;
+  for (int32_t row = random.below(2); row < rows; row += 1 + random.below(2)) {
+    batch.masks.push_back({row, text::TokenMask(1 + static_cast<size_t>(random.below(40)))});
+    batch.masks.back().allowed[0] = static_cast<uint32_t>(random.below(100'000));
+  }
   return batch;
 }
 
@@ -337,12 +343,14 @@ TEST(Frame, ACountThatLiesCostsNoMemory) {
 }
 
 TEST(Frame, RefusesAStepWhoseArraysDoNotFitItsChunks) {
-  const StepBatch good{.step = StepId(7),
-                       .starts = {{.slot = SlotId(1)}},
-                       .chunks = {{.slot = SlotId(1), .num_tokens = 2, .num_blocks = 1}},
-                       .tokens = {5, -1},
-                       .refs = {{StepId(6), 0}},
-                       .blocks = {BlockId(9)}};
+  const StepBatch good{
+      .step = StepId(7),
+      .starts = {{.slot = SlotId(1)}},
+      .chunks = {{.slot = SlotId(1), .num_tokens = 2, .num_blocks = 1, .sample = true}},
+      .tokens = {5, -1},
+      .refs = {{StepId(6), 0}},
+      .blocks = {BlockId(9)},
+      .masks = {{0, {3}}}};
   ASSERT_TRUE(decode_frame(encode_frame(Step{{good}})).ok());
   const auto refused = [&](auto change) {
     StepBatch bad = good;
@@ -363,6 +371,11 @@ TEST(Frame, RefusesAStepWhoseArraysDoNotFitItsChunks) {
   EXPECT_TRUE(refused([](StepBatch& b) { b.tokens[1] = std::numeric_limits<int32_t>::min(); }));
   EXPECT_TRUE(refused([](StepBatch& b) { b.refs[0].row = -1; }));
   EXPECT_TRUE(refused([](StepBatch& b) { b.blocks[0] = BlockId(); }));
+  EXPECT_TRUE(refused([](StepBatch& b) { b.masks[0].row = -1; }));
+  EXPECT_TRUE(refused([](StepBatch& b) { b.masks[0].row = 1; }));
+  EXPECT_TRUE(refused([](StepBatch& b) { b.masks[0].allowed.clear(); }));
+  EXPECT_TRUE(refused([](StepBatch& b) { b.masks.push_back(b.masks[0]); }));
+  EXPECT_TRUE(refused([](StepBatch& b) { b.chunks[0].sample = false; }));
   EXPECT_TRUE(refused([](StepBatch& b) {
     b.chunks[0].num_tokens = std::numeric_limits<int32_t>::max();
     b.chunks.push_back(b.chunks[0]);
