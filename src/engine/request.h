@@ -20,6 +20,10 @@ struct Request {
   SamplingParams sampling;
   std::vector<TokenId> stop_tokens;  ///< the output ends with the first of them
   bool ignore_eos = false;           ///< stop_tokens do not end the output
+  /// Tokens of the output that were sampled before, by another engine: the sequence goes on behind
+  /// them as if this one had sampled them. They count for everything above, and have no events. Not
+  /// together with forks.
+  std::vector<TokenId> output;
   /// More outputs for the same prompt, a sequence each: forks[i] samples as choice
   /// sampling.choice + 1 + i. Each has its own events and can be cancelled by itself; all share the
   /// KV blocks that the prompt fills.
@@ -31,6 +35,7 @@ enum class FinishReason {
   kLength,     ///< as many tokens as asked for, or as fit
   kCancelled,  ///< by the caller
   kFailed,     ///< the group failed; what was sampled so far stays valid
+  kRefused,    ///< by runtime::Cluster: ranks crash with it
 };
 
 /// One new token of a sequence, its end, or both. A sequence has exactly one event with `finish`,
@@ -39,7 +44,7 @@ struct SequenceEvent {
   SequenceId id;
   std::optional<SampledToken> token;  ///< a stop token too
   std::optional<FinishReason> finish;
-  std::string failure;  ///< kFailed: what failed
+  std::string failure;  ///< kFailed and kRefused: what failed
 };
 
 }  // namespace fourfold::engine

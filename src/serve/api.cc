@@ -200,8 +200,7 @@ void Api::answer_model(http::Exchange& exchange) {
                     .code = "model_not_found"});
 }
 
-/// A group that stands still is ended by its executor within seconds, so it is enough to ask which
-/// groups live.
+/// A group that stands still is ended within seconds, so it is enough to ask which groups live.
 http::Response Api::health() const {
   ordered_json groups = ordered_json::array();
   bool any = false;
@@ -209,6 +208,8 @@ http::Response Api::health() const {
     any = any || status.failure.empty();
     groups.push_back({{"alive", status.failure.empty()},
                       {"failure", status.failure},
+                      {"previous_failure", status.previous_failure},
+                      {"restarts", status.restarts},
                       {"steps", status.stats.steps},
                       {"without_step_s", static_cast<double>(status.without_step_ns) * 1e-9}});
   }
