@@ -45,7 +45,7 @@ std::vector<Route> routes() {
       {"POST", "/tokenize", false, "The tokens of a text or of a chat"},
       {"POST", "/detokenize", false, "The text of tokens"},
       {"GET", "/health", true, "200 while a group of ranks finishes steps; 503 when none does"},
-      {"GET", "/ready", true, "200 while requests are taken"},
+      {"GET", "/ready", true, "200 while requests are taken and a group computes"},
       {"GET", "/ping", true, "200 while the server's thread lives"},
       {"GET", "/metrics", false, "Figures in Prometheus' text format"},
       {"GET", "/version", false, "The program's version"},

@@ -2,8 +2,6 @@
 
 #include <sys/socket.h>
 
-#include <array>
-#include <csignal>
 #include <cstddef>
 #include <vector>
 
@@ -21,7 +19,7 @@ struct Entry {
 
 // A signal handler reaches nothing but globals.
 int front_socket = -1;
-std::array<Entry, 5> entries;
+std::array<Entry, kCrashSignals.size()> entries;
 
 void on_signal(int signal) {
   for (const Entry& entry : entries) {
@@ -39,15 +37,14 @@ void on_signal(int signal) {
 
 void tell_of_crashes(int socket) {
   front_socket = socket;
-  constexpr std::array<int, 5> kSignals = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
-  for (size_t i = 0; i < kSignals.size(); ++i) {
-    entries[i].signal = kSignals[i];
-    entries[i].frame = encode_frame(Crash{kSignals[i]});
+  for (size_t i = 0; i < kCrashSignals.size(); ++i) {
+    entries[i].signal = kCrashSignals[i];
+    entries[i].frame = encode_frame(Crash{kCrashSignals[i]});
     struct sigaction action {};
     action.sa_handler = on_signal;
     sigemptyset(&action.sa_mask);
-    CHECK(sigaction(kSignals[i], &action, &entries[i].before) == 0, "no handler of signal {}",
-          kSignals[i]);
+    CHECK(sigaction(kCrashSignals[i], &action, &entries[i].before) == 0, "no handler of signal {}",
+          kCrashSignals[i]);
   }
 }
 

@@ -20,6 +20,7 @@
 #include "runtime/control/channel.h"
 #include "runtime/fault.h"
 #include "runtime/launch/child_process.h"
+#include "runtime/launch/crash_handler.h"
 #include "runtime/launch/hang_watch.h"
 #include "runtime/launch/interrupt.h"
 #include "runtime/launch/rank_command.h"
@@ -95,6 +96,7 @@ class ProcessExecutor final : public GroupExecutor {
   base::Error verdict(FailureCause cause, double detection_s, std::string text);
   base::Error verdict(FailureCause cause, steady_clock::time_point first_sign, std::string text);
   base::Error death_of(size_t rank);
+  FailureCause cause_of(int status) const;
   bool another_ended(size_t rank) const;
 
   void broadcast(const Message& message);
@@ -207,7 +209,7 @@ void ProcessExecutor::broadcast(const Message& message) {
   const std::vector<std::byte> frame = encode_frame(message);
   for (Peer& peer : peers_) {
     // Whoever takes no message is dead or stopped, and the monitor says so.
-    static_cast<void>(peer.channel->send_frame(frame));
+    if (peer.channel) static_cast<void>(peer.channel->send_frame(frame));
   }
 }
 
@@ -387,7 +389,7 @@ base::Status ProcessExecutor::check_child() {
       std::all_of(peers_.begin(), peers_.end(), [](const Peer& peer) { return !!peer.channel; });
   const std::filesystem::path output = RunDir::output(run_dir_.path());
   if (const std::optional<int> status = child_.wait_exit(milliseconds(0))) {
-    return verdict(FailureCause::kKilled, 0.0,
+    return verdict(cause_of(*status), 0.0,
                    fmt::format("{} {}{}", peers_.size() == 1 ? describe(0) : "mpirun",
                                describe_exit(*status), last_words(output, Speaker::kMpirunToo)));
   }
@@ -455,8 +457,7 @@ base::Error ProcessExecutor::death_of(size_t rank) {
   std::optional<int> status = child_.wait_exit(only ? kExitLimit : kAloneLimit);
   if (!status && another_ended(rank)) status = child_.wait_exit(kExitLimit);
   if (status && (only || WIFSIGNALED(*status))) {
-    const bool own_fault = only && WIFEXITED(*status) && WEXITSTATUS(*status) != 0;
-    return verdict(own_fault ? FailureCause::kCrashed : FailureCause::kKilled, closed,
+    return verdict(cause_of(*status), closed,
                    fmt::format("{} {}{}", only ? describe(rank) : "mpirun", describe_exit(*status),
                                last_words(output, Speaker::kMpirunToo)));
   }
@@ -467,6 +468,12 @@ base::Error ProcessExecutor::death_of(size_t rank) {
                                describe(rank)));
   }
   return verdict(FailureCause::kKilled, closed, fmt::format("{} ended{}", describe(rank), words));
+}
+
+/// By the exit status of the only rank, or of mpirun, which ends by itself only when told to.
+FailureCause ProcessExecutor::cause_of(int status) const {
+  const bool own_fault = WIFEXITED(status) ? WEXITSTATUS(status) != 0 : is_crash(WTERMSIG(status));
+  return peers_.size() == 1 && own_fault ? FailureCause::kCrashed : FailureCause::kKilled;
 }
 
 bool ProcessExecutor::another_ended(size_t rank) const {
