@@ -257,7 +257,7 @@ TEST_F(ProcessGroup, KnowsFaultsOfARanksOwn) {
 }
 
 TEST_F(ProcessGroup, AnExceptionIsAFaultOfARanksOwn) {
-  setenv(runtime::kFaultVariable, "rank=1 step=3 op=mlp action=throw", 1);
+  setenv(runtime::kFaultVariable, "rank=1 step=6 op=mlp action=throw", 1);
   std::unique_ptr<GroupExecutor> group = start(tiny_config({.tp = 2}), RankMode::kProcesses);
   unsetenv(runtime::kFaultVariable);
   ASSERT_TRUE(group);

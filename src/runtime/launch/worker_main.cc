@@ -148,6 +148,27 @@ base::Status serve(Worker& worker, const RankConfig& config, Channel& channel, I
   }
 }
 
+/// A rank alone cannot go on, and the others wait for it in a collective: it ends without ceremony,
+/// and mpirun ends them.
+[[noreturn]] void give_up(Channel& channel, std::string_view why, bool own_fault = true) {
+  static_cast<void>(channel.send(Failure{std::string(why), own_fault}));
+  _exit(1);
+}
+
+/// Does `work`, or gives up while everything that it has is still there: to take it down would be
+/// to wait for the other ranks, which wait for this one.
+template <typename Work>
+void do_or_give_up(Channel& channel, Work work) {
+  try {
+    const base::Status status = work();
+    if (!status.ok()) give_up(channel, status.error().message);
+  } catch (const comm::CommAborted& aborted) {
+    give_up(channel, aborted.reason, /*own_fault=*/false);
+  } catch (const std::exception& error) {
+    give_up(channel, error.what());
+  }
+}
+
 base::Status run_rank(int rank, int ranks, Channel& channel, Inbox& inbox, Marks& marks) {
   const Message first = *inbox.next(/*wait=*/true);
   const auto* message = std::get_if<Config>(&first);
@@ -176,15 +197,11 @@ base::Status run_rank(int rank, int ranks, Channel& channel, Inbox& inbox, Marks
   group->report_to(&marks.progress);
   FF_ASSIGN(const std::unique_ptr<Worker> worker,
             Worker::create(config, std::move(ops), std::move(group)));
-  FF_TRY(channel.send(Ready{worker->memory()}));
-  return serve(*worker, config, channel, inbox, marks);
-}
-
-/// A rank alone cannot go on, and the others wait for it in a collective: it ends without ceremony,
-/// and mpirun ends them.
-[[noreturn]] void give_up(Channel& channel, std::string_view why, bool own_fault = true) {
-  static_cast<void>(channel.send(Failure{std::string(why), own_fault}));
-  _exit(1);
+  do_or_give_up(channel, [&]() -> base::Status {
+    FF_TRY(channel.send(Ready{worker->memory()}));
+    return serve(*worker, config, channel, inbox, marks);
+  });
+  return {};
 }
 
 std::optional<int> parse_int(const char* text) {
@@ -232,14 +249,7 @@ int worker_main(int argc, char** argv) {
   if (!fault.ok()) give_up(**channel, fault.error().message);
   Marks marks(*fault);
   Inbox inbox(**channel, marks.progress);
-  try {
-    const base::Status status = run_rank(*rank, *ranks, **channel, inbox, marks);
-    if (!status.ok()) give_up(**channel, status.error().message);
-  } catch (const comm::CommAborted& aborted) {
-    give_up(**channel, aborted.reason, /*own_fault=*/false);
-  } catch (const std::exception& error) {
-    give_up(**channel, error.what());
-  }
+  do_or_give_up(**channel, [&] { return run_rank(*rank, *ranks, **channel, inbox, marks); });
   return 0;
 }
 
