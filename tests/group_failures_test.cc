@@ -264,7 +264,7 @@ int GroupFailures::harm(serve::Stack& stack, const Traffic& traffic, int signal,
       kPatience, [&] { return traffic.streams() >= streams && cluster.occupancy().running > 0; }));
   const std::vector<RankProcess> ranks = rank_processes(getpid());
   std::vector<RankProcess> victims = {ranks.at(static_cast<size_t>(below(int(ranks.size()))))};
-  const RankProcess other = ranks.at(static_cast<size_t>(below(int(ranks.size()))));
+  const RankProcess& other = ranks.at(static_cast<size_t>(below(int(ranks.size()))));
   if (most > 1 && other.run_dir != victims[0].run_dir) victims.push_back(other);
   poll(nullptr, 0, below(30));
 

@@ -225,7 +225,7 @@ class LifeRun {
       const std::vector<uint64_t>& states =
           expected_[static_cast<size_t>(chunk.sequence.value)].states;
       for (int32_t i = 0; i < chunk.num_tokens; ++i, ++row) {
-        const auto position = static_cast<size_t>(chunk.position + i);
+        const auto position = static_cast<size_t>(chunk.position) + static_cast<size_t>(i);
         if (position >= states.size()) continue;  // behind a stop token
         ASSERT_LT(row, record.output.trace.size());
         EXPECT_EQ(record.output.trace[row].hash, states[position]) << "position " << position;
