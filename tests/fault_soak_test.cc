@@ -176,13 +176,6 @@ class Traffic {
   bool over_ = false;
 };
 
-/// A rank as the operating system knows it.
-struct RankProcess {
-  pid_t pid = -1;
-  int rank = 0;         // within its group
-  std::string run_dir;  // of its group
-};
-
 /// Learns which of the ranks dies first, and when, by the kernel's word.
 class FirstDeath {
  public:
@@ -245,22 +238,7 @@ class FaultSoak : public testing::Test {
     return Cluster::start(config, [](const std::string&) {});
   }
 
-  static std::vector<RankProcess> ranks() {
-    std::vector<RankProcess> out;
-    for (const Process& process : descendants(getpid())) {
-      if (process.args.size() < 4 || process.args[0] != FOURFOLD_BINARY ||
-          process.args[1] != "worker") {
-        continue;
-      }
-      RankProcess rank{.pid = process.pid, .rank = 0, .run_dir = process.args[2]};
-      constexpr std::string_view kName = "OMPI_COMM_WORLD_RANK=";
-      for (const std::string& variable : process.environment) {
-        if (variable.starts_with(kName)) rank.rank = std::atoi(variable.c_str() + kName.size());
-      }
-      out.push_back(rank);
-    }
-    return out;
-  }
+  static std::vector<RankProcess> ranks() { return rank_processes(getpid()); }
 
   /// Every process of the groups has a path in the test's folder among its arguments.
   bool processes_left() const {

@@ -8,6 +8,7 @@
 #include <chrono>
 #include <csignal>
 #include <filesystem>
+#include <future>
 #include <optional>
 #include <string>
 #include <vector>
@@ -233,6 +234,50 @@ TEST_F(ProcessGroup, KnowsTheSignalThatEndedAnOnlyRank) {
   EXPECT_LE(harmed.took, kPromise);
   group.reset();
   EXPECT_TRUE(nothing_left());
+}
+
+TEST_F(ProcessGroup, KnowsFaultsOfARanksOwn) {
+  for (const mesh::ParallelConfig& scheme :
+       {mesh::ParallelConfig{}, mesh::ParallelConfig{.pp = 2, .tp = 2}}) {
+    for (const int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGABRT}) {
+      SCOPED_TRACE(fmt::format("{}, signal {}", mesh::scheme_name(scheme), signal));
+      std::unique_ptr<GroupExecutor> group = start(tiny_config(scheme), RankMode::kProcesses);
+      ASSERT_TRUE(group);
+      const int victim = scheme.devices() - 1;
+      const pid_t pid = ranks_of(getpid()).at(victim);
+      const Harmed harmed = fail_during_steps(*group, [&] { kill(pid, signal); });
+      EXPECT_THAT(harmed.failure, StartsWith(fmt::format("rank {} (", victim)));
+      EXPECT_THAT(harmed.failure, HasSubstr(fmt::format(", pid {}) was killed by SIG{}", pid,
+                                                        sigabbrev_np(signal))));
+      EXPECT_LE(harmed.took, kPromise);
+      EXPECT_EQ(group->failure()->cause, runtime::FailureCause::kCrashed);
+      EXPECT_EQ(group->failure()->text, harmed.failure);
+    }
+  }
+}
+
+TEST_F(ProcessGroup, AnExceptionIsAFaultOfARanksOwn) {
+  setenv(runtime::kFaultVariable, "rank=1 step=6 op=mlp action=throw", 1);
+  std::unique_ptr<GroupExecutor> group = start(tiny_config({.tp = 2}), RankMode::kProcesses);
+  unsetenv(runtime::kFaultVariable);
+  ASSERT_TRUE(group);
+  EXPECT_THAT(fail_during_steps(*group, [] {}).failure, HasSubstr("FOURFOLD_FAULT said so"));
+  EXPECT_EQ(group->failure()->cause, runtime::FailureCause::kCrashed);
+}
+
+TEST_F(ProcessGroup, MissesARankOfAnIdleGroup) {
+  for (const int tp : {1, 2}) {
+    std::unique_ptr<GroupExecutor> group = start(tiny_config({.tp = tp}), RankMode::kProcesses);
+    ASSERT_TRUE(group);
+    std::promise<void> failed;
+    group->on_failure([&] { failed.set_value(); });
+    kill(ranks_of(getpid()).at(0), SIGKILL);
+    EXPECT_EQ(failed.get_future().wait_for(kPromise), std::future_status::ready);
+    const runtime::GroupFailure failure = group->failure().value();
+    EXPECT_EQ(failure.cause, runtime::FailureCause::kKilled);
+    EXPECT_THAT(failure.text, HasSubstr("rank 0 ("));
+    EXPECT_LT(failure.detection_s, 1);
+  }
 }
 
 TEST_F(ProcessGroup, NamesARankThatIsStopped) {

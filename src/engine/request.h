@@ -25,6 +25,10 @@ struct Request {
   /// What every output of the request is constrained to; null: nothing. Its sequences are not run
   /// ahead of results.
   std::shared_ptr<const text::TokenConstraint> constraint;
+  /// Tokens of the output that were sampled before, by another engine: the sequence goes on behind
+  /// them as if this one had sampled them. They count for everything above, and have no events. Not
+  /// together with forks.
+  std::vector<TokenId> output;
   /// More outputs for the same prompt, a sequence each: forks[i] samples as choice
   /// sampling.choice + 1 + i. Each has its own events and can be cancelled by itself; all share the
   /// KV blocks that the prompt fills.
@@ -37,6 +41,7 @@ enum class FinishReason {
   kCancelled,  ///< by the caller
   kFailed,     ///< the group failed; what was sampled so far stays valid
   kUnmet,      ///< what the request is constrained to cannot be followed
+  kRefused,    ///< by runtime::Cluster: ranks crash with it
 };
 
 /// One new token of a sequence, its end, or both. A sequence has exactly one event with `finish`,
@@ -45,7 +50,7 @@ struct SequenceEvent {
   SequenceId id;
   std::optional<SampledToken> token;  ///< a stop token too
   std::optional<FinishReason> finish;
-  std::string failure;  ///< kFailed, kUnmet: why
+  std::string failure;  ///< kFailed, kUnmet and kRefused: why
 };
 
 }  // namespace fourfold::engine

@@ -67,6 +67,7 @@ Scheduler::Scheduler(const ExecutorLimits& limits, const SchedulerOptions& optio
 
 base::Status Scheduler::check(const Request& request) const {
   const auto prompt = static_cast<int64_t>(request.prompt.size());
+  const auto output = static_cast<int64_t>(request.output.size());
   FF_TRY(check_sampling(request.sampling));
   if (request.sampling.min_tokens > request.max_new_tokens) {
     return base::fail("min_tokens is {}, expected at most {}, the number of new tokens",
@@ -76,10 +77,13 @@ base::Status Scheduler::check(const Request& request) const {
     return base::fail("a request needs a prompt token and a new token, this one has {} and {}",
                       prompt, request.max_new_tokens);
   }
-  const auto negative = std::find_if(request.prompt.begin(), request.prompt.end(),
-                                     [](TokenId token) { return token < 0; });
-  if (negative != request.prompt.end()) {
-    return base::fail("the prompt has token {}; tokens are not negative", *negative);
+  for (const std::vector<TokenId>* tokens : {&request.prompt, &request.output}) {
+    const auto negative =
+        std::find_if(tokens->begin(), tokens->end(), [](TokenId token) { return token < 0; });
+    if (negative != tokens->end()) {
+      return base::fail("the {} has token {}; tokens are not negative",
+                        tokens == &request.prompt ? "prompt" : "output", *negative);
+    }
   }
   if (prompt + 1 > limits_.max_positions) {
     return base::fail(
@@ -88,6 +92,10 @@ base::Status Scheduler::check(const Request& request) const {
         prompt, limits_.max_positions);
   }
   const int64_t max_tokens = token_limit(request, limits_);
+  if (prompt + output >= max_tokens || (output > 0 && !request.forks.empty())) {
+    return base::fail("an output of {} tokens cannot go on: it has {} at most, in {} choices",
+                      output, max_tokens - prompt, request.forks.size() + 1);
+  }
   // The last token is sampled, but never computed.
   const int64_t blocks = cache_.blocks_for(max_tokens - 1);
   if (blocks > limits_.blocks) {
@@ -110,15 +118,21 @@ base::Status Scheduler::add(Request request) {
   sequence.prompt_tokens = static_cast<int32_t>(request.prompt.size());
   sequence.max_tokens = static_cast<int32_t>(token_limit(request, limits_));
   sequence.tokens = std::move(request.prompt);
+  sequence.tokens.insert(sequence.tokens.end(), request.output.begin(), request.output.end());
+  std::unique_ptr<text::TokenConstraint::Walk> walk;
   if (request.constraint != nullptr) {
-    FF_ASSIGN(sequence.allowed, request.constraint->begin()->allowed());
+    walk = request.constraint->begin();
+    for (const TokenId token : request.output) FF_TRY(walk->accept(token));
+    FF_ASSIGN(sequence.allowed, walk->allowed());
   }
   request.forks.insert(request.forks.begin(), request.id);
   for (const SequenceId id : request.forks) {
     CHECK(id.valid() && !sequences_.contains(id), "sequence {} exists already", id.value);
     sequence.id = id;
     auto owned = std::make_unique<Sequence>(sequence);
-    if (request.constraint != nullptr) owned->walk = request.constraint->begin();
+    // Only one that is alone goes on behind an output.
+    if (walk == nullptr && request.constraint != nullptr) walk = request.constraint->begin();
+    owned->walk = std::move(walk);
     waiting_.push_back(owned.get());
     sequences_.emplace(id, std::move(owned));
     ++sequence.sampling.choice;

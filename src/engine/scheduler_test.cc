@@ -717,5 +717,39 @@ TEST(Scheduler, ASequenceWhoseConstraintCannotBeFollowedEndsAlone) {
   EXPECT_FALSE(bench.scheduler.add(constrained).ok());
 }
 
+TEST(Scheduler, GoesOnBehindAnOutputThatAnotherOneSampled) {
+  Bench bench(roomy());
+  Request resumed = request(kA, /*prompt_tokens=*/6, /*max_new_tokens=*/5);
+  resumed.output = {7, 8, 9};
+  resumed.sampling.repetition_penalty = 1.5F;
+  bench.add(resumed);
+  const StepBatch first = bench.step();
+  EXPECT_THAT(chunk_sizes(first), ElementsAre(9));
+  EXPECT_EQ(first.starts.at(0).prompt_tokens, 6);
+  EXPECT_EQ(first.starts.at(0).history.size(), 9U);
+  bench.commit(20);
+  bench.step();
+  bench.commit(21);
+  const std::vector<SequenceEvent> events = bench.scheduler.take_events();
+  ASSERT_EQ(events.size(), 2U) << "the first three are known";
+  EXPECT_EQ(events[0].token->token, 20);
+  EXPECT_EQ(events[1].token->token, 21);
+  EXPECT_EQ(events[1].finish, FinishReason::kLength);
+}
+
+TEST(Scheduler, RefusesAnOutputThatIsCompleteOrOfSeveralChoices) {
+  Scheduler scheduler(roomy(), {});
+  Request complete = request(kA, 6, 2);
+  complete.output = {7, 8};
+  EXPECT_THAT(scheduler.add(complete).error().message, HasSubstr("cannot go on"));
+  Request several = request(kB, 6, 5);
+  several.output = {7};
+  several.forks = {kC};
+  EXPECT_THAT(scheduler.add(several).error().message, HasSubstr("2 choices"));
+  Request negative = request(kC, 6, 5);
+  negative.output = {-1};
+  EXPECT_THAT(scheduler.add(negative).error().message, HasSubstr("output has token -1"));
+}
+
 }  // namespace
 }  // namespace fourfold::engine

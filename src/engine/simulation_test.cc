@@ -1,11 +1,12 @@
 // Ten thousand random lives of an engine on the toy model: whatever the limits, options, arrivals
 // and cancellations, invariants hold after every step and every answer is the one that the model
-// gives to the request alone.
+// gives to the request alone. Where the executor fails, another engine goes on with what it had.
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <random>
 
 #include "base/clock.h"
@@ -123,6 +124,7 @@ struct Coverage {
   EngineStats stats;
   std::map<FinishReason, int64_t> finishes;
   int64_t refused = 0;
+  int64_t resumed = 0;  ///< with some output, by another engine
   int64_t zero_row_batches = 0;
   int64_t traced_rows = 0;
 };
@@ -130,52 +132,79 @@ struct Coverage {
 class LifeRun {
  public:
   LifeRun(uint64_t seed, Coverage& coverage)
-      : life_(make_life(seed)),
-        random_(mix(seed, 2)),
-        coverage_(coverage),
-        executor_(life_.executor),
-        engine_(executor_, life_.scheduler, clock_) {
+      : life_(make_life(seed)), random_(mix(seed, 2)), coverage_(coverage) {
     for (const Request& request : life_.alone) {
       expected_.push_back(
           toy_answer(request, life_.executor.vocab, life_.executor.limits.max_positions));
     }
-    if (life_.trace) engine_.trace([this](const StepRecord& record) { observe(record); });
   }
 
   void run() {
+    live();
+    if (testing::Test::HasFailure()) return;
+    check_answers();
+    if (life_.executor.fail_at_step < 0) return;
+    life_.executor.fail_at_step = -1;
+    life_.requests = unfinished();
+    live();
+    if (!testing::Test::HasFailure()) check_answers();
+  }
+
+ private:
+  /// The life of one engine.
+  void live() {
+    executor_.emplace(life_.executor);
+    engine_.emplace(*executor_, life_.scheduler, clock_);
+    if (life_.trace) engine_->trace([this](const StepRecord& record) { observe(record); });
     size_t next = 0;
-    for (int32_t i = 0; next < life_.requests.size() || engine_.has_work(); ++i) {
+    for (int32_t i = 0; next < life_.requests.size() || engine_->has_work(); ++i) {
       ASSERT_LT(i, 20'000) << "no end in sight";
       while (next < life_.requests.size() && random_.percent(life_.arrival_percent)) {
         add(life_.requests[next++]);
       }
       if (random_.percent(life_.cancel_percent)) {
-        engine_.cancel(SequenceId(random_.in(0, static_cast<int32_t>(life_.alone.size()))));
+        engine_->cancel(SequenceId(random_.in(0, static_cast<int32_t>(life_.alone.size()))));
       }
-      if (random_.percent(1)) engine_.clear_prefix_cache();
-      for (const SequenceEvent& event : engine_.run_once()) take(event);
+      if (random_.percent(1)) engine_->clear_prefix_cache();
+      for (const SequenceEvent& event : engine_->run_once()) take(event);
       check_state();
       if (testing::Test::HasFailure()) return;
     }
-    check_answers();
-    coverage_.stats.merge(engine_.stats());
-    coverage_.zero_row_batches += executor_.zero_row_batches();
+    coverage_.stats.merge(engine_->stats());
+    coverage_.zero_row_batches += executor_->zero_row_batches();
   }
 
- private:
+  /// What failed, with its output so far.
+  std::vector<Request> unfinished() {
+    std::vector<Request> out;
+    for (const Request& request : life_.alone) {
+      const auto it = seen_.find(request.id);
+      if (it == seen_.end() || it->second.finish != FinishReason::kFailed) continue;
+      Request rest = request;
+      rest.forks.clear();
+      rest.output = it->second.tokens;
+      if (!rest.output.empty()) ++coverage_.resumed;
+      it->second.finish.reset();
+      expected_[static_cast<size_t>(request.id.value)] =
+          toy_answer(request, life_.executor.vocab, life_.executor.limits.max_positions);
+      out.push_back(std::move(rest));
+    }
+    return out;
+  }
+
   void add(const Request& request) {
-    const base::Status status = engine_.add(request);
+    const base::Status status = engine_->add(request);
     if (status.ok()) {
-      seen_[request.id] = {};
+      seen_[request.id].tokens = request.output;
       for (const SequenceId id : request.forks) seen_[id] = {};
       return;
     }
     ++coverage_.refused;
-    const ExecutorLimits& limits = executor_.limits();
+    const ExecutorLimits& limits = executor_->limits();
     const auto prompt = static_cast<int32_t>(request.prompt.size());
     const int32_t positions = std::min(prompt + request.max_new_tokens, limits.max_positions) - 1;
     EXPECT_TRUE(prompt + 1 > limits.max_positions ||
-                positions > limits.blocks * limits.block_size || !engine_.failure().empty())
+                positions > limits.blocks * limits.block_size || !engine_->failure().empty())
         << status.error().message;
   }
 
@@ -196,7 +225,7 @@ class LifeRun {
       const std::vector<uint64_t>& states =
           expected_[static_cast<size_t>(chunk.sequence.value)].states;
       for (int32_t i = 0; i < chunk.num_tokens; ++i, ++row) {
-        const auto position = static_cast<size_t>(chunk.position + i);
+        const auto position = static_cast<size_t>(chunk.position) + static_cast<size_t>(i);
         if (position >= states.size()) continue;  // behind a stop token
         ASSERT_LT(row, record.output.trace.size());
         EXPECT_EQ(record.output.trace[row].hash, states[position]) << "position " << position;
@@ -207,7 +236,7 @@ class LifeRun {
   }
 
   void check_state() {
-    for (const SchedulerSnapshot& snapshot : engine_.snapshots()) {
+    for (const SchedulerSnapshot& snapshot : engine_->snapshots()) {
       const base::Status status = check_invariants(snapshot);
       EXPECT_TRUE(status.ok()) << status.error().message;
     }
@@ -228,7 +257,7 @@ class LifeRun {
       }
       EXPECT_EQ(seen.tokens, expected.tokens) << "request " << request.id.value;
     }
-    for (const SchedulerSnapshot& snapshot : engine_.snapshots()) {
+    for (const SchedulerSnapshot& snapshot : engine_->snapshots()) {
       EXPECT_TRUE(snapshot.sequences.empty());
       EXPECT_EQ(snapshot.free_blocks.size(), snapshot.references.size());
     }
@@ -238,9 +267,9 @@ class LifeRun {
   std::vector<ToyAnswer> expected_;  ///< by sequence id
   Random random_;
   Coverage& coverage_;
-  SimulatedExecutor executor_;
   base::ManualClock clock_;
-  Engine engine_;
+  std::optional<SimulatedExecutor> executor_;
+  std::optional<Engine> engine_;
   std::map<SequenceId, Seen> seen_;
 };
 
@@ -260,6 +289,7 @@ TEST(Simulation, AnswersAsIfEveryRequestWereAlone) {
   EXPECT_GE(stats.max_prompt_chunks, 6) << "depth is up to 6";
   EXPECT_GT(coverage.traced_rows, 1000);
   EXPECT_GT(coverage.refused, 100);
+  EXPECT_GT(coverage.resumed, 100);
   EXPECT_GT(coverage.zero_row_batches, 100);
   for (const FinishReason reason : {FinishReason::kStop, FinishReason::kLength,
                                     FinishReason::kCancelled, FinishReason::kFailed}) {

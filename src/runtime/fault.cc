@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <charconv>
@@ -19,7 +20,7 @@ using base::fail;
 using Action = FaultSpec::Action;
 
 constexpr std::string_view kGrammar =
-    "expected words KEY=VALUE among rank=N step=N layer=N op=NAME, and "
+    "expected words KEY=VALUE among rank=N restart=N step=N layer=N op=NAME token=N, and "
     "action=kill|stop|hang|abort|exit|throw|slow:<N>ms|corrupt|trap, for example "
     "\"rank=2 step=5 layer=3 op=mlp action=kill\"";
 constexpr int kExitStatus = 3;
@@ -82,7 +83,9 @@ bool parse_action(std::string_view text, FaultSpec& spec) {
 
 bool parse_word(std::string_view key, std::string_view value, FaultSpec& spec) {
   if (key == "rank") return parse_number(value, spec.rank);
+  if (key == "restart") return parse_number(value, spec.restart);
   if (key == "step") return parse_number(value, spec.step);
+  if (key == "token") return parse_number(value, spec.token);
   if (key == "layer") return parse_number(value, spec.layer);
   if (key == "action") return parse_action(value, spec);
   spec.operation = value;
@@ -125,9 +128,17 @@ bool Fault::matches(const comm::Position& position) const {
   const std::string_view operation =
       position.call ? name_of(position.call->kind) : name_of(position.operation);
   return rank_ && spec_.rank.value_or(*rank_) == *rank_ &&
+         spec_.restart.value_or(restarts_) == restarts_ &&
          spec_.step.value_or(position.step) == position.step &&
          spec_.layer.value_or(position.layer) == position.layer &&
-         (spec_.operation.empty() || spec_.operation == operation);
+         (spec_.operation.empty() || spec_.operation == operation) && (!spec_.token || has_token_);
+}
+
+void Fault::begin(std::span<const engine::StepBatch> batches) {
+  if (!spec_.token) return;
+  has_token_ = std::any_of(batches.begin(), batches.end(), [&](const engine::StepBatch& batch) {
+    return std::find(batch.tokens.begin(), batch.tokens.end(), *spec_.token) != batch.tokens.end();
+  });
 }
 
 void Fault::at(const comm::Position& position, std::span<float> data) {

@@ -5,12 +5,14 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
 
 #include "base/result.h"
 #include "comm/progress.h"
+#include "engine/step.h"
 
 namespace fourfold::runtime {
 
@@ -22,9 +24,11 @@ struct FaultSpec {
   enum class Action { kKill, kStop, kHang, kAbort, kExit, kThrow, kSlow, kCorrupt, kTrap };
 
   std::optional<int> rank;       ///< of the whole scheme
+  std::optional<int> restart;    ///< of the rank's group before this life
   std::optional<int64_t> step;   ///< of the rank's group
   std::optional<int32_t> layer;  ///< of the model
   std::string operation;         ///< a name of comm::Operation or comm::CallKind; empty: any
+  std::optional<engine::TokenId> token;  ///< among the inputs of the step
   Action action = Action::kHang;
   std::chrono::milliseconds delay{0};  ///< of kSlow
 
@@ -42,8 +46,14 @@ class Fault final : public comm::Progress::Observer {
  public:
   explicit Fault(FaultSpec spec) : spec_(std::move(spec)) {}
 
-  /// Until it knows which rank of the scheme it watches it does nothing.
-  void watch(int world_rank) { rank_ = world_rank; }
+  /// Until it knows which rank of the scheme it watches, in which life of its group, it does
+  /// nothing.
+  void watch(int world_rank, int restarts) {
+    rank_ = world_rank;
+    restarts_ = restarts;
+  }
+  /// The rank begins this step.
+  void begin(std::span<const engine::StepBatch> batches);
   void at(const comm::Position& position, std::span<float> data) override;
   void has_device(std::function<void()> break_device) override {
     break_device_ = std::move(break_device);
@@ -56,6 +66,8 @@ class Fault final : public comm::Progress::Observer {
 
   FaultSpec spec_;
   std::optional<int> rank_;
+  int restarts_ = 0;
+  bool has_token_ = false;
   bool done_ = false;
   std::function<void()> break_device_;
   std::atomic<bool> released_ = false;

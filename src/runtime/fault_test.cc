@@ -33,6 +33,8 @@ TEST(FaultSpec, ReadsWhereAndHow) {
   EXPECT_EQ(slow.delay, std::chrono::milliseconds(50));
   EXPECT_FALSE(slow.rank || slow.step || slow.layer);
   EXPECT_EQ(spec_of("op=all-reduce action=hang").operation, "all-reduce");
+  EXPECT_EQ(spec_of("restart=1 action=hang").restart, 1);
+  EXPECT_EQ(spec_of("token=77 action=hang").token, 77);
 }
 
 TEST(FaultSpec, RefusesWhatItDoesNotUnderstandAndSaysWhatItExpects) {
@@ -77,9 +79,9 @@ TEST(Fault, HappensAtThatMarkOfThatRankOnly) {
   Fault fault(spec_of("rank=2 step=5 layer=3 op=mlp action=throw"));
   const Position here{.step = 5, .layer = 3, .operation = Operation::kMlp};
   fault.at(here, {});  // not yet told which rank this is
-  fault.watch(1);
+  fault.watch(1, 0);
   fault.at(here, {});
-  fault.watch(2);
+  fault.watch(2, 0);
   for (const Position& elsewhere :
        {Position{.step = 4, .layer = 3, .operation = Operation::kMlp},
         Position{.step = 5, .layer = 2, .operation = Operation::kMlp},
@@ -94,9 +96,34 @@ TEST(Fault, HappensAtThatMarkOfThatRankOnly) {
   fault.at(here, {});  // once is enough
 }
 
+TEST(Fault, HappensInThatLifeOfTheGroupOnly) {
+  Fault fault(spec_of("restart=1 action=throw"));
+  fault.watch(0, 0);
+  fault.at({}, {});
+  fault.watch(0, 2);
+  fault.at({}, {});
+  fault.watch(0, 1);
+  EXPECT_THROW(fault.at({}, {}), std::runtime_error);
+}
+
+TEST(Fault, HappensInAStepThatHasTheToken) {
+  Fault fault(spec_of("token=77 op=embed action=throw"));
+  fault.watch(0, 0);
+  const Position here{.operation = Operation::kEmbed};
+  fault.at(here, {});
+  std::vector<engine::StepBatch> batches(2);
+  batches[1].tokens = {5, 78};
+  fault.begin(batches);
+  fault.at(here, {});
+  batches[1].tokens = {5, 77};
+  fault.begin(batches);
+  fault.at({.operation = Operation::kInputs}, {});
+  EXPECT_THROW(fault.at(here, {}), std::runtime_error);
+}
+
 TEST(Fault, ACallIsAnOperationToo) {
   Fault fault(spec_of("op=all-reduce action=throw"));
-  fault.watch(0);
+  fault.watch(0, 0);
   fault.at({.operation = Operation::kMlp}, {});
   EXPECT_THROW(
       fault.at({.operation = Operation::kMlp, .call = {{.kind = CallKind::kAllReduce}}}, {}),
@@ -105,7 +132,7 @@ TEST(Fault, ACallIsAnOperationToo) {
 
 TEST(Fault, CorruptsOneValueAtEveryMark) {
   Fault fault(spec_of("layer=1 action=corrupt"));
-  fault.watch(0);
+  fault.watch(0, 0);
   std::vector<float> residual = {2, 5};
   fault.at({.layer = 0}, residual);
   EXPECT_EQ(residual, (std::vector<float>{2, 5}));
@@ -117,12 +144,12 @@ TEST(Fault, CorruptsOneValueAtEveryMark) {
 
 TEST(Fault, BreaksTheDeviceThatItWasToldOf) {
   Fault fault(spec_of("layer=1 action=trap"));
-  fault.watch(0);
+  fault.watch(0, 0);
   int broken = 0;
   comm::Progress progress(&fault);
   progress.enter(Operation::kMlp, 1);  // there is no device yet
   Fault again(spec_of("layer=1 action=trap"));
-  again.watch(0);
+  again.watch(0, 0);
   comm::Progress told(&again);
   told.tell_device([&] { ++broken; });
   told.enter(Operation::kMlp, 0);
@@ -134,7 +161,7 @@ TEST(Fault, BreaksTheDeviceThatItWasToldOf) {
 
 TEST(Fault, AHangEndsWhenItIsReleased) {
   Fault fault(spec_of("action=hang"));
-  fault.watch(0);
+  fault.watch(0, 0);
   std::thread rank([&] { fault.at({}, {}); });
   fault.release();
   rank.join();
@@ -142,7 +169,7 @@ TEST(Fault, AHangEndsWhenItIsReleased) {
 
 void misbehave(std::string_view text) {
   Fault fault(spec_of(text));
-  fault.watch(0);
+  fault.watch(0, 0);
   fault.at({}, {});
 }
 

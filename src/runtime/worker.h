@@ -42,6 +42,7 @@ struct RankConfig {
   model::ExchangeKind expert_exchange = model::ExchangeKind::kAuto;
   int groups = 1;       ///< of the scheme
   int group_index = 0;  ///< of this one among them
+  int restarts = 0;     ///< of this group before this life
 
   /// Each rank of the scheme has a GPU to itself.
   bool has_own_gpus() const { return gpus >= group.devices() * groups; }

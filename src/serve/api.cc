@@ -59,7 +59,7 @@ std::vector<Route> routes() {
       {"POST", "/tokenize", false, "The tokens of a text or of a chat"},
       {"POST", "/detokenize", false, "The text of tokens"},
       {"GET", "/health", true, "200 while a group of ranks finishes steps; 503 when none does"},
-      {"GET", "/ready", true, "200 while requests are taken"},
+      {"GET", "/ready", true, "200 while requests are taken and a group computes"},
       {"GET", "/ping", true, "200 while the server's thread lives"},
       {"GET", "/metrics", false, "Figures in Prometheus' text format"},
       {"GET", "/version", false, "The program's version"},
@@ -214,8 +214,7 @@ void Api::answer_model(http::Exchange& exchange) {
                     .code = "model_not_found"});
 }
 
-/// A group that stands still is ended by its executor within seconds, so it is enough to ask which
-/// groups live.
+/// A group that stands still is ended within seconds, so it is enough to ask which groups live.
 http::Response Api::health() const {
   ordered_json groups = ordered_json::array();
   bool any = false;
@@ -223,6 +222,8 @@ http::Response Api::health() const {
     any = any || status.failure.empty();
     groups.push_back({{"alive", status.failure.empty()},
                       {"failure", status.failure},
+                      {"previous_failure", status.previous_failure},
+                      {"restarts", status.restarts},
                       {"steps", status.stats.steps},
                       {"without_step_s", static_cast<double>(status.without_step_ns) * 1e-9}});
   }

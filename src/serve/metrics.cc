@@ -96,6 +96,25 @@ void add_engines(Page& page, const Metrics::Moment& moment) {
   }
   add_groups(page, moment, "fourfold:group_up", "gauge", "1 while the group of ranks lives.",
              [](Status s) { return s.failure.empty() ? 1 : 0; });
+  page.family("fourfold:group_failures_total", "counter", "Failures of groups, by cause.");
+  for (size_t g = 0; g < moment.groups.size(); ++g) {
+    for (int cause = 0; cause < runtime::kFailureCauses; ++cause) {
+      page.sample(fmt::format("engine=\"{}\",cause=\"{}\"", g,
+                              runtime::name_of(static_cast<runtime::FailureCause>(cause))),
+                  static_cast<double>(moment.groups[g].failures.at(static_cast<size_t>(cause))));
+    }
+  }
+  add_groups(page, moment, "fourfold:group_restarts_total", "counter",
+             "Groups that were started again after a failure.",
+             [](Status s) { return s.restarts; });
+  add_groups(page, moment, "fourfold:sequences_migrated_total", "counter",
+             "Sequences of failed groups that went on elsewhere or after the restart.",
+             [](Status s) { return s.migrated; });
+  add_groups(page, moment, "fourfold:group_detection_seconds_total", "counter",
+             "From the first signs of failures until groups were given up.",
+             [](Status s) { return s.detection_s; });
+  add_groups(page, moment, "fourfold:group_recovery_seconds_total", "counter",
+             "From failures until groups were up again.", [](Status s) { return s.recovery_s; });
   add_groups(page, moment, "fourfold:steps_total", "counter", "Steps that have finished.",
              [](Status s) { return s.stats.steps; });
   add_groups(page, moment, "fourfold:without_step_seconds", "gauge",

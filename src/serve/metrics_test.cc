@@ -35,6 +35,11 @@ TEST(Metrics, AreWrittenAsPrometheusReadsThem) {
   runtime::GroupStatus group;
   group.stats.steps_by_tokens[1] = 3;
   group.stats.tokens = 12;
+  group.failures[static_cast<size_t>(runtime::FailureCause::kStopped)] = 2;
+  group.restarts = 1;
+  group.migrated = 9;
+  group.detection_s = 6.5;
+  group.recovery_s = 0.75;
   const std::string text =
       metrics.page({.model = "m", .groups = {group, {.failure = "dead"}}, .block_size = 16});
   for (const char* line :
@@ -59,6 +64,12 @@ TEST(Metrics, AreWrittenAsPrometheusReadsThem) {
         "vllm:iteration_tokens_total_sum{engine=\"0\",model_name=\"m\"} 12.0\n",
         "vllm:iteration_tokens_total_count{engine=\"1\",model_name=\"m\"} 0.0\n",
         "fourfold:group_up{engine=\"0\",model_name=\"m\"} 1.0\n",
+        "fourfold:group_failures_total{engine=\"0\",cause=\"stopped\",model_name=\"m\"} 2.0\n",
+        "fourfold:group_failures_total{engine=\"0\",cause=\"killed\",model_name=\"m\"} 0.0\n",
+        "fourfold:group_restarts_total{engine=\"0\",model_name=\"m\"} 1.0\n",
+        "fourfold:sequences_migrated_total{engine=\"0\",model_name=\"m\"} 9.0\n",
+        "fourfold:group_detection_seconds_total{engine=\"0\",model_name=\"m\"} 6.5\n",
+        "fourfold:group_recovery_seconds_total{engine=\"0\",model_name=\"m\"} 0.75\n",
         "fourfold:group_up{engine=\"1\",model_name=\"m\"} 0.0\n"}) {
     EXPECT_THAT(text, HasSubstr(line));
   }

@@ -213,7 +213,8 @@ ordered_json operation(const Route& route) {
     if (*endpoint == Endpoint::kCompletions || *endpoint == Endpoint::kChat) {
       ok["content"]["text/event-stream"] = {{"schema", kString}};
       responses["200"] = ok;
-      responses["503"] = failure("Too many requests wait, or all groups of ranks have failed");
+      responses["500"] = failure("Ranks crash with this request");
+      responses["503"] = failure("Too many requests wait");
     }
   }
   if (route.path == "/health" || route.path == "/ready") {

@@ -54,8 +54,10 @@ base::Status serve(const ServeOptions& options, const runtime::StartProgress& pr
                                  [&api](const std::shared_ptr<http::Exchange>& exchange) {
                                    api->handle(exchange);
                                  }));
+  runtime::ClusterConfig config = options.cluster;
+  config.restart.emplace();
   FF_ASSIGN(const std::unique_ptr<runtime::Cluster> cluster,
-            runtime::Cluster::start(options.cluster, progress));
+            runtime::Cluster::start(config, progress));
   cluster->set_numerics(options.numerics);
 
   Service service(model, *cluster, *server, clock, options.service);

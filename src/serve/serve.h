@@ -13,7 +13,7 @@
 namespace fourfold::serve {
 
 struct ServeOptions {
-  runtime::ClusterConfig cluster;
+  runtime::ClusterConfig cluster;  ///< groups are restarted, whatever it says
   base::Numerics numerics = base::Numerics::kFast;
   FrontOptions front;
   std::string model_id;                   ///< "": as the model is called

@@ -261,6 +261,12 @@ void Service::take_events() {
 
 void Service::take_event(Job& job, size_t sequence, const engine::SequenceEvent& event,
                          int64_t now_ns) {
+  if (event.finish == FinishReason::kRefused) {
+    return fail(job, {.status = 500,
+                      .message = "this request cannot be completed: " + event.failure,
+                      .param = {},
+                      .code = "ranks_crash"});
+  }
   if (event.finish == FinishReason::kFailed) {
     return fail(job, {.status = 503,
                       .message = "this request cannot be completed: " + event.failure,

@@ -167,6 +167,21 @@ TEST_F(ServiceTest, TellsOfAFailureBeforeAndWithinAStream) {
   EXPECT_EQ(metric("vllm:request_success_total{engine=\"0\",finished_reason=\"error\""), "2.0");
 }
 
+TEST_F(ServiceTest, ARequestThatCrashesRanksIsTheServersTrouble) {
+  start();
+  http::RawClient client = send({});
+  const HandCluster::Sent sent = cluster_->sent(0);
+  engine::SequenceEvent refused;
+  refused.id = sent.request.id;
+  refused.finish = FinishReason::kRefused;
+  refused.failure = "ranks crashed";
+  sent.sink(refused, 0);
+  const auto [head, body] = client.read_response();
+  EXPECT_THAT(head, StartsWith("HTTP/1.1 500 "));
+  EXPECT_THAT(body, HasSubstr("ranks crashed"));
+  EXPECT_THAT(body, HasSubstr("\"code\":\"ranks_crash\""));
+}
+
 TEST_F(ServiceTest, RefusesWhatTheQueueHasNoPlaceFor) {
   start({.max_queued_requests = 3, .max_queued_tokens = 25});
   http::RawClient first = send({});  // 8 tokens

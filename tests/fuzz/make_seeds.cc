@@ -58,7 +58,8 @@ void write_frames(const fs::path& folder) {
       runtime::Ping{},
       runtime::Pong{},
       runtime::Shutdown{},
-      runtime::Failure{.text = "out of memory"},
+      runtime::Failure{.text = "out of memory", .own_fault = true},
+      runtime::Crash{.signal = 11},
   };
   for (const runtime::Message& message : messages) {
     const std::vector<std::byte> frame = runtime::encode_frame(message);

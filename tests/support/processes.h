@@ -101,6 +101,31 @@ inline std::map<int, pid_t> ranks_of(pid_t root) {
   return ranks;
 }
 
+/// A rank as the operating system knows it.
+struct RankProcess {
+  pid_t pid = -1;
+  int rank = 0;         ///< within its group
+  std::string run_dir;  ///< of its group
+};
+
+/// All ranks of all groups among the descendants of `root`.
+inline std::vector<RankProcess> rank_processes(pid_t root) {
+  std::vector<RankProcess> out;
+  for (const Process& process : descendants(root)) {
+    if (process.args.size() < 4 || process.args[0] != FOURFOLD_BINARY ||
+        process.args[1] != "worker") {
+      continue;
+    }
+    RankProcess rank{.pid = process.pid, .rank = 0, .run_dir = process.args[2]};
+    constexpr std::string_view kName = "OMPI_COMM_WORLD_RANK=";
+    for (const std::string& variable : process.environment) {
+      if (variable.starts_with(kName)) rank.rank = std::atoi(variable.c_str() + kName.size());
+    }
+    out.push_back(rank);
+  }
+  return out;
+}
+
 /// Waits until `done`, at most so long; false if it never was.
 template <typename Done>
 bool wait_for(std::chrono::milliseconds limit, Done done) {

@@ -236,7 +236,8 @@ void fields_of(auto& io, Is<Stats> auto& m) { io(m.stats); }
 void fields_of(auto&, Is<Ping> auto&) {}
 void fields_of(auto& io, Is<Pong> auto& m) { io(m.position); }
 void fields_of(auto&, Is<Shutdown> auto&) {}
-void fields_of(auto& io, Is<Failure> auto& m) { io(m.text); }
+void fields_of(auto& io, Is<Failure> auto& m) { io(m.text, m.own_fault); }
+void fields_of(auto& io, Is<Crash> auto& m) { io(m.signal); }
 
 void fields_of(Writer& io, const Config& m) { io(to_json(m.config)); }
 void fields_of(Reader& io, Config& m) {

@@ -55,10 +55,15 @@ struct Shutdown {};
 /// Worker to front: this rank cannot go on; the last thing it says.
 struct Failure {
   std::string text;
+  bool own_fault = false;  ///< not because another rank is gone
+};
+/// Worker to front, from a handler of this signal: the rank is about to end by it.
+struct Crash {
+  int32_t signal = 0;
 };
 
 using Message = std::variant<Hello, Config, Ready, Step, Report, StatsRequest, Stats, Ping, Pong,
-                             Shutdown, Failure>;
+                             Shutdown, Failure, Crash>;
 
 /// A frame is a header of 12 bytes (magic u32, version u16, type u16 = index in Message, payload
 /// length u32, all little-endian) and the payload. Front and workers are the same program, so the

@@ -116,6 +116,7 @@ RankConfig random_config(Random& random) {
   config.dummy_seed = random.bits();
   config.group = {.pp = 1 + random.below(8), .dp = 1 + random.below(8), .tp = 1 + random.below(8)};
   config.isa = "avx2";
+  config.restarts = random.below(3);
   config.threads = 1 + random.below(64);
   config.gpus = random.below(17);
   for (int32_t i = random.below(5); i > 0; --i) config.cpus.push_back(random.below(256));
@@ -190,7 +191,8 @@ std::vector<Message> random_messages(Random& random) {
           Ping{},
           Pong{random_position(random)},
           Shutdown{},
-          Failure{"no such file"}};
+          Failure{.text = "no such file", .own_fault = true},
+          Crash{.signal = 11}};
 }
 
 base::Result<Message> decode_frame(std::span<const std::byte> frame) {
@@ -427,7 +429,7 @@ TEST(Frame, ABadHeaderSaysWhatWasExpected) {
   EXPECT_THAT(message_of(0, uint32_t{0x20544547}), HasSubstr("expected 0x4b464634"));
   EXPECT_THAT(message_of(4, uint16_t{9}),
               HasSubstr(fmt::format("version 9, expected {}", kProtocolVersion)));
-  EXPECT_THAT(message_of(6, uint16_t{11}), HasSubstr("type 11"));
+  EXPECT_THAT(message_of(6, uint16_t{12}), HasSubstr("type 12"));
   EXPECT_THAT(message_of(8, uint32_t{0xffffffff}), HasSubstr("at most 268435456"));
 }
 
@@ -446,6 +448,7 @@ TEST(RankConfigJson, KeepsEveryField) {
     EXPECT_EQ(back->threads, config.threads);
     EXPECT_EQ(back->gpus, config.gpus);
     EXPECT_EQ(back->cpus, config.cpus);
+    EXPECT_EQ(back->restarts, config.restarts);
     EXPECT_EQ(back->limits.replicas, config.limits.replicas);
     EXPECT_EQ(back->limits.stages, config.limits.stages);
     EXPECT_EQ(back->limits.depth, config.limits.depth);

@@ -95,6 +95,7 @@ std::string to_json(const RankConfig& c) {
       {"max_positions", c.limits.max_positions},
       {"groups", c.groups},
       {"group_index", c.group_index},
+      {"restarts", c.restarts},
       {"dummy_routing", model::to_string(c.dummy_routing)},
       {"expert_placement", placement_to_json(c.expert_placement)},
       {"expert_exchange", model::name_of(c.expert_exchange)},
@@ -131,6 +132,7 @@ base::Result<RankConfig> rank_config_from_json(std::string_view text) {
   ints.read("max_positions", 0, c.limits.max_positions);
   ints.read("groups", 1, c.groups);
   ints.read("group_index", 0, c.group_index);
+  ints.read("restarts", 0, c.restarts);
   FF_TRY(ints.status());
   FF_TRY(read_experts(root, c));
   return c;

@@ -72,7 +72,7 @@ std::optional<Hang> HangWatch::find(TimePoint now) const {
   TimePoint moved = idle_until_;
   for (const Seen& seen : seen_) moved = std::max(moved, seen.moved);
   if (moved == TimePoint() || now - moved <= limit()) return std::nullopt;
-  return report(blame(), now);
+  return report(blame(), moved, now);
 }
 
 nanoseconds HangWatch::limit() const {
@@ -104,7 +104,7 @@ std::optional<Hang> HangWatch::stuck_load(TimePoint now) const {
     }
   }
   if (!stuck) return std::nullopt;
-  return report(*stuck, now);
+  return report(*stuck, seen_[static_cast<size_t>(*stuck)].moved, now);
 }
 
 int HangWatch::blame() const {
@@ -171,11 +171,12 @@ std::vector<int> HangWatch::members(int rank, mesh::Axis axis) const {
   return out;
 }
 
-Hang HangWatch::report(int rank, TimePoint now) const {
+Hang HangWatch::report(int rank, TimePoint moved, TimePoint now) const {
   const Seen& seen = seen_[static_cast<size_t>(rank)];
   Hang hang{.rank = rank,
             .what = fmt::format("hangs in {} for {:.1f} s", describe(seen.position),
-                                to_seconds(now - seen.since))};
+                                to_seconds(now - seen.since)),
+            .still_s = to_seconds(now - moved)};
   for (int other = 0; other < std::ssize(seen_); ++other) {
     if (other == rank || awaited_by(other) != rank) continue;
     hang.what += fmt::format("; rank {} waits for it in {}", world_rank(config_, other),

@@ -13,7 +13,8 @@ namespace fourfold::runtime {
 /// The rank because of which a group stands still, and how it is known.
 struct Hang {
   int rank = 0;
-  std::string what;  ///< "hangs in step 5, layer 3, mlp for 5.2 s; rank 0 waits for it in ..."
+  std::string what;    ///< "hangs in step 5, layer 3, mlp for 5.2 s; rank 0 waits for it in ..."
+  double still_s = 0;  ///< since the latest mark of any rank that counts
 };
 
 /// "step 5, layer 3, mlp", "step 5, layer 3, mlp, in all-reduce 96 of the tp group"
@@ -62,7 +63,7 @@ class HangWatch {
   int blame() const;
   std::optional<int> awaited_by(int rank) const;
   std::vector<int> members(int rank, mesh::Axis axis) const;
-  Hang report(int rank, TimePoint now) const;
+  Hang report(int rank, TimePoint moved, TimePoint now) const;
 
   RankConfig config_;
   std::vector<Seen> seen_;

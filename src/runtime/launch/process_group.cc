@@ -20,6 +20,7 @@
 #include "runtime/control/channel.h"
 #include "runtime/fault.h"
 #include "runtime/launch/child_process.h"
+#include "runtime/launch/crash_handler.h"
 #include "runtime/launch/hang_watch.h"
 #include "runtime/launch/interrupt.h"
 #include "runtime/launch/rank_command.h"
@@ -46,7 +47,8 @@ constexpr milliseconds kShutdownLimit(700);  // for an orderly end, before ranks
 struct Peer {
   std::unique_ptr<Channel> channel;  // null until it has said Hello
   pid_t pid = -1;
-  bool closed = false;
+  std::optional<steady_clock::time_point> closed;
+  int signal = 0;  // that it is about to end by, as it said itself
   std::optional<steady_clock::time_point> unanswered_ping;
 };
 
@@ -71,13 +73,15 @@ class ProcessExecutor final : public GroupExecutor {
   ProcessExecutor& operator=(const ProcessExecutor&) = delete;
 
   /// Waits until all ranks have loaded.
-  base::Status wait_loaded(const StartProgress& progress);
+  base::Status wait_loaded(const StartProgress& progress, const std::stop_token& stop);
 
   const engine::ExecutorLimits& limits() const override { return config_.limits; }
   const std::vector<RankMemory>& memory() const override { return memory_; }
   void submit(std::vector<engine::StepBatch> batches) override;
   engine::StepResult wait() override;
   base::Result<std::vector<RankStats>> stats(double peaks_s) override;
+  std::optional<GroupFailure> failure() const override;
+  void on_failure(std::function<void()> call) override;
 
  private:
   void monitor();
@@ -89,7 +93,10 @@ class ProcessExecutor final : public GroupExecutor {
   base::Status check_child();
   base::Status check_heartbeats();
   base::Status check_progress();
+  base::Error verdict(FailureCause cause, double detection_s, std::string text);
+  base::Error verdict(FailureCause cause, steady_clock::time_point first_sign, std::string text);
   base::Error death_of(size_t rank);
+  FailureCause cause_of(int status) const;
   bool another_ended(size_t rank) const;
 
   void broadcast(const Message& message);
@@ -109,8 +116,9 @@ class ProcessExecutor final : public GroupExecutor {
   const steady_clock::time_point started_ = steady_clock::now();
   steady_clock::time_point pinged_ = started_;
   HangWatch hang_watch_;
+  GroupFailure verdict_;  // but for its text
 
-  std::mutex mutex_;  // guards what follows
+  mutable std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
   StepCollector collector_;
   std::vector<RankMemory> memory_;
@@ -118,13 +126,16 @@ class ProcessExecutor final : public GroupExecutor {
   std::optional<double> measure_s_;  // statistics have been asked for, with peaks for so long
   size_t connected_ = 0;
   size_t loaded_ = 0;
+  std::optional<GroupFailure> failure_;
+  std::function<void()> on_failure_;
 
   std::thread monitor_;
 };
 
 // --- the front's side ---
 
-base::Status ProcessExecutor::wait_loaded(const StartProgress& progress) {
+base::Status ProcessExecutor::wait_loaded(const StartProgress& progress,
+                                          const std::stop_token& stop) {
   std::unique_lock lock(mutex_);
   std::pair<size_t, size_t> told;
   while (loaded_ < peers_.size() && !collector_.failure()) {
@@ -137,7 +148,8 @@ base::Status ProcessExecutor::wait_loaded(const StartProgress& progress) {
       lock.lock();
       continue;
     }
-    changed_.wait(lock);
+    if (stop.stop_requested()) return base::fail("{}", kStartStopped);
+    changed_.wait_for(lock, kTick);
   }
   if (collector_.failure()) return base::fail("{}", *collector_.failure());
   return {};
@@ -180,11 +192,24 @@ base::Result<std::vector<RankStats>> ProcessExecutor::stats(double peaks_s) {
   return out;
 }
 
+std::optional<GroupFailure> ProcessExecutor::failure() const {
+  const std::lock_guard lock(mutex_);
+  return failure_;
+}
+
+void ProcessExecutor::on_failure(std::function<void()> call) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!failure_) on_failure_ = std::exchange(call, nullptr);
+  }
+  if (call) call();
+}
+
 void ProcessExecutor::broadcast(const Message& message) {
   const std::vector<std::byte> frame = encode_frame(message);
   for (Peer& peer : peers_) {
     // Whoever takes no message is dead or stopped, and the monitor says so.
-    static_cast<void>(peer.channel->send_frame(frame));
+    if (peer.channel) static_cast<void>(peer.channel->send_frame(frame));
   }
 }
 
@@ -207,7 +232,7 @@ void ProcessExecutor::wait_closed(milliseconds limit) {
       const auto rest = std::chrono::ceil<milliseconds>(deadline - steady_clock::now());
       pollfd fd{.fd = peer.channel->fd(), .events = POLLIN, .revents = 0};
       if (rest.count() <= 0 || poll(&fd, 1, static_cast<int>(rest.count())) == 0) return;
-      peer.closed = !peer.channel->try_receive().ok();
+      if (!peer.channel->try_receive().ok()) peer.closed = steady_clock::now();
     }
   }
 }
@@ -228,10 +253,28 @@ void ProcessExecutor::monitor() {
     if (poll(&wake, 1, 0) == 1) return;
     status = monitor_once();
   }
+  // Whoever waits need not wait for the end of the other ranks.
+  verdict_.text = status.error().message;
+  std::function<void()> call;
+  {
+    const std::lock_guard lock(mutex_);
+    collector_.fail(verdict_.text);
+    failure_ = verdict_;
+    call = std::exchange(on_failure_, nullptr);
+    changed_.notify_all();
+  }
+  if (call) call();
   child_.end();
-  const std::lock_guard lock(mutex_);
-  collector_.fail(status.error().message);
-  changed_.notify_all();
+}
+
+base::Error ProcessExecutor::verdict(FailureCause cause, double detection_s, std::string text) {
+  verdict_ = {.cause = cause, .text = {}, .detection_s = detection_s};
+  return base::Error{std::move(text)};
+}
+base::Error ProcessExecutor::verdict(FailureCause cause, steady_clock::time_point first_sign,
+                                     std::string text) {
+  const std::chrono::duration<double> took = steady_clock::now() - first_sign;
+  return verdict(cause, took.count(), std::move(text));
 }
 
 base::Status ProcessExecutor::monitor_once() {
@@ -248,9 +291,13 @@ base::Status ProcessExecutor::monitor_once() {
     if (fds[r].revents != 0) FF_TRY(drain(r));
   }
   // Only now, when everybody has been heard who may have given a reason.
+  std::optional<size_t> dead;
   for (size_t r = 0; r < peers_.size(); ++r) {
-    if (peers_[r].closed) return death_of(r);
+    if (peers_[r].closed && (!dead || (peers_[r].signal != 0 && peers_[*dead].signal == 0))) {
+      dead = r;
+    }
   }
+  if (dead) return death_of(*dead);
   FF_TRY(greet_strangers());
   FF_TRY(check_child());
   FF_TRY(check_progress());
@@ -301,7 +348,7 @@ base::Status ProcessExecutor::drain(size_t rank) {
       if (message.error().message != kChannelClosed) {
         return base::fail("{}: {}", describe(rank), message.error().message);
       }
-      peers_[rank].closed = true;
+      peers_[rank].closed = steady_clock::now();
       return {};
     }
     if (!message->has_value()) return {};
@@ -311,7 +358,12 @@ base::Status ProcessExecutor::drain(size_t rank) {
 
 base::Status ProcessExecutor::handle(size_t rank, Message message) {
   if (const auto* failure = std::get_if<Failure>(&message)) {
-    return base::fail("{}: {}", describe(rank), failure->text);
+    return verdict(failure->own_fault ? FailureCause::kCrashed : FailureCause::kOther, 0.0,
+                   fmt::format("{}: {}", describe(rank), failure->text));
+  }
+  if (const auto* crash = std::get_if<Crash>(&message)) {
+    peers_[rank].signal = crash->signal;
+    return {};
   }
   const std::lock_guard lock(mutex_);
   if (auto* report = std::get_if<Report>(&message)) {
@@ -337,8 +389,9 @@ base::Status ProcessExecutor::check_child() {
       std::all_of(peers_.begin(), peers_.end(), [](const Peer& peer) { return !!peer.channel; });
   const std::filesystem::path output = RunDir::output(run_dir_.path());
   if (const std::optional<int> status = child_.wait_exit(milliseconds(0))) {
-    return base::fail("{} {}{}", peers_.size() == 1 ? describe(0) : "mpirun",
-                      describe_exit(*status), last_words(output, Speaker::kMpirunToo));
+    return verdict(cause_of(*status), 0.0,
+                   fmt::format("{} {}{}", peers_.size() == 1 ? describe(0) : "mpirun",
+                               describe_exit(*status), last_words(output, Speaker::kMpirunToo)));
   }
   if (!all_connected && steady_clock::now() - started_ > kConnectLimit) {
     return base::fail("not all of {} ranks have started within {} s{}", peers_.size(),
@@ -360,7 +413,8 @@ base::Status ProcessExecutor::check_progress() {
     }
   }
   if (const std::optional<Hang> hang = hang_watch_.find(now)) {
-    return base::fail("{} {}", describe(static_cast<size_t>(hang->rank)), hang->what);
+    return verdict(FailureCause::kHung, hang->still_s,
+                   fmt::format("{} {}", describe(static_cast<size_t>(hang->rank)), hang->what));
   }
   return {};
 }
@@ -373,9 +427,11 @@ base::Status ProcessExecutor::check_heartbeats() {
     Peer& peer = peers_[r];
     if (!peer.channel) continue;
     if (peer.unanswered_ping && now - *peer.unanswered_ping > kSilenceLimit) {
-      return base::fail("{} has not answered for {} s: it is stopped or hung, last seen in {}",
-                        describe(r), kSilenceLimit.count(),
-                        runtime::describe(hang_watch_.position(static_cast<int>(r))));
+      return verdict(
+          FailureCause::kStopped, *peer.unanswered_ping,
+          fmt::format("{} has not answered for {} s: it is stopped or hung, last seen in {}",
+                      describe(r), kSilenceLimit.count(),
+                      runtime::describe(hang_watch_.position(static_cast<int>(r)))));
     }
     if (ping_now && !peer.unanswered_ping) {
       peer.unanswered_ping = now;
@@ -391,18 +447,33 @@ base::Status ProcessExecutor::check_heartbeats() {
 base::Error ProcessExecutor::death_of(size_t rank) {
   const std::filesystem::path output = RunDir::output(run_dir_.path());
   const bool only = peers_.size() == 1;
+  const steady_clock::time_point closed = *peers_[rank].closed;
+  if (const int signal = peers_[rank].signal; signal != 0) {
+    child_.wait_exit(kAloneLimit);  // in which its words come here
+    return verdict(FailureCause::kCrashed, closed,
+                   fmt::format("{} {}{}", describe(rank), describe_exit(signal),
+                               last_words(output, Speaker::kRanks)));
+  }
   std::optional<int> status = child_.wait_exit(only ? kExitLimit : kAloneLimit);
   if (!status && another_ended(rank)) status = child_.wait_exit(kExitLimit);
   if (status && (only || WIFSIGNALED(*status))) {
-    return base::fail("{} {}{}", only ? describe(rank) : "mpirun", describe_exit(*status),
-                      last_words(output, Speaker::kMpirunToo));
+    return verdict(cause_of(*status), closed,
+                   fmt::format("{} {}{}", only ? describe(rank) : "mpirun", describe_exit(*status),
+                               last_words(output, Speaker::kMpirunToo)));
   }
   const std::string words = last_words(output, Speaker::kRanks);
   if (words.empty()) {
-    return base::fail("{} ended without a word, as a process does that gets SIGKILL",
-                      describe(rank));
+    return verdict(FailureCause::kKilled, closed,
+                   fmt::format("{} ended without a word, as a process does that gets SIGKILL",
+                               describe(rank)));
   }
-  return base::fail("{} ended{}", describe(rank), words);
+  return verdict(FailureCause::kKilled, closed, fmt::format("{} ended{}", describe(rank), words));
+}
+
+/// By the exit status of the only rank, or of mpirun, which ends by itself only when told to.
+FailureCause ProcessExecutor::cause_of(int status) const {
+  const bool own_fault = WIFEXITED(status) ? WEXITSTATUS(status) != 0 : is_crash(WTERMSIG(status));
+  return peers_.size() == 1 && own_fault ? FailureCause::kCrashed : FailureCause::kKilled;
 }
 
 bool ProcessExecutor::another_ended(size_t rank) const {
@@ -428,7 +499,8 @@ base::Result<std::string> make_secret() {
 
 base::Result<std::unique_ptr<GroupExecutor>> start_process_group(const RankConfig& config,
                                                                  const StartProgress& progress,
-                                                                 const std::string& program) {
+                                                                 const std::string& program,
+                                                                 const std::stop_token& stop) {
   FF_TRY(FaultSpec::from_environment());  // a word about a wrong one before anything starts
   FF_ASSIGN(RunDir run_dir, RunDir::create());
   FF_ASSIGN(Listener listener, Listener::create(RunDir::control_socket(run_dir.path())));
@@ -438,7 +510,7 @@ base::Result<std::unique_ptr<GroupExecutor>> start_process_group(const RankConfi
   FF_ASSIGN(ChildProcess child, ChildProcess::spawn(command));
   auto group = std::make_unique<ProcessExecutor>(config, std::move(run_dir), std::move(listener),
                                                  std::move(secret), std::move(child));
-  FF_TRY(group->wait_loaded(progress));
+  FF_TRY(group->wait_loaded(progress, stop));
   return std::unique_ptr<GroupExecutor>(std::move(group));
 }
 

@@ -16,6 +16,7 @@ namespace fourfold::runtime {
 /// killed. Nothing is left in the file system.
 base::Result<std::unique_ptr<GroupExecutor>> start_process_group(const RankConfig& config,
                                                                  const StartProgress& progress,
-                                                                 const std::string& program);
+                                                                 const std::string& program,
+                                                                 const std::stop_token& stop = {});
 
 }  // namespace fourfold::runtime

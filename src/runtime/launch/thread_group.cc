@@ -45,7 +45,7 @@ class ThreadExecutor final : public GroupExecutor {
       Rank& rank = ranks_[r];
       if (fault) {
         rank.fault = std::make_unique<Fault>(*fault);
-        rank.fault->watch(world_rank(config, static_cast<int>(r)));
+        rank.fault->watch(world_rank(config, static_cast<int>(r)), config.restarts);
       }
       rank.progress = std::make_unique<comm::Progress>(rank.fault.get());
     }
@@ -55,16 +55,17 @@ class ThreadExecutor final : public GroupExecutor {
   }
 
   ~ThreadExecutor() override {
-    fail("the group was shut down");
+    fail({.cause = FailureCause::kOther, .text = "the group was shut down"});
     for (Rank& rank : ranks_) rank.thread.join();
   }
   ThreadExecutor(const ThreadExecutor&) = delete;
   ThreadExecutor& operator=(const ThreadExecutor&) = delete;
 
-  base::Status wait_loaded(const StartProgress& progress) {
+  base::Status wait_loaded(const StartProgress& progress, const std::stop_token& stop) {
     std::unique_lock lock(mutex_);
     size_t told = 0;
     wait_until(lock, [&] {
+      if (stop.stop_requested()) fail_locked({.text = std::string(kStartStopped)});
       if (told != loaded_) progress(fmt::format("{} of {} ranks loaded", loaded_, ranks_.size()));
       told = loaded_;
       return loaded_ == ranks_.size();
@@ -109,6 +110,16 @@ class ThreadExecutor final : public GroupExecutor {
     return out;
   }
 
+  std::optional<GroupFailure> failure() const override {
+    const std::lock_guard lock(mutex_);
+    return failure_;
+  }
+  void on_failure(std::function<void()> call) override {
+    std::unique_lock lock(mutex_);
+    on_failure_ = std::move(call);
+    if (failure_) call_on_failure(lock);
+  }
+
  private:
   struct Rank {
     std::deque<Task> tasks;
@@ -131,9 +142,10 @@ class ThreadExecutor final : public GroupExecutor {
   void wait_until(std::unique_lock<std::mutex>& lock, Done done) {
     while (!done() && !collector_.failure()) {
       done_.wait_for(lock, kTick);
-      if (interrupted()) fail_locked(kInterrupted);
+      if (interrupted()) fail_locked({.text = std::string(kInterrupted)});
       check_progress();
     }
+    call_on_failure(lock);
   }
 
   void check_progress() {
@@ -145,24 +157,37 @@ class ThreadExecutor final : public GroupExecutor {
         {.any = collector_.outstanding() > 0 || measure_s_, .measure_s = measure_s_.value_or(0)},
         now);
     if (const std::optional<Hang> hang = hang_watch_.find(now)) {
-      fail_locked(fmt::format("{} {}", describe_rank(config_, hang->rank), hang->what));
+      fail_locked({.cause = FailureCause::kHung,
+                   .text = fmt::format("{} {}", describe_rank(config_, hang->rank), hang->what),
+                   .detection_s = hang->still_s});
     }
   }
 
-  void fail(const std::string& reason) {
-    const std::lock_guard lock(mutex_);
-    fail_locked(reason);
+  void fail(GroupFailure failure) {
+    std::unique_lock lock(mutex_);
+    fail_locked(std::move(failure));
+    call_on_failure(lock);
   }
 
-  void fail_locked(const std::string& reason) {
-    if (collector_.failure()) return;
-    collector_.fail(reason);
-    world_.abort(reason);
+  void fail_locked(GroupFailure failure) {
+    if (failure_) return;
+    collector_.fail(failure.text);
+    world_.abort(failure.text);
+    failure_ = std::move(failure);
     for (Rank& rank : ranks_) {
       if (rank.fault) rank.fault->release();
     }
     work_.notify_all();
     done_.notify_all();
+  }
+
+  /// Calls without the mutex whoever waits for the failure, if there is one.
+  void call_on_failure(std::unique_lock<std::mutex>& lock) {
+    if (!failure_ || !on_failure_) return;
+    const std::function<void()> call = std::exchange(on_failure_, nullptr);
+    lock.unlock();
+    call();
+    lock.lock();
   }
 
   /// The next thing to do for a rank; nothing once the group has failed or, without `wait`, while
@@ -187,11 +212,11 @@ class ThreadExecutor final : public GroupExecutor {
     // that an abort unwinds only the first has a reason of its own.
     try {
       const base::Status status = serve_rank(rank);
-      if (!status.ok()) fail(describe(rank, status.error().message));
+      if (!status.ok()) fail(crash(rank, status.error().message));
     } catch (const comm::CommAborted& aborted) {
-      fail(describe(rank, aborted.reason));
+      fail({.text = describe(rank, aborted.reason)});
     } catch (const std::exception& error) {
-      fail(describe(rank, error.what()));
+      fail(crash(rank, error.what()));
     }
   }
 
@@ -225,6 +250,7 @@ class ThreadExecutor final : public GroupExecutor {
         if (begun == 0) return {};
         FF_TRY(finish());
       } else if (const auto* step = std::get_if<StepTask>(&*task)) {
+        if (ranks_[index].fault) ranks_[index].fault->begin(**step);
         worker->begin(**step);
         ++begun;
         ++ranks_[index].control.calls;
@@ -239,6 +265,9 @@ class ThreadExecutor final : public GroupExecutor {
     }
   }
 
+  GroupFailure crash(int rank, std::string_view what) const {
+    return {.cause = FailureCause::kCrashed, .text = describe(rank, what)};
+  }
   std::string describe(int rank, std::string_view what) const {
     return fmt::format("{}: {}", describe_rank(config_, rank), what);
   }
@@ -247,12 +276,14 @@ class ThreadExecutor final : public GroupExecutor {
   WorkerFactory factory_;
   comm::LocalWorld world_;
 
-  std::mutex mutex_;  // guards what follows
+  mutable std::mutex mutex_;  // guards what follows
   std::condition_variable work_;
   std::condition_variable done_;
   HangWatch hang_watch_;
   std::optional<double> measure_s_;  // statistics have been asked for, with peaks for so long
   StepCollector collector_;
+  std::optional<GroupFailure> failure_;
+  std::function<void()> on_failure_;
   std::vector<Rank> ranks_;
   std::vector<RankMemory> memory_;
   size_t loaded_ = 0;
@@ -262,7 +293,8 @@ class ThreadExecutor final : public GroupExecutor {
 
 base::Result<std::unique_ptr<GroupExecutor>> start_thread_group(const RankConfig& config,
                                                                 const StartProgress& progress,
-                                                                const WorkerFactory& factory) {
+                                                                const WorkerFactory& factory,
+                                                                const std::stop_token& stop) {
   FF_ASSIGN(const std::optional<FaultSpec> fault, FaultSpec::from_environment());
   if (fault && fault->needs_process()) {
     return base::fail(
@@ -271,7 +303,7 @@ base::Result<std::unique_ptr<GroupExecutor>> start_thread_group(const RankConfig
         kFaultVariable);
   }
   auto group = std::make_unique<ThreadExecutor>(config, factory, fault);
-  FF_TRY(group->wait_loaded(progress));
+  FF_TRY(group->wait_loaded(progress, stop));
   return std::unique_ptr<GroupExecutor>(std::move(group));
 }
 

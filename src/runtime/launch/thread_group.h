@@ -17,6 +17,7 @@ using WorkerFactory = std::function<base::Result<std::unique_ptr<Worker>>(
 /// Starts a group whose ranks are threads of this process. Otherwise as start_group.
 base::Result<std::unique_ptr<GroupExecutor>> start_thread_group(const RankConfig& config,
                                                                 const StartProgress& progress,
-                                                                const WorkerFactory& factory);
+                                                                const WorkerFactory& factory,
+                                                                const std::stop_token& stop = {});
 
 }  // namespace fourfold::runtime

@@ -22,6 +22,7 @@
 #include "comm/mpi/mpi_runtime.h"
 #include "runtime/control/channel.h"
 #include "runtime/fault.h"
+#include "runtime/launch/crash_handler.h"
 #include "runtime/launch/run_dir.h"
 #include "runtime/worker.h"
 
@@ -92,7 +93,9 @@ struct Marks {
 
 /// What the rank does with its messages once its shard is there.
 base::Status serve(Worker& worker, const RankConfig& config, Channel& channel, Inbox& inbox,
-                   comm::Progress& progress) {
+                   Marks& marks) {
+  comm::Progress& progress = marks.progress;
+  Fault* const fault = marks.fault.get();
   const base::SteadyClock clock;
   comm::CommStats control;
   int begun = 0;
@@ -121,6 +124,7 @@ base::Status serve(Worker& worker, const RankConfig& config, Channel& channel, I
     }
     const Message& message = *next;
     if (const auto* step = std::get_if<Step>(&message)) {
+      if (fault != nullptr) fault->begin(step->batches);
       if (std::ssize(step->batches) != config.group.dp) {
         return base::fail("a step has {} batches, expected {}", step->batches.size(),
                           config.group.dp);
@@ -144,12 +148,33 @@ base::Status serve(Worker& worker, const RankConfig& config, Channel& channel, I
   }
 }
 
+/// A rank alone cannot go on, and the others wait for it in a collective: it ends without ceremony,
+/// and mpirun ends them.
+[[noreturn]] void give_up(Channel& channel, std::string_view why, bool own_fault = true) {
+  static_cast<void>(channel.send(Failure{std::string(why), own_fault}));
+  _exit(1);
+}
+
+/// Does `work`, or gives up while everything that it has is still there: to take it down would be
+/// to wait for the other ranks, which wait for this one.
+template <typename Work>
+void do_or_give_up(Channel& channel, Work work) {
+  try {
+    const base::Status status = work();
+    if (!status.ok()) give_up(channel, status.error().message);
+  } catch (const comm::CommAborted& aborted) {
+    give_up(channel, aborted.reason, /*own_fault=*/false);
+  } catch (const std::exception& error) {
+    give_up(channel, error.what());
+  }
+}
+
 base::Status run_rank(int rank, int ranks, Channel& channel, Inbox& inbox, Marks& marks) {
   const Message first = *inbox.next(/*wait=*/true);
   const auto* message = std::get_if<Config>(&first);
   if (message == nullptr) return base::fail("the front sent no configuration");
   const RankConfig& config = message->config;
-  if (marks.fault) marks.fault->watch(world_rank(config, rank));
+  if (marks.fault) marks.fault->watch(world_rank(config, rank), config.restarts);
   marks.progress.enter(comm::Operation::kStart);
   if (config.group.devices() != ranks) {
     return base::fail("{} ranks were started for a group of {}", ranks, config.group.devices());
@@ -172,15 +197,11 @@ base::Status run_rank(int rank, int ranks, Channel& channel, Inbox& inbox, Marks
   group->report_to(&marks.progress);
   FF_ASSIGN(const std::unique_ptr<Worker> worker,
             Worker::create(config, std::move(ops), std::move(group)));
-  FF_TRY(channel.send(Ready{worker->memory()}));
-  return serve(*worker, config, channel, inbox, marks.progress);
-}
-
-/// A rank alone cannot go on, and the others wait for it in a collective: it ends without ceremony,
-/// and mpirun ends them.
-[[noreturn]] void give_up(Channel& channel, std::string_view why) {
-  static_cast<void>(channel.send(Failure{std::string(why)}));
-  _exit(1);
+  do_or_give_up(channel, [&]() -> base::Status {
+    FF_TRY(channel.send(Ready{worker->memory()}));
+    return serve(*worker, config, channel, inbox, marks);
+  });
+  return {};
 }
 
 std::optional<int> parse_int(const char* text) {
@@ -220,6 +241,7 @@ int worker_main(int argc, char** argv) {
     fmt::print(stderr, "{}\n", channel.error().message);
     return 1;
   }
+  tell_of_crashes((*channel)->fd());
   const char* secret = std::getenv(kSecretVariable);
   const base::Status hello = (*channel)->send(Hello{*rank, secret == nullptr ? "" : secret});
   if (!hello.ok()) return 1;
@@ -227,14 +249,7 @@ int worker_main(int argc, char** argv) {
   if (!fault.ok()) give_up(**channel, fault.error().message);
   Marks marks(*fault);
   Inbox inbox(**channel, marks.progress);
-  try {
-    const base::Status status = run_rank(*rank, *ranks, **channel, inbox, marks);
-    if (!status.ok()) give_up(**channel, status.error().message);
-  } catch (const comm::CommAborted& aborted) {
-    give_up(**channel, aborted.reason);
-  } catch (const std::exception& error) {
-    give_up(**channel, error.what());
-  }
+  do_or_give_up(**channel, [&] { return run_rank(*rank, *ranks, **channel, inbox, marks); });
   return 0;
 }
 
