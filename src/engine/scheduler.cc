@@ -119,20 +119,18 @@ base::Status Scheduler::add(Request request) {
   sequence.max_tokens = static_cast<int32_t>(token_limit(request, limits_));
   sequence.tokens = std::move(request.prompt);
   sequence.tokens.insert(sequence.tokens.end(), request.output.begin(), request.output.end());
-  std::unique_ptr<text::TokenConstraint::Walk> walk;
-  if (request.constraint != nullptr) {
-    walk = request.constraint->begin();
-    for (const TokenId token : request.output) FF_TRY(walk->accept(token));
-    FF_ASSIGN(sequence.allowed, walk->allowed());
+  const text::TokenConstraint* const constraint = request.constraint.get();
+  if (constraint != nullptr) {
+    sequence.walk = constraint->begin();
+    FF_ASSIGN(sequence.allowed, sequence.walk->allowed());
+    for (const TokenId token : request.output) FF_TRY(follow_constraint(sequence, token));
   }
   request.forks.insert(request.forks.begin(), request.id);
   for (const SequenceId id : request.forks) {
     CHECK(id.valid() && !sequences_.contains(id), "sequence {} exists already", id.value);
     sequence.id = id;
     auto owned = std::make_unique<Sequence>(sequence);
-    // Only one that is alone goes on behind an output.
-    if (walk == nullptr && request.constraint != nullptr) walk = request.constraint->begin();
-    owned->walk = std::move(walk);
+    if (constraint != nullptr && id != request.id) owned->walk = constraint->begin();
     waiting_.push_back(owned.get());
     sequences_.emplace(id, std::move(owned));
     ++sequence.sampling.choice;

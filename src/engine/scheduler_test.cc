@@ -671,6 +671,20 @@ TEST(Scheduler, TheChoicesOfAConstrainedPromptGoTheirOwnWays) {
   EXPECT_EQ(both.masks[1], (RowMask{1, {1U << 1}}));
 }
 
+TEST(Scheduler, AConstraintHoldsBehindAnOutputThatAnotherOneSampled) {
+  Bench bench(roomy());
+  Request resumed = request(kA, 6);
+  resumed.constraint = std::make_shared<CountingConstraint>(9);
+  resumed.output = {1, 2, 3};
+  bench.add(resumed);
+  const StepBatch first = bench.step();
+  ASSERT_EQ(first.masks.size(), 1u);
+  EXPECT_EQ(first.masks[0].allowed, text::TokenMask{1U << 4});
+  resumed.id = kB;
+  resumed.output = {1, 3};
+  EXPECT_THAT(bench.scheduler.add(resumed).error().message, HasSubstr("3 is not 2"));
+}
+
 TEST(Scheduler, AConstraintSurvivesPreemption) {
   Bench bench(roomy(), {.preempt_every_k = 2});
   Request constrained = request(kB, 6, 4);
