@@ -12,7 +12,8 @@ namespace fourfold::text {
 using TokenMask = std::vector<uint32_t>;
 inline constexpr size_t kTokenMaskBits = 32;
 
-/// Which texts a request may be answered with, told token by token. Immutable; used from many threads.
+/// Which texts a request may be answered with, told token by token. Immutable; used from many
+/// threads.
 class TokenConstraint {
  public:
   /// One output on its way. Used by one thread at a time.
