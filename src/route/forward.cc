@@ -181,9 +181,10 @@ void Forward::refuse(int status, const std::string& message) {
 }
 
 /// The answer has begun and will not be complete, which the client has to see: by an event where
-/// one fits, and by a connection that ends.
+/// one fits (no length has been promised, no coding hides it), and by a connection that ends.
 void Forward::break_off() {
-  if (is_stream_ && events_.between_events()) {
+  const bool takes_more = head_.content_length < 0 && head_.header("content-encoding").empty();
+  if (is_stream_ && takes_more && events_.between_events()) {
     const serve::ApiError error = replica_error(502, "the replica's answer ended too early");
     exchange_->write("data: " + serve::error_json(error) + "\n\n");
   }

@@ -373,6 +373,28 @@ TEST_F(RouterTest, ShowsThatAStreamHasBrokenOff) {
   }
 }
 
+TEST_F(RouterTest, AddsNothingToAStreamThatItCannotBePutInto) {
+  const std::string type = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n";
+  for (const std::string& answer :
+       {type + "Content-Length: 1000\r\n\r\ndata: 1\n\n",
+        type + "Content-Length: 10\r\n\r\ndata: 1\n\n",
+        type + "Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n" +
+            chunk("data: 1\n\n")}) {
+    FakeReplica dies([&](http::RawClient& connection, const std::string&) {
+      connection.send(answer);
+      connection.close();
+    });
+    start({dies.url()});
+    http::RawClient client = connect();
+    client.send(post("/v1/completions"));
+    const std::string got = client.read_all();
+    EXPECT_TRUE(client.ended());
+    EXPECT_THAT(got, AllOf(HasSubstr("data: 1\n\n"), Not(HasSubstr("error")))) << answer;
+    EXPECT_THAT(ask(get("/ping")).first, StartsWith("HTTP/1.1 200"));
+    TearDown();
+  }
+}
+
 TEST_F(RouterTest, ShowsThatAnAnswerHasBrokenOff) {
   FakeReplica dies([](http::RawClient& connection, const std::string&) {
     connection.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf");
