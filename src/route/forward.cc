@@ -100,7 +100,8 @@ bool Forward::retry(RetryReason reason) {
   if (!repeatable_ && reason != RetryReason::kUnreachable) return false;
   std::optional<Place> next = router_.replicas().place(estimate_, tried_);
   if (!next) return false;
-  if (!router_.budget().take()) {
+  // Where nobody was there, no replica has had work of it.
+  if (reason != RetryReason::kUnreachable && !router_.budget().take()) {
     router_.replicas().leave(*next);
     router_.metrics().count_refused_retry();
     return false;
@@ -152,6 +153,8 @@ void Forward::take_end(const http::CallError* error) {
       error->kind == Kind::kUnreachable ? RetryReason::kUnreachable : RetryReason::kLost;
   if (!retry(reason)) refuse(502, "the replica did not answer");
 }
+
+void Forward::move() { retry(RetryReason::kEjected); }
 
 void Forward::cut() {
   if (begun_) return break_off();
