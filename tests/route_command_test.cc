@@ -25,6 +25,7 @@ namespace {
 using nlohmann::json;
 using testing::AllOf;
 using testing::HasSubstr;
+using testing::StartsWith;
 
 std::string url_of(uint16_t port) { return "http://127.0.0.1:" + std::to_string(port); }
 
@@ -157,6 +158,16 @@ TEST(Route, ReadsAllItsKeysAgainOnHangup) {
   EXPECT_EQ(status("/v1/models/tiny", "client-1"), 401);
   EXPECT_EQ(status("/v1/models/tiny", "client-2"), 200);
   EXPECT_EQ(status("/admin/replicas", "admin-1"), 401);
+}
+
+TEST(Route, AnswersStrangersBeforeTheirBodiesCome) {
+  const files::ScratchFolder folder;
+  ServeProcess route({"--port", "0", "--replica", url_of(free_port()), "--api-key-file",
+                      folder.write("client", "client\n").string()},
+                     "route");
+  http::RawClient client(route.port());
+  client.send("POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n{");
+  EXPECT_THAT(client.read_all(), StartsWith("HTTP/1.1 401"));
 }
 
 /// Restarts two replicas in turn while clients go on. FOURFOLD_ROLLING_RESTARTS: how often

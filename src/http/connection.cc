@@ -70,17 +70,22 @@ void Answer::write(std::string_view bytes) {
   CHECK(started_ && !finished_, "no answer to {} is under way", request_.path);
   if (gone_ || broken_ || bytes.empty() || request_.method == "HEAD") return;
   if (remaining_ >= 0) {
-    CHECK(std::cmp_less_equal(bytes.size(), remaining_), "an answer longer than it was to be");
+    if (std::cmp_greater(bytes.size(), remaining_)) {
+      spdlog::error("an answer is longer than it was to be");
+      return give_up();
+    }
     remaining_ -= std::ssize(bytes);
   }
   if (chunked_) pending_ += fmt::format("{:x}\r\n", bytes.size());
   pending_ += bytes;
   if (chunked_) pending_ += "\r\n";
-  if (pending_bytes() > pending_limit_) {
-    broken_ = true;
-    if (on_overflow_) on_overflow_();
-  }
+  if (pending_bytes() > pending_limit_) give_up();
   changed_.cancel();
+}
+
+void Answer::give_up() {
+  broken_ = true;
+  if (on_overflow_) on_overflow_();
 }
 
 void Answer::finish() {

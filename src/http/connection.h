@@ -52,9 +52,9 @@ class Answer final : public Exchange {
   bool started() const { return started_; }
   bool finished() const { return finished_; }
   /// The answer must not be completed: its reader has left more bytes than it may, or its writer
-  /// gave it up.
+  /// gave it up or wrote more than it had announced.
   bool broken() const { return broken_; }
-  /// Called once the reader has left more than it may.
+  /// Called once the reader has left, or the writer has written, more than it may.
   void on_overflow(std::function<void()> callback) { on_overflow_ = std::move(callback); }
   /// The connection closes after this answer.
   bool closes() const { return !keep_alive_; }
@@ -64,6 +64,7 @@ class Answer final : public Exchange {
 
  private:
   void add_head(const Response& head, int64_t content_length);
+  void give_up();
 
   Request request_;
   boost::asio::steady_timer changed_;  ///< never expires; cancelled when something has changed

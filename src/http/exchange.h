@@ -24,7 +24,7 @@ class Exchange {
   virtual void start(Response head, int64_t length) = 0;
   void start(Response head) { start(std::move(head), -1); }
   /// Sends more of it. Bytes that the client does not take are kept, up to
-  /// Timeouts::pending_bytes.
+  /// Timeouts::pending_bytes. More than the length that start() was told cuts the connection.
   virtual void write(std::string_view bytes) = 0;
   virtual void finish() = 0;
   /// Closes the connection behind what was written, so that the client sees that there should be

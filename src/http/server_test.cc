@@ -231,6 +231,23 @@ TEST_F(ServerTest, StreamsABodyOfKnownLengthAsItIs) {
   EXPECT_EQ(client.read_response().second, "body: ");
 }
 
+TEST_F(ServerTest, CutsOnlyTheConnectionWhoseAnswerIsLongerThanItWasToBe) {
+  listen();
+  RawClient client = connect();
+  client.send("GET /s HTTP/1.1\r\nHost: a\r\n\r\n");
+  const auto exchange = next_exchange();
+  on_server([&] {
+    exchange->start({.body = {}, .headers = {}}, 5);
+    exchange->write("hel");
+    exchange->write("lo!");
+    exchange->write("more");
+    exchange->finish();
+  });
+  EXPECT_THAT(client.read_all(), Not(HasSubstr("hello")));
+  EXPECT_TRUE(client.ended());
+  settle();
+}
+
 TEST_F(ServerTest, ShowsThatAnAnswerIsNotComplete) {
   listen();
   for (const int64_t length : {-1, 5}) {

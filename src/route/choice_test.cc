@@ -97,6 +97,8 @@ TEST(Estimate, ReadsWhatARequestWillCost) {
   EXPECT_EQ(chat.output_tokens, 9);
   EXPECT_EQ(chat.model, "");
   EXPECT_EQ(estimate_request(kChat, "{}").output_tokens, kChatTokens);
+  EXPECT_EQ(estimate_request(kChat, R"({"max_tokens": 131072, "n": 2})").output_tokens, 2 * 4096)
+      << "nobody writes that much";
   EXPECT_EQ(estimate_request("/v1/embeddings", R"({"input": "1234"})").prompt_tokens, 1);
 }
 

@@ -11,6 +11,9 @@ using nlohmann::json;
 
 constexpr size_t kTokenBytes = 4;
 constexpr int64_t kMostTokens = int64_t{1} << 40;
+/// Of a choice. A limit is seldom reached, and one that says "no limit" would keep all other
+/// requests away from a replica.
+constexpr int64_t kMostOutputTokens = 4096;
 
 /// Collects what counts while a body is parsed, without keeping the rest.
 class Reader final : public json::json_sax_t {
@@ -103,7 +106,7 @@ Estimate estimate_request(std::string_view path, std::string_view body) {
     const int64_t tokens = reader.max_tokens() >= 0 ? reader.max_tokens()
                            : chat                   ? kChatTokens
                                                     : kCompletionTokens;
-    out.output_tokens = std::min(tokens * reader.choices(), kMostTokens);
+    out.output_tokens = std::min(tokens, kMostOutputTokens) * reader.choices();
   }
   return out;
 }

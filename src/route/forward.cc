@@ -100,7 +100,8 @@ bool Forward::retry(RetryReason reason) {
   if (!repeatable_ && reason != RetryReason::kUnreachable) return false;
   std::optional<Place> next = router_.replicas().place(estimate_, tried_);
   if (!next) return false;
-  if (!router_.budget().take()) {
+  // Where nobody was there, no replica has had work of it.
+  if (reason != RetryReason::kUnreachable && !router_.budget().take()) {
     router_.replicas().leave(*next);
     router_.metrics().count_refused_retry();
     return false;
@@ -153,6 +154,8 @@ void Forward::take_end(const http::CallError* error) {
   if (!retry(reason)) refuse(502, "the replica did not answer");
 }
 
+void Forward::move() { retry(RetryReason::kEjected); }
+
 void Forward::cut() {
   if (begun_) return break_off();
   if (!retry(RetryReason::kEjected)) refuse(502, "the replica did not answer");
@@ -181,9 +184,10 @@ void Forward::refuse(int status, const std::string& message) {
 }
 
 /// The answer has begun and will not be complete, which the client has to see: by an event where
-/// one fits, and by a connection that ends.
+/// one fits (no length has been promised, no coding hides it), and by a connection that ends.
 void Forward::break_off() {
-  if (is_stream_ && events_.between_events()) {
+  const bool takes_more = head_.content_length < 0 && head_.header("content-encoding").empty();
+  if (is_stream_ && takes_more && events_.between_events()) {
     const serve::ApiError error = replica_error(502, "the replica's answer ended too early");
     exchange_->write("data: " + serve::error_json(error) + "\n\n");
   }

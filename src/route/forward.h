@@ -28,6 +28,9 @@ class Forward : public std::enable_shared_from_this<Forward> {
   Forward(Router& router, std::shared_ptr<http::Exchange> exchange);
 
   void begin();
+  /// The replica may not answer: another one is asked, if one may be. Otherwise it stays where it
+  /// is.
+  void move();
   /// The replica will not answer: another one is asked, or the client is told.
   void cut();
   /// Forgets it without a word to the client.
@@ -35,8 +38,6 @@ class Forward : public std::enable_shared_from_this<Forward> {
 
   /// Which has it now; invalid: none.
   ReplicaId replica() const { return place_ ? place_->replica : ReplicaId(); }
-  /// A byte of the answer has gone to the client.
-  bool begun() const { return begun_; }
 
  private:
   void send(const Place& place);

@@ -64,8 +64,10 @@ base::Status route(const RouteOptions& options,
   router_options.pass_keys = !keys.clients.needed();
   const base::SteadyClock clock;
   RouteApi* api = nullptr;  // until run() nobody asks for it
+  http::ServerOptions server_options = serve::server_options(options.front, /*descriptors=*/2);
+  server_options.check_head = [&api](const http::Request& head) { return api->check_head(head); };
   FF_ASSIGN(const std::unique_ptr<http::Server> server,
-            http::Server::listen(serve::server_options(options.front, /*descriptors=*/2), clock,
+            http::Server::listen(server_options, clock,
                                  [&api](const std::shared_ptr<http::Exchange>& exchange) {
                                    api->handle(exchange);
                                  }));

@@ -35,6 +35,20 @@ bool matches(const RoutePath& entry, std::string_view path) {
   return path.starts_with(prefix) && path.size() > prefix.size();
 }
 
+/// It has a segment "." or "..", which a replica, or a proxy in front of it, may resolve to a path
+/// that is not what was matched here.
+bool has_dot_segment(std::string_view path) {
+  const std::string decoded = http::percent_decoded(path);
+  std::string_view rest = decoded;
+  while (true) {
+    const size_t end = std::min(rest.find('/'), rest.size());
+    const std::string_view segment = rest.substr(0, end);
+    if (segment == "." || segment == "..") return true;
+    if (end == rest.size()) return false;
+    rest.remove_prefix(end + 1);
+  }
+}
+
 /// {"url": "http://…"}.
 base::Result<http::Url> read_url(const http::Request& request) {
   FF_ASSIGN(const json body, files::parse_json(request.body, "the body", {.max_bytes = 1 << 16}));
@@ -114,6 +128,9 @@ const RouteApi::Entry* RouteApi::find(std::string_view path) const {
 }
 
 std::optional<http::Response> RouteApi::check_head(const http::Request& request) const {
+  if (has_dot_segment(request.path)) {
+    return error(400, "a path with a segment \".\" or \"..\" is not taken");
+  }
   const Entry* entry = find(request.path);
   const Access access = entry == nullptr ? Access::kClient : entry->path.access;
   if (access == Access::kOpen) return std::nullopt;
@@ -193,6 +210,7 @@ ordered_json RouteApi::describe(const Replica& replica) const {
           {"state", replica.draining          ? "draining"
                     : replica.health.in_use() ? "in_use"
                                               : "ejected"},
+          {"healthy", replica.health.in_use()},
           {"requests", replica.requests},
           {"outstanding_tokens", replica.tokens},
           {"foreign_requests", replica.foreign_requests},
@@ -211,7 +229,7 @@ http::Response RouteApi::add_replica(const http::Request& request) {
   const auto url = read_url(request);
   if (!url.ok()) return error(400, url.error().message);
   const base::Status added = router_.add(*url);
-  if (!added.ok()) return error(409, added.error().message);
+  if (!added.ok()) return error(router_.stopped() ? 503 : 409, added.error().message);
   return json_response(describe(*router_.replicas().find(*url)), 201);
 }
 

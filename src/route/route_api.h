@@ -36,7 +36,8 @@ class RouteApi {
   RouteApi(http::Server& server, Router& router, serve::Keys clients, serve::Keys admins);
 
   void handle(const std::shared_ptr<http::Exchange>& exchange);
-  /// The answer to a request without the key that it needs; its body need not be there yet.
+  /// The answer to a request without the key that it needs, or for a path that could be taken for
+  /// another; its body need not be there yet.
   std::optional<http::Response> check_head(const http::Request& request) const;
 
   serve::Keys& client_keys() { return clients_; }

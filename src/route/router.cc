@@ -35,6 +35,7 @@ Router::~Router() {
 }
 
 base::Status Router::add(const http::Url& url) {
+  if (stopped_) return base::fail("the router ends");
   FF_ASSIGN(const ReplicaId id, table_.add(url));
   if (links_.contains(id)) return {};  // it has been draining
   auto link = std::make_unique<Link>(server_.executor(), url);
@@ -67,7 +68,7 @@ void Router::remove(ReplicaId id) {
   if (replica == nullptr) return;
   spdlog::warn("{} is removed, {} requests are under way", replica->name, replica->requests);
   table_.find(id)->draining = true;  // none of them comes back
-  cut(id, /*begun_ones=*/true);
+  for (const auto& forward : forwards_at(id)) forward->cut();
   table_.remove(id);
   links_.erase(id);
 }
@@ -78,6 +79,7 @@ void Router::when_probed(std::function<void()> callback) {
 }
 
 void Router::stop_probes() {
+  stopped_ = true;
   for (const auto& [id, link] : links_) link->prober->stop();
 }
 
@@ -119,7 +121,8 @@ void Router::take_health(ReplicaId id, const Fetched& health) {
   }
   tell(replica, change, why);
   // Requests that wait for it may wait for long.
-  if (change == ReplicaHealth::Change::kEjected) cut(id, /*begun_ones=*/false);
+  if (change != ReplicaHealth::Change::kEjected) return;
+  for (const auto& forward : forwards_at(id)) forward->move();
 }
 
 /// Of {"data": [{"id": …}, …]}; what looks otherwise is left out.
@@ -152,12 +155,12 @@ void Router::tell(Replica& replica, ReplicaHealth::Change change, const std::str
   }
 }
 
-void Router::cut(ReplicaId id, bool begun_ones) {
-  std::vector<std::shared_ptr<Forward>> there;
+std::vector<std::shared_ptr<Forward>> Router::forwards_at(ReplicaId id) const {
+  std::vector<std::shared_ptr<Forward>> out;
   for (const auto& [key, forward] : forwards_) {
-    if (forward->replica() == id && (begun_ones || !forward->begun())) there.push_back(forward);
+    if (forward->replica() == id) out.push_back(forward);
   }
-  for (const auto& forward : there) forward->cut();
+  return out;
 }
 
 }  // namespace fourfold::route

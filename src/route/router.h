@@ -40,7 +40,7 @@ class Router {
   /// Shown to replicas; "": none.
   void set_replica_key(std::string key) { replica_key_ = std::move(key); }
 
-  /// Begins to probe it. Errors: it is there already.
+  /// Begins to probe it. Errors: it is there already; the router ends (stopped()).
   base::Status add(const http::Url& url);
   /// No more requests for it; those under way go on.
   void drain(Replica& replica);
@@ -48,8 +48,9 @@ class Router {
   void remove(ReplicaId id);
   /// Calls `callback` once, when every replica has been probed.
   void when_probed(std::function<void()> callback);
-  /// Ends all probes, so that the server's run() can return.
+  /// Ends all probes for good, so that the server's run() can return.
   void stop_probes();
+  bool stopped() const { return stopped_; }
 
   void forward(std::shared_ptr<http::Exchange> exchange);
 
@@ -76,7 +77,7 @@ class Router {
   void take_models(ReplicaId id, const std::string& body);
   void end_round(ReplicaId id);
   void tell(Replica& replica, ReplicaHealth::Change change, const std::string& why);
-  void cut(ReplicaId id, bool begun_ones);
+  std::vector<std::shared_ptr<Forward>> forwards_at(ReplicaId id) const;
 
   http::Server& server_;
   const base::Clock& clock_;
@@ -89,6 +90,7 @@ class Router {
   RouteMetrics metrics_;
   std::mt19937_64 random_;
   std::function<void()> when_probed_;
+  bool stopped_ = false;  ///< by stop_probes()
 };
 
 }  // namespace fourfold::route

@@ -119,6 +119,11 @@ FakeReplica::Answer always(const std::string& answer) {
   return [answer](http::RawClient& connection, const std::string&) { connection.send(answer); };
 }
 
+serve::Keys keys(const std::string& key) {
+  const files::ScratchFolder folder;
+  return serve::Keys::read(folder.write("keys", key)).value();
+}
+
 class RouterTest : public testing::Test {
  protected:
   void start(const std::vector<std::string>& urls, RouterOptions options = {},
@@ -278,6 +283,10 @@ TEST_F(RouterTest, AsksAnotherReplicaWhereOneCannotBeReached) {
   const std::string url = gone->url();
   start({url, good.url()});
   EXPECT_EQ(complete(), "gone");
+  on_server([this] {
+    while (router_->budget().take()) {
+    }
+  });
   gone.reset();
   for (int i = 0; i < 5; ++i) EXPECT_EQ(complete(), "good");
   wait_until_taken(url, false);
@@ -373,6 +382,28 @@ TEST_F(RouterTest, ShowsThatAStreamHasBrokenOff) {
   }
 }
 
+TEST_F(RouterTest, AddsNothingToAStreamThatItCannotBePutInto) {
+  const std::string type = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n";
+  for (const std::string& answer :
+       {type + "Content-Length: 1000\r\n\r\ndata: 1\n\n",
+        type + "Content-Length: 10\r\n\r\ndata: 1\n\n",
+        type + "Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n" +
+            chunk("data: 1\n\n")}) {
+    FakeReplica dies([&](http::RawClient& connection, const std::string&) {
+      connection.send(answer);
+      connection.close();
+    });
+    start({dies.url()});
+    http::RawClient client = connect();
+    client.send(post("/v1/completions"));
+    const std::string got = client.read_all();
+    EXPECT_TRUE(client.ended());
+    EXPECT_THAT(got, AllOf(HasSubstr("data: 1\n\n"), Not(HasSubstr("error")))) << answer;
+    EXPECT_THAT(ask(get("/ping")).first, StartsWith("HTTP/1.1 200"));
+    TearDown();
+  }
+}
+
 TEST_F(RouterTest, ShowsThatAnAnswerHasBrokenOff) {
   FakeReplica dies([](http::RawClient& connection, const std::string&) {
     connection.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf");
@@ -424,6 +455,45 @@ TEST_F(RouterTest, TakesWaitingRequestsFromAReplicaWhoseProbesFail) {
   EXPECT_EQ(metric("fourfold:route_retries_total{reason=\"ejected\"}"), "1.0");
 }
 
+TEST_F(RouterTest, LeavesRequestsWhereTheyAreWhenProbesFailAndNobodyElseIsThere) {
+  std::promise<void> more;
+  FakeReplica slow([future = more.get_future().share()](http::RawClient& c, const std::string&) {
+    future.wait();
+    c.send(ok("late"));
+  });
+  start({slow.url()});
+  http::RawClient client = connect();
+  client.send(post("/v1/completions"));
+  slow.wait_for_requests(1);
+  slow.set_health(status(503));
+  wait_until_taken(slow.url(), false);
+  more.set_value();
+  EXPECT_EQ(client.read_response().second, "late");
+}
+
+TEST_F(RouterTest, AddsNobodyOnceItEnds) {
+  FakeReplica replica(always(ok("ok")));
+  start({}, {}, {}, keys("admin"));
+  on_server([this] { router_->stop_probes(); });
+  const auto [head, body] = ask(post("/admin/replicas/add", "Authorization: Bearer admin\r\n",
+                                     json{{"url", replica.url()}}.dump()));
+  EXPECT_THAT(head, StartsWith("HTTP/1.1 503"));
+  EXPECT_THAT(body, HasSubstr("the router ends"));
+}
+
+TEST_F(RouterTest, RefusesPathsThatAnotherServerCouldTakeForOthers) {
+  FakeReplica replica(always(ok("ok")));
+  start({replica.url()});
+  for (const char* path : {"/v1/../metrics", "/v1/%2e%2E/metrics", "/v1/.%2e%2fmetrics", "/v1/./x",
+                           "/v1/..", "/v1/x/."}) {
+    EXPECT_THAT(ask(get(path)).first, StartsWith("HTTP/1.1 400")) << path;
+  }
+  EXPECT_TRUE(replica.requests().empty());
+  for (const char* path : {"/v1/..x", "/v1/x%2fy", "/v1/...", "/v1/a.b"}) {
+    EXPECT_THAT(ask(get(path)).first, StartsWith("HTTP/1.1 200")) << path;
+  }
+}
+
 TEST_F(RouterTest, WaitsForAStreamThatTrickles) {
   FakeReplica trickles([](http::RawClient& connection, const std::string&) {
     for (const char c : std::string(kStreamHead) + chunk("data: 1\n\n") + "0\r\n\r\n") {
@@ -434,11 +504,6 @@ TEST_F(RouterTest, WaitsForAStreamThatTrickles) {
   http::RawClient client = connect();
   client.send(post("/v1/completions"));
   EXPECT_THAT(client.read_until("0\r\n\r\n"), HasSubstr("text/event-stream"));
-}
-
-serve::Keys keys(const std::string& key) {
-  const files::ScratchFolder folder;
-  return serve::Keys::read(folder.write("keys", key)).value();
 }
 
 TEST_F(RouterTest, LetsAdminsChangeTheReplicas) {
@@ -467,6 +532,7 @@ TEST_F(RouterTest, LetsAdminsChangeTheReplicas) {
   EXPECT_EQ(change("drain", b.url()), "200");
   const json list = json::parse(ask(get("/admin/replicas", admin)).second).at("replicas");
   EXPECT_EQ(list.at(0).at("state"), "draining");
+  EXPECT_EQ(list.at(0).at("healthy"), true);
   EXPECT_EQ(list.at(1).at("requests"), 1);
   EXPECT_EQ(list.at(1).at("models"), json({"m"}));
   EXPECT_THAT(ask(post("/v1/completions", "Authorization: Bearer client\r\n")).first,
