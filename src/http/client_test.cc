@@ -1,6 +1,7 @@
 #include "http/client.h"
 
 #include <gmock/gmock.h>
+#include <sys/resource.h>
 
 #include <atomic>
 #include <boost/asio/io_context.hpp>
@@ -150,6 +151,45 @@ TEST(Client, SendsNothingAgainAfterATimeout) {
   }
 }
 
+TEST(Client, SendsNothingAgainThatAServerHadForLong) {
+  RawServer server([](RawClient& connection, int) {
+    connection.read_until("\r\n\r\n");
+    connection.send(kOk);
+    connection.read_until("\r\n\r\n");
+  });
+  Client client(url_of(server));
+  EXPECT_EQ(client.fetch({.path = "/"}).value().body, "ok");
+  const auto reply =
+      client.fetch({.path = "/", .headers = {}, .body = {}, .limits = {.resend_ns = 0}});
+  ASSERT_FALSE(reply.ok());
+  EXPECT_THAT(reply.error().message, HasSubstr("was lost"));
+  EXPECT_EQ(server.connections(), 1);
+}
+
+TEST(ConnectionPool, TellsItsOwnShortageApart) {
+  boost::asio::io_context io;
+  ConnectionPool pool(io.get_executor(), Url::parse("http://127.0.0.1:1").value());
+  std::vector<CallError::Kind> kinds;
+  const auto ask = [&] {
+    const auto call =
+        pool.send({.path = "/"}, {.on_head = [](const ResponseHead&) {},
+                                  .on_body = [](std::string_view) {},
+                                  .on_end = [&](const CallError* e) { kinds.push_back(e->kind); }});
+    io.restart();
+    io.run();
+  };
+  ask();
+  rlimit before{};
+  getrlimit(RLIMIT_NOFILE, &before);
+  rlimit none = before;
+  none.rlim_cur = 0;
+  setrlimit(RLIMIT_NOFILE, &none);
+  ask();
+  setrlimit(RLIMIT_NOFILE, &before);
+  EXPECT_THAT(kinds,
+              testing::ElementsAre(CallError::Kind::kUnreachable, CallError::Kind::kShortage));
+}
+
 TEST(Client, GivesUpALargeReplyAndOneThatItIsToldToGiveUp) {
   RawServer server([](RawClient& connection, int) {
     connection.read_until("\r\n\r\n");
@@ -166,7 +206,14 @@ TEST(Client, GivesUpALargeReplyAndOneThatItIsToldToGiveUp) {
 }
 
 TEST(Client, SaysWhatIsNoWholeAnswer) {
+  std::string many_heads;
+  for (int i = 0; i < 17; ++i) many_heads += "HTTP/1.1 103 Hints\r\n\r\n";
+  const std::string chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+  const std::string endless(100'000, 'x');
   for (const auto& [answer, error] : std::vector<std::pair<std::string, std::string>>{
+           {many_heads, "more than 16 heads"},
+           {chunked + "2;" + endless, "of more than 65536 bytes"},
+           {chunked + "0\r\nA: " + endless, "of more than 65536 bytes"},
            {"", "before its answer was complete"},
            {"HTTP/1.1 200 OK\r\n", "before its answer was complete"},
            {"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok", "before its answer was complete"},

@@ -58,7 +58,7 @@ void Answer::respond(Response response) {
 
 void Answer::start(Response head, int64_t length) {
   CHECK(!started_ && head.body.empty(), "a second answer to {}", request_.path);
-  remaining_ = length;
+  remaining_ = may_have_body(head.status) ? length : -1;
   chunked_ = length < 0 && may_have_body(head.status) && request_.version_minor > 0;
   // Without chunks only the end of the connection tells the end of the body.
   if (length < 0 && !chunked_ && may_have_body(head.status)) keep_alive_ = false;

@@ -34,6 +34,15 @@ namespace {
 /// Servers close connections that nobody uses; some of them after 5 s.
 constexpr int64_t kKeptNs = 4'000'000'000;
 
+/// What this machine lacks says nothing about the server.
+bool is_shortage(const error_code& error) {
+  return error == boost::system::errc::too_many_files_open ||
+         error == boost::system::errc::too_many_files_open_in_system ||
+         error == boost::system::errc::no_buffer_space ||
+         error == boost::system::errc::not_enough_memory ||
+         error == boost::system::errc::address_not_available;
+}
+
 /// A host that vanishes says nothing: after 10 s of silence it is asked, and again every 5 s, and
 /// the connection is lost when three are not answered.
 void notice_lost_host(tcp::socket& socket) {
@@ -91,6 +100,12 @@ struct ConnectionPool::Idle {
     return nullptr;
   }
 
+  void keep(std::unique_ptr<tcp::socket> socket) {
+    if (closed) return;
+    if (connections.size() >= kMostKept) connections.pop_front();
+    connections.push_back({std::move(socket), clock.now_ns()});
+  }
+
   asio::any_io_executor executor;
   Url url;
   base::SteadyClock clock;
@@ -112,7 +127,8 @@ class ConnectionPool::PooledCall final : public Call,
   void begin() {
     begin_ns_ = idle_->clock.now_ns();
     progress_ns_ = begin_ns_;
-    wait_for_limit(std::min(request_.limits.connect_ns, next_limit_ns()));
+    connect_begin_ns_ = begin_ns_;
+    wait_for_limit();
     asio::co_spawn(idle_->executor, run(shared_from_this()),
                    [self = shared_from_this()](const std::exception_ptr& thrown) {
                      if (thrown) self->fail(CallError::Kind::kLost, what_of(thrown));
@@ -171,8 +187,14 @@ class ConnectionPool::PooledCall final : public Call,
     return out;
   }
 
+  int64_t connect_left_ns() const {
+    return connect_begin_ns_ + request_.limits.connect_ns - idle_->clock.now_ns();
+  }
+
   /// One timer for all limits: bytes that come only move progress_ns_.
-  void wait_for_limit(int64_t delay_ns) {
+  void wait_for_limit() {
+    const int64_t delay_ns =
+        connected_ ? next_limit_ns() : std::min(next_limit_ns(), connect_left_ns());
     timer_.expires_after(std::chrono::nanoseconds(delay_ns));
     timer_.async_wait([weak = weak_from_this()](error_code cancelled) {
       const auto self = weak.lock();
@@ -181,17 +203,16 @@ class ConnectionPool::PooledCall final : public Call,
   }
 
   void check_limits() {
-    if (!connected_ && idle_->clock.now_ns() - begin_ns_ >= request_.limits.connect_ns) {
+    if (!connected_ && connect_left_ns() <= 0) {
       return fail(CallError::Kind::kUnreachable,
                   fmt::format("cannot reach {}: no connection in time", idle_->url.authority()));
     }
     if (paused_) progress_ns_ = idle_->clock.now_ns();
-    const int64_t left_ns = next_limit_ns();
-    if (left_ns <= 0) {
+    if (next_limit_ns() <= 0) {
       return fail(CallError::Kind::kTimeout,
                   fmt::format("{} did not answer in time", idle_->url.authority()));
     }
-    wait_for_limit(left_ns);
+    wait_for_limit();
   }
 
   /// `self` keeps the call until its end.
@@ -201,23 +222,26 @@ class ConnectionPool::PooledCall final : public Call,
     connected_ = kept;
     std::string error;
     if (kept) error = co_await exchange();
-    // The server may have closed a connection that was kept before it saw the request.
-    if (!kept || (!error.empty() && !done_ && !reader_->started())) {
+    // The server may have closed a connection that was kept before it saw the request. Later, it is
+    // the request that has been lost.
+    const bool closed_before =
+        unsent_ || idle_->clock.now_ns() - begin_ns_ < request_.limits.resend_ns;
+    if (!kept || (!error.empty() && !done_ && !reader_->started() && closed_before)) {
       error = co_await connect_and_exchange();
     }
     if (done_) co_return;
     if (!error.empty()) {
-      fail(connected_ ? CallError::Kind::kLost : CallError::Kind::kUnreachable, error);
+      fail(connected_ ? CallError::Kind::kLost : no_connection_, error);
       co_return;
     }
-    if (reader_->keep_alive() && !idle_->closed) {
-      idle_->connections.push_back({std::move(socket_), idle_->clock.now_ns()});
-    }
+    if (reader_->keep_alive()) idle_->keep(std::move(socket_));
     end(nullptr);
   }
 
   asio::awaitable<std::string> connect_and_exchange() {
     connected_ = false;
+    connect_begin_ns_ = idle_->clock.now_ns();
+    wait_for_limit();
     socket_ = std::make_unique<tcp::socket>(idle_->executor);
     error_code error;
     const auto address = asio::ip::make_address(idle_->url.host, error);
@@ -234,6 +258,10 @@ class ConnectionPool::PooledCall final : public Call,
         co_await asio::async_connect(*socket_, found,
                                      asio::redirect_error(asio::use_awaitable, error));
       }
+    }
+    if (is_shortage(error)) {
+      no_connection_ = CallError::Kind::kShortage;
+      idle_->connections.clear();
     }
     if (error) {
       co_return fmt::format("cannot reach {}: {}", idle_->url.authority(), error.message());
@@ -255,6 +283,7 @@ class ConnectionPool::PooledCall final : public Call,
     co_await asio::async_write(*socket_, message, asio::redirect_error(asio::use_awaitable, error));
     // A server may answer, and close, before it has read a body that it does not want.
     const error_code unsent = error;
+    unsent_ = static_cast<bool>(unsent);
     progress_ns_ = idle_->clock.now_ns();
     while (!done_ && !reader_->done()) {
       if (paused_) {
@@ -300,8 +329,11 @@ class ConnectionPool::PooledCall final : public Call,
   asio::steady_timer timer_;
   asio::steady_timer resumed_;  ///< never expires; cancelled when the call goes on
   int64_t begin_ns_ = 0;
+  int64_t connect_begin_ns_ = 0;
   int64_t progress_ns_ = 0;  ///< the server last took the request or gave a byte
+  CallError::Kind no_connection_ = CallError::Kind::kUnreachable;  ///< where not connected_
   bool connected_ = false;
+  bool unsent_ = false;  ///< sending has failed
   bool paused_ = false;
   bool done_ = false;
 };

@@ -19,6 +19,8 @@ struct CallLimits {
   int64_t connect_ns = 10'000'000'000;   ///< for a connection, its name looked up
   int64_t silence_ns = 600'000'000'000;  ///< without a byte: a long prompt may take its time
   int64_t total_ns = 0;                  ///< for all of it; 0: no limit
+  /// In which the end of a kept connection means that the server had closed it before.
+  int64_t resend_ns = 1'000'000'000;
 };
 
 struct ClientRequest {
@@ -34,6 +36,7 @@ struct ClientRequest {
 struct CallError {
   enum class Kind : uint8_t {
     kUnreachable,  ///< there is no connection: nobody has seen the request
+    kShortage,     ///< the same, but this machine has no descriptor, port or memory left for one
     kLost,         ///< the connection ended, or what came is no HTTP
     kTimeout,
   };
@@ -61,11 +64,14 @@ class Call {
 };
 
 /// Connections to one server that are kept and used again; each request under way has one of its
-/// own (HTTP/1.1). A request that finds a kept connection closed is sent once more over a new one,
-/// unless a byte of an answer has come or the time is over; one that is not repeatable gets a new
-/// one at once. Used on one thread, that of `executor`.
+/// own (HTTP/1.1). A request that finds a kept connection closed, when it is sent or within
+/// CallLimits::resend_ns, is sent once more over a new one, unless a byte of an answer has come;
+/// one that is not repeatable gets a new one at once. Used on one thread, that of `executor`.
 class ConnectionPool {
  public:
+  /// Connections that are kept at most.
+  static constexpr size_t kMostKept = 256;
+
   ConnectionPool(const boost::asio::any_io_executor& executor, Url url);
   /// What is under way goes on.
   ~ConnectionPool();

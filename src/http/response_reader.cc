@@ -16,6 +16,7 @@ using boost::system::error_code;
 namespace {
 
 constexpr uint32_t kMostHeadBytes = 64 << 10;
+constexpr int kMostInterimHeads = 16;
 
 /// What a put() of the parser gives of the body. Beast's string_body makes room for all that a head
 /// announces.
@@ -98,6 +99,10 @@ base::Status ResponseReader::push(std::string_view bytes,
       if (status < 100 || status == 101 || error) {
         return base::fail("the server's answer is no HTTP/1.1: the status {}", status);
       }
+      if (++interim_heads_ > kMostInterimHeads) {
+        return base::fail("the server's answer begins with more than {} heads of 1xx",
+                          kMostInterimHeads);
+      }
       parser_ = std::make_unique<Parser>(no_body_);
       continue;
     }
@@ -115,6 +120,11 @@ base::Status ResponseReader::push(std::string_view bytes,
     }
     done_ = parser.is_done();
     if (error == wire::error::need_more) {
+      if (bytes.size() > kMostHeadBytes) {
+        return base::fail(
+            "the server's answer has a head, a chunk's mark or trailers of more than {} bytes",
+            kMostHeadBytes);
+      }
       pending_ = bytes;
       return {};
     }

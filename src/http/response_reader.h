@@ -52,6 +52,7 @@ class ResponseReader {
   bool started_ = false;
   bool has_head_ = false;
   bool done_ = false;
+  int interim_heads_ = 0;
   std::string pending_;  ///< bytes that the parser has not taken: the beginning of a head or mark
   std::unique_ptr<Parser> parser_;
 };

@@ -231,6 +231,20 @@ TEST_F(ServerTest, StreamsABodyOfKnownLengthAsItIs) {
   EXPECT_EQ(client.read_response().second, "body: ");
 }
 
+TEST_F(ServerTest, KeepsTheConnectionAfterAnAnswerThatHasALengthButNoBody) {
+  listen();
+  RawClient client = connect();
+  client.send("GET /s HTTP/1.1\r\nHost: a\r\n\r\n");
+  const auto exchange = next_exchange();
+  on_server([&] {
+    exchange->start({.status = 304, .body = {}, .headers = {}}, 5);
+    exchange->finish();
+  });
+  EXPECT_THAT(client.read_until("\r\n\r\n"), StartsWith("HTTP/1.1 304"));
+  client.send(kGet);
+  EXPECT_EQ(client.read_response().second, "body: ");
+}
+
 TEST_F(ServerTest, CutsOnlyTheConnectionWhoseAnswerIsLongerThanItWasToBe) {
   listen();
   RawClient client = connect();

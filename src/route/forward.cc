@@ -6,6 +6,7 @@
 #include <array>
 #include <utility>
 
+#include "base/log.h"
 #include "route/headers.h"
 #include "route/router.h"
 #include "serve/api_error.h"
@@ -141,6 +142,10 @@ void Forward::take_end(const http::CallError* error) {
     if (!begun_) begin_answer();
     exchange_->finish();
     return finish(fmt::format("{}xx", head_.status / 100));
+  }
+  if (error->kind == Kind::kShortage) {
+    spdlog::warn("the router is short of what a connection needs: {}", error->message);
+    return refuse(503, "the router has no room for another connection");
   }
   if (error->kind == Kind::kUnreachable) {
     router_.unreachable(place_->replica, error->message);

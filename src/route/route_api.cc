@@ -49,6 +49,12 @@ bool has_dot_segment(std::string_view path) {
   }
 }
 
+bool is_json_or_multipart(const http::Request& request) {
+  const std::string_view type = request.header("content-type");
+  const std::string name = http::lower_case(http::trimmed(type.substr(0, type.find(';'))));
+  return name == "application/json" || name == "multipart/form-data";
+}
+
 /// {"url": "http://…"}.
 base::Result<http::Url> read_url(const http::Request& request) {
   FF_ASSIGN(const json body, files::parse_json(request.body, "the body", {.max_bytes = 1 << 16}));
@@ -85,7 +91,7 @@ RouteApi::RouteApi(http::Server& server, Router& router, serve::Keys clients, se
   add_json("/v1/models", [this] { return models(); });
   add(kOneModel, [this](const Exchange& e) { e->respond(one_model(e->request())); });
   for (const char* path : {"/v1/*", "/tokenize", "/detokenize"}) {
-    add(path, [this](const Exchange& e) { router_.forward(e); });
+    add(path, [this](const Exchange& e) { forward(e); });
   }
   add_json("/health", [this] { return health(); });
   add_json("/ready", [this] { return ready(); });
@@ -159,6 +165,18 @@ void RouteApi::handle(const std::shared_ptr<http::Exchange>& exchange) {
     return exchange->respond(std::move(refusal));
   }
   entry->handler(exchange);
+}
+
+void RouteApi::forward(const std::shared_ptr<http::Exchange>& exchange) {
+  const http::Request& request = exchange->request();
+  const bool adds_key = !router_.replica_key().empty() && request.header("authorization").empty();
+  // A page of another site can make a browser post texts and forms here, which the router's key
+  // would let in.
+  if (adds_key && !request.body.empty() && !is_json_or_multipart(request)) {
+    return exchange->respond(
+        error(415, "expected \"Content-Type: application/json\"", "unsupported_media_type"));
+  }
+  router_.forward(exchange);
 }
 
 http::Response RouteApi::models() const {

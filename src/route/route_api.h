@@ -55,6 +55,7 @@ class RouteApi {
   void add(std::string_view path, Handler handler);
   void add_json(std::string_view path, std::function<http::Response()> make);
   const Entry* find(std::string_view path) const;
+  void forward(const std::shared_ptr<http::Exchange>& exchange);
   http::Response models() const;
   http::Response one_model(const http::Request& request) const;
   http::Response health() const;

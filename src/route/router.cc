@@ -113,6 +113,10 @@ void Router::take_health(ReplicaId id, const Fetched& health) {
   Replica& replica = *table_.find(id);
   const std::string why =
       health.error ? health.error->message : fmt::format("/health says {}", health.status);
+  if (health.error && health.error->kind == http::CallError::Kind::kShortage) {
+    spdlog::warn("{} is not probed, for lack of what a connection needs: {}", replica.name, why);
+    return;
+  }
   const bool nobody = health.error && health.error->kind == http::CallError::Kind::kUnreachable;
   const ReplicaHealth::Change change =
       nobody ? replica.health.unreachable() : replica.health.probed(is_well(health));

@@ -3,25 +3,16 @@
 
 #include <fmt/format.h>
 #include <gmock/gmock.h>
-#include <gtest/gtest.h>
+#include <sys/resource.h>
 
-#include <algorithm>
 #include <atomic>
-#include <condition_variable>
-#include <functional>
 #include <future>
-#include <memory>
-#include <mutex>
 #include <nlohmann/json.hpp>
 #include <string>
-#include <thread>
 #include <vector>
 
-#include "files/scratch_folder.h"
 #include "http/raw_client_test.h"
-#include "http/raw_server_test.h"
-#include "route/forward.h"
-#include "route/route_api.h"
+#include "route/fake_replica_test.h"
 
 namespace fourfold::route {
 namespace {
@@ -32,185 +23,6 @@ using testing::EndsWith;
 using testing::HasSubstr;
 using testing::Not;
 using testing::StartsWith;
-
-constexpr int64_t kMillisecond = 1'000'000;
-
-std::string ok(const std::string& body, const std::string& headers = {}) {
-  return "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n" + headers +
-         "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
-}
-
-std::string status(int code, const std::string& headers = {}) {
-  return "HTTP/1.1 " + std::to_string(code) + " X\r\n" + headers + "Content-Length: 2\r\n\r\nno";
-}
-
-constexpr const char* kStreamHead =
-    "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
-
-std::string chunk(const std::string& text) {
-  return fmt::format("{:x}\r\n{}\r\n", text.size(), text);
-}
-
-/// A server whose /health is as a test says, and that answers other requests by a script.
-class FakeReplica {
- public:
-  using Answer = std::function<void(http::RawClient& connection, const std::string& request)>;
-
-  explicit FakeReplica(Answer answer)
-      : answer_(std::move(answer)),
-        server_([this](http::RawClient& connection, int) { serve(connection); }) {}
-
-  std::string url() const { return "http://127.0.0.1:" + std::to_string(server_.port()); }
-  /// "": it leaves that open until this is called again.
-  void set_health(const std::string& answer) {
-    const std::lock_guard lock(mutex_);
-    health_ = answer;
-    changed_.notify_all();
-  }
-  /// Requests that are no probes, head and body.
-  std::vector<std::string> requests() {
-    const std::lock_guard lock(mutex_);
-    return requests_;
-  }
-  void wait_for_requests(size_t count) {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return requests_.size() >= count; });
-  }
-
- private:
-  void serve(http::RawClient& connection) {
-    while (true) {
-      std::string request = connection.read_until("\r\n\r\n");
-      if (request.empty() || connection.ended()) return;
-      const std::string line = request.substr(0, request.find("\r\n"));
-      if (line == "GET /health HTTP/1.1") {
-        std::unique_lock lock(mutex_);
-        changed_.wait(lock, [&] { return !health_.empty(); });
-        connection.send(health_);
-      } else if (line == "GET /metrics HTTP/1.1") {
-        connection.send(ok("vllm:kv_cache_usage_perc 0.25\nvllm:num_requests_running 0\n"));
-      } else if (line == "GET /v1/models HTTP/1.1") {
-        connection.send(ok(R"({"object": "list", "data": [{"id": "m", "object": "model"}, 5]})"));
-      } else {
-        const size_t at = request.find("Content-Length: ");
-        const size_t length =
-            at == request.npos ? 0 : std::strtoul(request.c_str() + at + 16, nullptr, 10);
-        if (length > 0) request += connection.read_bytes(length);
-        {
-          const std::lock_guard lock(mutex_);
-          requests_.push_back(request);
-          changed_.notify_all();
-        }
-        answer_(connection, request);
-        if (connection.fd() < 0) return;
-      }
-    }
-  }
-
-  Answer answer_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::string health_ = ok("{}");
-  std::vector<std::string> requests_;
-  http::RawServer server_;
-};
-
-FakeReplica::Answer always(const std::string& answer) {
-  return [answer](http::RawClient& connection, const std::string&) { connection.send(answer); };
-}
-
-serve::Keys keys(const std::string& key) {
-  const files::ScratchFolder folder;
-  return serve::Keys::read(folder.write("keys", key)).value();
-}
-
-class RouterTest : public testing::Test {
- protected:
-  void start(const std::vector<std::string>& urls, RouterOptions options = {},
-             const serve::Keys& clients = {}, const serve::Keys& admins = {}) {
-    options.probe.interval_ns = 20 * kMillisecond;
-    server_ = http::Server::listen({}, clock_, [this](const std::shared_ptr<http::Exchange>& e) {
-                api_->handle(e);
-              }).value();
-    router_ = std::make_unique<Router>(*server_, clock_, options);
-    api_ = std::make_unique<RouteApi>(*server_, *router_, clients, admins);
-    for (const std::string& url : urls) {
-      EXPECT_TRUE(router_->add(http::Url::parse(url).value()).ok());
-    }
-    std::promise<void> probed;
-    router_->when_probed([&] { probed.set_value(); });
-    thread_ = std::thread([this] { server_->run(); });
-    probed.get_future().wait();
-  }
-  void TearDown() override {
-    if (!thread_.joinable()) return;
-    server_->post([this] {
-      router_->stop_probes();
-      server_->stop();
-    });
-    thread_.join();
-    EXPECT_EQ(router_->open_requests(), 0);
-    for (const Replica& replica : router_->replicas().all()) {
-      EXPECT_EQ(replica.requests, 0) << replica.name;
-      EXPECT_EQ(replica.tokens, 0) << replica.name;
-    }
-    api_.reset();
-    router_.reset();
-    server_.reset();
-  }
-
-  template <typename Work>
-  auto on_server(Work work) {
-    std::packaged_task<decltype(work())()> task(work);
-    auto result = task.get_future();
-    server_->post([&task] { task(); });
-    return result.get();
-  }
-
-  http::RawClient connect() const { return http::RawClient(server_->port()); }
-
-  static std::string post(const std::string& path, const std::string& headers = {},
-                          const std::string& body = R"({"prompt": "hello"})") {
-    return "POST " + path + " HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n" + headers +
-           "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
-  }
-  static std::string get(const std::string& path, const std::string& headers = {}) {
-    return "GET " + path + " HTTP/1.1\r\nHost: a\r\n" + headers + "\r\n";
-  }
-
-  std::pair<std::string, std::string> ask(const std::string& request) const {
-    http::RawClient client = connect();
-    client.send(request);
-    return client.read_response();
-  }
-  std::string complete() const { return ask(post("/v1/completions")).second; }
-
-  /// The value of a metric of the page; "" if there is none.
-  std::string metric(const std::string& name) const {
-    const std::string page = ask(get("/metrics")).second;
-    const size_t at = page.find("\n" + name + " ");
-    return at == page.npos
-               ? ""
-               : page.substr(at + name.size() + 2, page.find('\n', at + 1) - at - name.size() - 2);
-  }
-
-  bool takes_requests(const std::string& url) {
-    return on_server([&] {
-      const Replica* replica = router_->replicas().find(http::Url::parse(url).value());
-      return replica != nullptr && replica->takes_requests();
-    });
-  }
-  void wait_until_taken(const std::string& url, bool wanted) {
-    while (takes_requests(url) != wanted) {
-    }
-  }
-
-  base::SteadyClock clock_;
-  std::unique_ptr<http::Server> server_;
-  std::unique_ptr<Router> router_;
-  std::unique_ptr<RouteApi> api_;
-  std::thread thread_;
-};
 
 TEST_F(RouterTest, PassesARequestAndItsAnswerOn) {
   FakeReplica replica(always(ok("{\"a\": 1}", "X-Own: 1\r\nConnection: X-Hop\r\nX-Hop: 1\r\n")));
@@ -471,27 +283,22 @@ TEST_F(RouterTest, LeavesRequestsWhereTheyAreWhenProbesFailAndNobodyElseIsThere)
   EXPECT_EQ(client.read_response().second, "late");
 }
 
-TEST_F(RouterTest, AddsNobodyOnceItEnds) {
-  FakeReplica replica(always(ok("ok")));
-  start({}, {}, {}, keys("admin"));
-  on_server([this] { router_->stop_probes(); });
-  const auto [head, body] = ask(post("/admin/replicas/add", "Authorization: Bearer admin\r\n",
-                                     json{{"url", replica.url()}}.dump()));
-  EXPECT_THAT(head, StartsWith("HTTP/1.1 503"));
-  EXPECT_THAT(body, HasSubstr("the router ends"));
-}
-
-TEST_F(RouterTest, RefusesPathsThatAnotherServerCouldTakeForOthers) {
+TEST_F(RouterTest, HoldsItsOwnShortageAgainstNoReplica) {
   FakeReplica replica(always(ok("ok")));
   start({replica.url()});
-  for (const char* path : {"/v1/../metrics", "/v1/%2e%2E/metrics", "/v1/.%2e%2fmetrics", "/v1/./x",
-                           "/v1/..", "/v1/x/."}) {
-    EXPECT_THAT(ask(get(path)).first, StartsWith("HTTP/1.1 400")) << path;
-  }
-  EXPECT_TRUE(replica.requests().empty());
-  for (const char* path : {"/v1/..x", "/v1/x%2fy", "/v1/...", "/v1/a.b"}) {
-    EXPECT_THAT(ask(get(path)).first, StartsWith("HTTP/1.1 200")) << path;
-  }
+  http::RawClient client = connect();
+  client.send(get("/ping"));
+  client.read_response();  // it is accepted
+  rlimit before{};
+  getrlimit(RLIMIT_NOFILE, &before);
+  rlimit few = before;
+  few.rlim_cur = 3;  // no further ones, but enough for the client's poll()
+  setrlimit(RLIMIT_NOFILE, &few);
+  client.send(post("/v1/files"));  // over a new connection
+  const std::string head = client.read_response().first;
+  setrlimit(RLIMIT_NOFILE, &before);
+  EXPECT_THAT(head, AllOf(StartsWith("HTTP/1.1 503"), HasSubstr("Retry-After: 1\r\n")));
+  EXPECT_TRUE(takes_requests(replica.url()));
 }
 
 TEST_F(RouterTest, WaitsForAStreamThatTrickles) {
@@ -504,45 +311,6 @@ TEST_F(RouterTest, WaitsForAStreamThatTrickles) {
   http::RawClient client = connect();
   client.send(post("/v1/completions"));
   EXPECT_THAT(client.read_until("0\r\n\r\n"), HasSubstr("text/event-stream"));
-}
-
-TEST_F(RouterTest, LetsAdminsChangeTheReplicas) {
-  FakeReplica a(always(ok("a")));
-  std::promise<void> more;
-  FakeReplica b([future = more.get_future().share()](http::RawClient& c, const std::string&) {
-    c.send(kStreamHead + chunk("data: b\n\n"));
-    future.wait();
-    c.send("0\r\n\r\n");
-  });
-  const std::string admin = "Authorization: Bearer admin\r\n";
-  const auto change = [&](const std::string& what, const std::string& url) {
-    return ask(post("/admin/replicas/" + what, admin, json{{"url", url}}.dump()))
-        .first.substr(9, 3);
-  };
-  start({a.url()}, {}, keys("client"), keys("admin"));
-  EXPECT_EQ(change("add", b.url()), "201");
-  EXPECT_EQ(change("add", b.url()), "409");
-  EXPECT_EQ(change("add", "ftp://x"), "400");
-  EXPECT_EQ(change("drain", "http://nobody"), "404");
-  wait_until_taken(b.url(), true);
-  EXPECT_EQ(change("drain", a.url()), "200");
-  http::RawClient client = connect();
-  client.send(post("/v1/completions", "Authorization: Bearer client\r\n"));
-  client.read_until("data: b\n\n");
-  EXPECT_EQ(change("drain", b.url()), "200");
-  const json list = json::parse(ask(get("/admin/replicas", admin)).second).at("replicas");
-  EXPECT_EQ(list.at(0).at("state"), "draining");
-  EXPECT_EQ(list.at(0).at("healthy"), true);
-  EXPECT_EQ(list.at(1).at("requests"), 1);
-  EXPECT_EQ(list.at(1).at("models"), json({"m"}));
-  EXPECT_THAT(ask(post("/v1/completions", "Authorization: Bearer client\r\n")).first,
-              StartsWith("HTTP/1.1 503"));
-  more.set_value();
-  client.read_until("0\r\n\r\n");  // a replica that drains finishes what it has
-  EXPECT_EQ(change("remove", b.url()), "200");
-  EXPECT_EQ(change("remove", b.url()), "404");
-  EXPECT_EQ(change("add", a.url()), "201");
-  EXPECT_EQ(ask(post("/v1/completions", "Authorization: Bearer client\r\n")).second, "a");
 }
 
 TEST_F(RouterTest, CutsOrMovesWhatARemovedReplicaHas) {
@@ -566,56 +334,6 @@ TEST_F(RouterTest, CutsOrMovesWhatARemovedReplicaHas) {
   on_server([&] { router_->remove(router_->replicas().all()[0].id); });
   EXPECT_EQ(waits.read_response().second, "good");
   EXPECT_THAT(stream.read_all(), HasSubstr("{\"error\":"));
-}
-
-TEST_F(RouterTest, NeedsAKeyForAllButHealth) {
-  FakeReplica replica(always(ok("ok")));
-  start({replica.url()}, {}, keys("client"), keys("admin"));
-  for (const RoutePath& path : route_paths()) {
-    std::string target(path.path);
-    if (target.ends_with('*')) target.back() = 'm';
-    const std::string method(path.method.empty() ? "PUT" : path.method);
-    const auto code = [&](const std::string& key) {
-      return ask(method + " " + target + " HTTP/1.1\r\nHost: a\r\n" +
-                 (key.empty() ? "" : "Authorization: Bearer " + key + "\r\n") + "\r\n")
-          .first.substr(9, 3);
-    };
-    const bool open = path.access == Access::kOpen;
-    EXPECT_EQ(code("") == "401", !open) << target;
-    EXPECT_EQ(code("wrong") == "401", !open) << target;
-    EXPECT_NE(code(path.access == Access::kAdmin ? "admin" : "client"), "401") << target;
-    EXPECT_EQ(code("client") == "401", path.access == Access::kAdmin) << target;
-  }
-  EXPECT_THAT(ask(get("/elsewhere")).first, StartsWith("HTTP/1.1 401"));
-  EXPECT_THAT(ask(get("/elsewhere", "Authorization: Bearer client\r\n")).first,
-              StartsWith("HTTP/1.1 404"));
-}
-
-TEST_F(RouterTest, HasNoAdminsWithoutTheirKeys) {
-  FakeReplica replica(always(ok("ok")));
-  start({replica.url()});
-  EXPECT_THAT(ask(get("/admin/replicas")).first, StartsWith("HTTP/1.1 403"));
-}
-
-TEST_F(RouterTest, ListsTheModelsOfAllReplicasOnce) {
-  FakeReplica a(always(ok("a")));
-  FakeReplica b(always(ok("b")));
-  start({a.url(), b.url()});
-  const json models = json::parse(ask(get("/v1/models")).second);
-  EXPECT_EQ(models, json::parse(R"({"object": "list", "data": [{"id": "m", "object": "model"}]})"));
-  EXPECT_EQ(json::parse(ask(get("/v1/models/m")).second).at("id"), "m");
-  EXPECT_THAT(ask(get("/v1/models/x")).first, StartsWith("HTTP/1.1 404"));
-}
-
-TEST_F(RouterTest, CountsWhatBecameOfRequests) {
-  FakeReplica replica(always(ok("ok")));
-  start({replica.url()});
-  complete();
-  const std::string of = "{replica=\"" + replica.url() + "\"";
-  EXPECT_EQ(metric("fourfold:route_requests_total" + of + ",outcome=\"2xx\"}"), "1.0");
-  EXPECT_EQ(metric("fourfold:route_replica_in_use" + of + "}"), "1.0");
-  EXPECT_EQ(metric("fourfold:route_request_seconds_count"), "1.0");
-  EXPECT_EQ(metric("fourfold:route_first_byte_seconds_count"), "1.0");
 }
 
 }  // namespace
