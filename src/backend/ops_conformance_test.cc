@@ -366,6 +366,7 @@ TEST_P(Conformance, AttentionOfLongRowsAgreesWithDouble) {
                                      {128, 4, 5, 8, 1500},   {64, 2, 6, 64, 1500},
                                      {128, 2, 7, 128, 1500}, {128, 16, 1, 64, 4500}};
   for (const Shape& s : shapes) {
+    if (s.longest > 3000 && !GetParam().starts_with("cuda")) continue;  // what a GPU's blocks share
     AttentionCase c{.head_dim = s.head_dim,
                     .kv_heads = s.kv_heads,
                     .heads_per_kv_head = s.group,
