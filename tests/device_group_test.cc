@@ -21,6 +21,7 @@
 #include "base/philox.h"
 #include "comm/mpi/mpi_runtime.h"
 #include "comm/tree_sum.h"
+#include "comm/values_for_test.h"
 #include "runtime/launch/child_process.h"
 #include "runtime/launch/rank_command.h"
 #include "runtime/launch/run_dir.h"
@@ -28,22 +29,12 @@
 namespace fourfold {
 namespace {
 
+using comm::values_of;
 using comm::Wire;
 using tensor::DType;
 using tensor::View;
 
 constexpr std::string_view kPlayRank = "--play-rank=";
-
-/// Floats of one rank with exponents between -20 and 19: sums depend on their order.
-std::vector<float> values_of(uint64_t seed, int rank, int64_t n) {
-  std::vector<float> values;
-  for (int64_t i = 0; i < n; ++i) {
-    const auto bits = base::philox(seed, {static_cast<uint32_t>(rank), static_cast<uint32_t>(i)});
-    values.push_back(
-        std::ldexp(base::uniform_unit(bits[0]) - 0.5F, static_cast<int>(bits[1] % 40) - 20));
-  }
-  return values;
-}
 
 float rounded(float x) {
   std::byte bytes[2];

@@ -12,22 +12,12 @@
 
 #include "base/philox.h"
 #include "comm/shared/group_memory.h"
+#include "comm/values_for_test.h"
 
 namespace fourfold::comm {
 namespace {
 
 constexpr int64_t kRegionBytes = GroupMemory::kRegionBytes;  // where shared memory cuts an array
-
-/// Floats of rank `rank` with exponents between -20 and 19: sums depend on their order.
-std::vector<float> values_of(uint64_t seed, int rank, int64_t n) {
-  std::vector<float> values;
-  for (int64_t i = 0; i < n; ++i) {
-    const auto bits = base::philox(seed, {static_cast<uint32_t>(rank), static_cast<uint32_t>(i)});
-    values.push_back(
-        std::ldexp(base::uniform_unit(bits[0]) - 0.5F, static_cast<int>(bits[1] % 40) - 20));
-  }
-  return values;
-}
 
 /// Element i of the sum over ranks [begin, end), as docs/numerics.md writes it.
 float tree_by_definition(const std::vector<std::vector<float>>& ranks, size_t begin, size_t end,

@@ -88,16 +88,18 @@ void Service::count_answer(const http::Request& request, std::string_view handle
   metrics_.count_http(handler, usual ? method : "other", status);
 }
 
+void Service::refuse_overload(http::Exchange& exchange) {
+  metrics_.count_rejection(Rejection::kRequests);
+  respond(exchange, exchange.request().path,
+          error_response({.status = 503,
+                          .message = "too many requests wait already",
+                          .param = {},
+                          .code = "overloaded",
+                          .retry_after_s = retry_after_s()}));
+}
+
 void Service::answer_elsewhere(std::shared_ptr<http::Exchange> exchange, Work work) {
-  if (elsewhere_ >= options_.max_queued_requests) {
-    metrics_.count_rejection(Rejection::kRequests);
-    return respond(*exchange, exchange->request().path,
-                   error_response({.status = 503,
-                                   .message = "too many requests wait already",
-                                   .param = {},
-                                   .code = "overloaded",
-                                   .retry_after_s = retry_after_s()}));
-  }
+  if (elsewhere_ >= options_.max_queued_requests) return refuse_overload(*exchange);
   make_elsewhere(std::move(exchange), std::move(work));
 }
 
@@ -119,15 +121,7 @@ void Service::make_elsewhere(std::shared_ptr<http::Exchange> exchange, Work work
 }
 
 void Service::generate(Endpoint endpoint, std::shared_ptr<http::Exchange> exchange) {
-  if (queued_ + preparing_ >= options_.max_queued_requests) {
-    metrics_.count_rejection(Rejection::kRequests);
-    return respond(*exchange, exchange->request().path,
-                   error_response({.status = 503,
-                                   .message = "too many requests wait already",
-                                   .param = {},
-                                   .code = "overloaded",
-                                   .retry_after_s = retry_after_s()}));
-  }
+  if (queued_ + preparing_ >= options_.max_queued_requests) return refuse_overload(*exchange);
   const int64_t number = next_job_++;
   auto job = std::make_unique<Job>();
   job->number = number;

@@ -89,6 +89,7 @@ class Service {
   struct Inbox;
   using Read = std::variant<ApiError, GenerationRequest>;
 
+  void refuse_overload(http::Exchange& exchange);
   void make_elsewhere(std::shared_ptr<http::Exchange> exchange, Work work);
   Read read(std::string_view body, Endpoint endpoint) const;
   void begin(int64_t number, Read read);

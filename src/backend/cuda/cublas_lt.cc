@@ -1,6 +1,5 @@
 #include "backend/cuda/cublas_lt.h"
 
-#include <dlfcn.h>
 #include <fmt/format.h>
 
 #include <stdexcept>
@@ -8,6 +7,7 @@
 #include <vector>
 
 #include "backend/cuda/check.h"
+#include "base/shared_library.h"
 
 namespace fourfold::backend::cuda {
 namespace {
@@ -29,29 +29,21 @@ Loaded load() {
   Loaded out;
   // The major version this was built against, by the name that the toolkit and PyPI give it.
   const std::string name = fmt::format("libcublasLt.so.{}", CUBLAS_VER_MAJOR);
-  void* handle = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (handle == nullptr) {
-    out.error = dlerror();
-    return out;
-  }
-  const auto find = [&](auto& function, const char* symbol) {
-    void* found = dlsym(handle, symbol);
-    if (found == nullptr) out.error = fmt::format("{} has no {}", name, symbol);
-    function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(found);
-  };
+  base::SharedLibrary shared(name);
   CublasLt& l = out.library;
-  find(l.create, "cublasLtCreate");
-  find(l.destroy, "cublasLtDestroy");
-  find(l.matmul, "cublasLtMatmul");
-  find(l.desc_create, "cublasLtMatmulDescCreate");
-  find(l.desc_destroy, "cublasLtMatmulDescDestroy");
-  find(l.desc_set, "cublasLtMatmulDescSetAttribute");
-  find(l.layout_create, "cublasLtMatrixLayoutCreate");
-  find(l.layout_destroy, "cublasLtMatrixLayoutDestroy");
-  find(l.preference_create, "cublasLtMatmulPreferenceCreate");
-  find(l.preference_destroy, "cublasLtMatmulPreferenceDestroy");
-  find(l.preference_set, "cublasLtMatmulPreferenceSetAttribute");
-  find(l.heuristic, "cublasLtMatmulAlgoGetHeuristic");
+  shared.find(l.create, "cublasLtCreate");
+  shared.find(l.destroy, "cublasLtDestroy");
+  shared.find(l.matmul, "cublasLtMatmul");
+  shared.find(l.desc_create, "cublasLtMatmulDescCreate");
+  shared.find(l.desc_destroy, "cublasLtMatmulDescDestroy");
+  shared.find(l.desc_set, "cublasLtMatmulDescSetAttribute");
+  shared.find(l.layout_create, "cublasLtMatrixLayoutCreate");
+  shared.find(l.layout_destroy, "cublasLtMatrixLayoutDestroy");
+  shared.find(l.preference_create, "cublasLtMatmulPreferenceCreate");
+  shared.find(l.preference_destroy, "cublasLtMatmulPreferenceDestroy");
+  shared.find(l.preference_set, "cublasLtMatmulPreferenceSetAttribute");
+  shared.find(l.heuristic, "cublasLtMatmulAlgoGetHeuristic");
+  out.error = shared.error();
   return out;
 }
 

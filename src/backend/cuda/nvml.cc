@@ -1,7 +1,5 @@
 #include "backend/cuda/nvml.h"
 
-#include <dlfcn.h>
-
 #include <array>
 #include <cmath>
 #include <cstddef>
@@ -10,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/shared_library.h"
 
 namespace fourfold::backend::cuda {
 namespace {
@@ -57,23 +56,17 @@ struct Library {
 /// Null where the library or a function of it is missing, or the driver does not answer.
 const Library* library() {
   static const std::optional<Library> kLoaded = []() -> std::optional<Library> {
-    void* handle = dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
-    if (handle == nullptr) return std::nullopt;
+    base::SharedLibrary shared("libnvidia-ml.so.1");
     Library out;
-    bool complete = true;
-    const auto find = [&](auto& function, const char* name) {
-      function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(handle, name));
-      complete = complete && function != nullptr;
-    };
-    find(out.init, "nvmlInit_v2");
-    find(out.by_address, "nvmlDeviceGetHandleByPciBusId_v2");
-    find(out.energy, "nvmlDeviceGetTotalEnergyConsumption");
-    find(out.support, "nvmlGpmQueryDeviceSupport");
-    find(out.allocate, "nvmlGpmSampleAlloc");
-    find(out.release, "nvmlGpmSampleFree");
-    find(out.sample, "nvmlGpmSampleGet");
-    find(out.metrics, "nvmlGpmMetricsGet");
-    if (!complete || out.init() != kSuccess) return std::nullopt;
+    shared.find(out.init, "nvmlInit_v2");
+    shared.find(out.by_address, "nvmlDeviceGetHandleByPciBusId_v2");
+    shared.find(out.energy, "nvmlDeviceGetTotalEnergyConsumption");
+    shared.find(out.support, "nvmlGpmQueryDeviceSupport");
+    shared.find(out.allocate, "nvmlGpmSampleAlloc");
+    shared.find(out.release, "nvmlGpmSampleFree");
+    shared.find(out.sample, "nvmlGpmSampleGet");
+    shared.find(out.metrics, "nvmlGpmMetricsGet");
+    if (!shared.error().empty() || out.init() != kSuccess) return std::nullopt;
     return out;
   }();
   return kLoaded ? &*kLoaded : nullptr;

@@ -1,10 +1,10 @@
 #include "comm/nccl/nccl_library.h"
 
-#include <dlfcn.h>
 #include <fmt/format.h>
 
 #include <stdexcept>
-#include <type_traits>
+
+#include "base/shared_library.h"
 
 namespace fourfold::comm {
 namespace {
@@ -16,28 +16,19 @@ struct Loaded {
 
 Loaded load() {
   Loaded out;
-  const char* name = "libnccl.so.2";
-  void* handle = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-  if (handle == nullptr) {
-    out.error = dlerror();
-    return out;
-  }
-  const auto find = [&](auto& function, const char* symbol) {
-    void* found = dlsym(handle, symbol);
-    if (found == nullptr) out.error = fmt::format("{} has no {}", name, symbol);
-    function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(found);
-  };
+  base::SharedLibrary shared("libnccl.so.2");
   Nccl& l = out.library;
-  find(l.get_unique_id, "ncclGetUniqueId");
-  find(l.init_rank, "ncclCommInitRank");
-  find(l.destroy, "ncclCommDestroy");
-  find(l.all_reduce, "ncclAllReduce");
-  find(l.all_gather, "ncclAllGather");
-  find(l.send, "ncclSend");
-  find(l.recv, "ncclRecv");
-  find(l.group_start, "ncclGroupStart");
-  find(l.group_end, "ncclGroupEnd");
-  find(l.error_string, "ncclGetErrorString");
+  shared.find(l.get_unique_id, "ncclGetUniqueId");
+  shared.find(l.init_rank, "ncclCommInitRank");
+  shared.find(l.destroy, "ncclCommDestroy");
+  shared.find(l.all_reduce, "ncclAllReduce");
+  shared.find(l.all_gather, "ncclAllGather");
+  shared.find(l.send, "ncclSend");
+  shared.find(l.recv, "ncclRecv");
+  shared.find(l.group_start, "ncclGroupStart");
+  shared.find(l.group_end, "ncclGroupEnd");
+  shared.find(l.error_string, "ncclGetErrorString");
+  out.error = shared.error();
   return out;
 }
 
