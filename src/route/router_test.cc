@@ -283,6 +283,24 @@ TEST_F(RouterTest, LeavesRequestsWhereTheyAreWhenProbesFailAndNobodyElseIsThere)
   EXPECT_EQ(client.read_response().second, "late");
 }
 
+TEST_F(RouterTest, LeavesAStreamThatHasBegunWhereItIsWhenProbesFail) {
+  std::promise<void> more;
+  FakeReplica streams([future = more.get_future().share()](http::RawClient& c, const std::string&) {
+    c.send(kStreamHead + chunk("data: 1\n\n"));
+    future.wait();
+    c.send(chunk("data: 2\n\n") + "0\r\n\r\n");
+  });
+  FakeReplica other(always(ok("other")));
+  start({streams.url(), other.url()});
+  http::RawClient client = connect();
+  client.send(post("/v1/completions"));
+  client.read_until("data: 1\n\n");
+  streams.set_health(status(503));
+  wait_until_taken(streams.url(), false);
+  more.set_value();
+  EXPECT_THAT(client.read_until("0\r\n\r\n"), HasSubstr("data: 2\n\n"));
+}
+
 TEST_F(RouterTest, HoldsItsOwnShortageAgainstNoReplica) {
   FakeReplica replica(always(ok("ok")));
   start({replica.url()});
