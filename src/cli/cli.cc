@@ -38,8 +38,8 @@ Examples:
   fourfold bench offline MODEL --json now.json       every figure beside its ceiling
   fourfold help verify                               flags and examples of one command
 
-A device is a fixed set of cores (--cpus-per-device, default 1). Schemes are written tp4pp2,
-tp2pp2dp2, ...; -tp, -pp and -dp are the flags that vLLM users know.
+A device is a GPU or a fixed set of cores (--cpus-per-device, default 1). Schemes are written
+tp4pp2, tp2pp2dp2, ...; -tp, -pp and -dp are the flags that vLLM users know.
 
 Every flag can also come from the environment (--input-len: FOURFOLD_INPUT_LEN) or from a YAML file
 (--config FILE, a line "input-len: 128"). The command line is stronger than the environment, and the
