@@ -17,6 +17,9 @@ namespace {
 
 constexpr uint32_t kMostHeadBytes = 64 << 10;
 constexpr int kMostInterimHeads = 16;
+/// "0" and two line ends. Beast's parser takes it for granted that so many bytes are there when it
+/// goes on with a last chunk of which it has seen the beginning.
+constexpr size_t kLastChunkBytes = 5;
 
 /// What a put() of the parser gives of the body. Beast's string_body makes room for all that a head
 /// announces.
@@ -87,6 +90,11 @@ base::Status ResponseReader::push(std::string_view bytes,
     joined = std::exchange(pending_, {});
     joined += bytes;
     bytes = joined;
+    const bool may_be_last = has_head_ && parser_->wire.chunked() && bytes.front() == '0';
+    if (may_be_last && bytes.size() < kLastChunkBytes) {
+      pending_ = bytes;
+      return {};
+    }
   }
   while (!bytes.empty() && !done_) {
     auto& parser = parser_->wire;
