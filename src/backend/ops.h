@@ -86,6 +86,10 @@ class Stream {
   virtual void prepare(std::span<const int64_t> /*key*/, const RowLayout& /*rows*/,
                        const std::function<void()>& /*enqueue*/) {}
 
+  /// Until it is called with false, operators are enqueued only so that later ones are quick:
+  /// nobody reads their results, and a device may take its time to compare kernels.
+  virtual void rehearse(bool /*on*/) {}
+
   /// Makes the device fail at what is enqueued next, for tests of what happens then. Where an
   /// operator is done when its call returns there is nothing that could.
   virtual void break_device() {}

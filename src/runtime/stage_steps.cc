@@ -394,6 +394,7 @@ void StageWorker::prepare_steps() {
   const base::SteadyClock clock;
   const int64_t begin = clock.now_ns();
   stream_->numerics = base::Numerics::kFast;  // proofs in invariant numerics may wait for theirs
+  stream_->rehearse(true);
   constexpr int64_t kLeastPrompt = 16;
   for (int64_t rows = std::min(config_.limits.max_step_tokens, config_.limits.max_positions);
        rows >= kLeastPrompt; rows /= 2) {
@@ -402,6 +403,7 @@ void StageWorker::prepare_steps() {
   for (const int64_t rows : all_repeated_rows(most_sampled())) {
     for (const int64_t width : all_repeated_widths(config_.limits)) prepare_decodes(rows, width);
   }
+  stream_->rehearse(false);
   stream_->counters = {};
   memory_.prepare_s = base::seconds_between(begin, clock.now_ns());
 }

@@ -32,6 +32,9 @@ class CudaStream final : public Stream {
   void break_device() override;
   void prepare(std::span<const int64_t> key, const RowLayout& rows,
                const std::function<void()>& enqueue) override;
+  void rehearse(bool on) override {
+    if (cublas != nullptr) cublas->tune(on);
+  }
 
   /// An attention that has been counted: its work differs whenever a graph of it is launched.
   void note_attention(const KvLayer& cache, int64_t heads, int64_t window);
