@@ -65,7 +65,8 @@ int64_t rows_of(Matrices matrices) {
 }
 
 /// cuBLASLt for all of them at once: a small matrix by itself leaves most of the GPU idle. False:
-/// they do not lie together, or there is no room.
+/// they do not lie together, or there is no room. The joint result is given back to the arena
+/// before it is split; whatever is enqueued next comes after that.
 bool multiply_jointly(CudaStream& stream, Arena& arena, View x, Matrices matrices,
                       std::span<const View> outs) {
   const int64_t n = rows_of(matrices);
@@ -86,7 +87,7 @@ bool multiply_jointly(CudaStream& stream, Arena& arena, View x, Matrices matrice
       args.target.at(static_cast<size_t>(args.targets++)) = {out.f32(),
                                                              static_cast<int32_t>(out.shape[1])};
     }
-    check(split_columns(stream.begin(), args), "splitting columns");
+    stream.split_later(args);
   }
   arena.release_to(mark);
   return ran;

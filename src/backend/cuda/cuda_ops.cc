@@ -282,19 +282,22 @@ void CudaOps::rope_write(Stream& stream, View queries, View keys, View values,
   const auto gain_of = [&](const Weight* gain) {
     return gain == nullptr ? nullptr : device_vector(*gain, cache.head_dim);
   };
-  check(cuda::rope_write(stream_of(stream).begin(), {.queries = queries.f32(),
-                                                     .keys = keys.f32(),
-                                                     .values = values.f32(),
-                                                     .query_gain = gain_of(gains.queries),
-                                                     .key_gain = gain_of(gains.keys),
-                                                     .eps = eps,
-                                                     .positions = rows.positions.i32(),
-                                                     .sequences = rows.sequences.i32(),
-                                                     .cos = rope.cos.f32(),
-                                                     .sin = rope.sin.f32(),
-                                                     .rows = queries.rows(),
-                                                     .heads = queries.shape[1],
-                                                     .cache = cache_args(rows, cache)}),
+  CudaStream& cuda = stream_of(stream);
+  const float* joint = cuda.take_over_split({queries, keys, values});
+  check(cuda::rope_write(cuda.begin(), {.joint = joint,
+                                        .queries = queries.f32(),
+                                        .keys = keys.f32(),
+                                        .values = values.f32(),
+                                        .query_gain = gain_of(gains.queries),
+                                        .key_gain = gain_of(gains.keys),
+                                        .eps = eps,
+                                        .positions = rows.positions.i32(),
+                                        .sequences = rows.sequences.i32(),
+                                        .cos = rope.cos.f32(),
+                                        .sin = rope.sin.f32(),
+                                        .rows = queries.rows(),
+                                        .heads = queries.shape[1],
+                                        .cache = cache_args(rows, cache)}),
         "rotating heads and writing the cache");
 }
 

@@ -135,9 +135,12 @@ cudaError_t kv_write(cudaStream_t stream, const float* keys, const float* values
 /// Norm, if there are gains, and rotation of queries and keys in place; keys and values go to the
 /// cache.
 struct RopeWriteArgs {
+  /// [rows][heads + 2 kv_heads][head_dim]: where all three are read from instead; then the values
+  /// are written, too. Or null.
+  const float* joint = nullptr;
   float* queries = nullptr;  ///< [rows][heads][head_dim]
   float* keys = nullptr;     ///< [rows][kv_heads][head_dim], as are the values
-  const float* values = nullptr;
+  float* values = nullptr;
   const float* query_gain = nullptr;  ///< [head_dim], or null
   const float* key_gain = nullptr;
   float eps = 0;

@@ -224,7 +224,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 /// Blocks of one row take heads of it in turns, a warp one: those of the queries, then of the keys,
-/// which also go to the cache, then of the values, which only do that.
+/// which also go to the cache, then of the values, which are left as they are.
 __global__ void __launch_bounds__(kThreads)
     rope_write_kernel(const __grid_constant__ RopeWriteArgs a) {
   constexpr int kAtOnce = 3;  // heads that a warp reads before it writes one
@@ -242,11 +242,14 @@ __global__ void __launch_bounds__(kThreads)
   wait_for_inputs();
   let_next_start();
   const int stride = kHeadsOfBlock * static_cast<int>(gridDim.y);
-  const auto source = [&](int head) -> float* {
+  const auto place = [&](int head) -> float* {
     if (head < queries) return a.queries + (row * queries + head) * d;
     const bool is_key = head < keys_end;
     const int kv_head = head - (is_key ? queries : keys_end);
-    return const_cast<float*>(is_key ? a.keys : a.values) + (row * a.cache.kv_heads + kv_head) * d;
+    return (is_key ? a.keys : a.values) + (row * a.cache.kv_heads + kv_head) * d;
+  };
+  const auto source = [&](int head) -> const float* {
+    return a.joint != nullptr ? a.joint + (row * heads + head) * d : place(head);
   };
   for (int first =
            static_cast<int>(blockIdx.y) * kHeadsOfBlock + static_cast<int>(threadIdx.x) / 32;
@@ -266,8 +269,10 @@ __global__ void __launch_bounds__(kThreads)
         const float* gain = head < queries ? a.query_gain : a.key_gain;
         if (gain != nullptr) part.norm(gain, a.eps, half, lane);
         part.rotate(angles);
-        float* in_place = source(head);
-        part.write(half, lane, [&](int i, float value) { in_place[i] = value; });
+      }
+      if (head < keys_end || a.joint != nullptr) {
+        float* out = place(head);
+        part.write(half, lane, [&](int i, float value) { out[i] = value; });
       }
       if (head < queries) continue;
       const bool is_key = head < keys_end;

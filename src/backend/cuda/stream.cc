@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "backend/cuda/kernels.h"
 #include "backend/host_ops.h"
 #include "base/check.h"
 
@@ -39,7 +38,28 @@ cudaStream_t CudaStream::begin() {
   if (!std::exchange(busy_, true)) {
     check(cudaEventRecord(span(next_mark_).begin, stream_), "beginning a step");
   }
+  enqueue_split();
   return stream_;
+}
+
+void CudaStream::split_later(const SplitArgs& split) {
+  begin();
+  split_ = split;
+}
+
+void CudaStream::enqueue_split() {
+  if (!split_) return;
+  check(split_columns(stream_, *split_), "splitting columns");
+  split_.reset();
+}
+
+const float* CudaStream::take_over_split(std::initializer_list<View> outs) {
+  if (!split_ || std::ssize(outs) != split_->targets) return nullptr;
+  const auto same = [](const View& out, const SplitArgs::Target& target) {
+    return out.data == target.out && out.shape.elements() == out.rows() * target.n;
+  };
+  if (!std::equal(outs.begin(), outs.end(), split_->target.begin(), same)) return nullptr;
+  return std::exchange(split_, std::nullopt)->x;
 }
 
 int64_t CudaStream::mark() {
@@ -63,6 +83,7 @@ void CudaStream::wait_for(const Span& span) {
 
 void CudaStream::synchronize() {
   CHECK(!capturing_, "a captured step waits for the GPU");
+  enqueue_split();
   if (!std::exchange(busy_, false)) {
     return check(cudaStreamSynchronize(stream_), "waiting for the GPU");
   }
@@ -103,6 +124,7 @@ void CudaStream::capture(Graph& graph, const RowLayout& rows,
   cudaGraph_t captured = nullptr;
   try {
     enqueue();
+    enqueue_split();
   } catch (...) {
     capturing_ = false;
     cudaStreamEndCapture(stream_, &captured);

@@ -3,10 +3,12 @@
 #include <array>
 #include <map>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "backend/cuda/check.h"
 #include "backend/cuda/cublas_lt.h"
+#include "backend/cuda/kernels.h"
 #include "backend/ops.h"
 
 namespace fourfold::backend::cuda {
@@ -20,6 +22,12 @@ class CudaStream final : public Stream {
 
   /// For an operator that is about to be enqueued.
   cudaStream_t begin();
+
+  /// Enqueues the split with what is enqueued next, unless that takes it over.
+  void split_later(const SplitArgs& split);
+  /// Where the outputs of a split that is still to come, these and no others, are to be read from
+  /// by whoever fills them now in its place; null where there is no such split.
+  const float* take_over_split(std::initializer_list<View> outs);
 
   void synchronize() override;
   int64_t mark() override;
@@ -67,6 +75,7 @@ class CudaStream final : public Stream {
     cudaEvent_t end = nullptr;
   };
   void wait_for(const Span& span);
+  void enqueue_split();
   Span& span(int64_t mark) { return spans_.at(static_cast<size_t>(mark) % spans_.size()); }
 
   cudaStream_t stream_ = nullptr;
@@ -75,7 +84,8 @@ class CudaStream final : public Stream {
   int64_t next_mark_ = 0;
   bool busy_ = false;  ///< something was enqueued after the last mark
   bool capturing_ = false;
-  std::vector<Attentions> noted_;  ///< while capturing
+  std::optional<SplitArgs> split_;  ///< that is still to be enqueued
+  std::vector<Attentions> noted_;   ///< while capturing
   std::map<std::vector<int64_t>, Graph> graphs_;
 };
 
