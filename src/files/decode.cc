@@ -18,7 +18,21 @@ T load(const std::byte* at) {
 
 int load_u8(const std::byte* at) { return std::to_integer<int>(*at); }
 
-float load_half(const std::byte* at) { return half_to_float(load<uint16_t>(at)); }
+// Without branches, so that rows of halves are converted in vectors.
+inline float from_half(uint16_t half) {
+  constexpr uint32_t kExponent = 0x1fu << 23;
+  const uint32_t sign = uint32_t{half} << 16 & 0x80000000u;
+  const uint32_t magnitude = (half & 0x7fffu) << 13;  // exponent and fraction in their fp32 places
+  // Exponent bias 15 becomes 127, exponent 31, of infinities and NaN, 255.
+  const uint32_t normal =
+      magnitude + (112u << 23) + ((magnitude & kExponent) == kExponent ? 112u << 23 : 0u);
+  // Subnormal or zero: the fraction counts steps of 2^-24, which 2^-14 + fraction holds exactly.
+  const auto small =
+      std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude + (113u << 23)) - 0x1p-14f);
+  return std::bit_cast<float>(((magnitude & kExponent) == 0 ? small : normal) | sign);
+}
+
+float load_half(const std::byte* at) { return from_half(load<uint16_t>(at)); }
 
 // The types of 32 elements: fp16 scale, [fp16 minimum], [32 fifth bits], 32 nibbles. Element j is
 // the low and element j + 16 the high nibble of byte j. Without a minimum the numbers are signed.
@@ -29,14 +43,16 @@ void decode_block_32(const std::byte* block, float* out) {
   const std::byte* fifth_bits = block + (kHasMinimum ? 4 : 2);
   const std::byte* nibbles = fifth_bits + (kBits == 5 ? 4 : 0);
   const uint32_t fifth = kBits == 5 ? load<uint32_t>(fifth_bits) : 0;
-  for (int i = 0; i < 32; ++i) {
-    const int byte = load_u8(nibbles + i % 16);
-    int q = i < 16 ? byte & 0xf : byte >> 4;
-    if constexpr (kBits == 5) q |= static_cast<int>(fifth >> i & 1) << 4;
-    if constexpr (kHasMinimum) {
-      out[i] = scale * static_cast<float>(q) + minimum;
-    } else {
-      out[i] = scale * static_cast<float>(q - (1 << (kBits - 1)));
+  // Loops like these are ones that the compiler turns into vectors.
+  for (int high = 0; high < 2; ++high) {
+    for (int i = 0; i < 16; ++i) {
+      int q = load_u8(nibbles + i) >> (high * 4) & 0xf;
+      if constexpr (kBits == 5) q |= static_cast<int>(fifth >> (high * 16 + i) & 1) << 4;
+      if constexpr (kHasMinimum) {
+        out[high * 16 + i] = scale * static_cast<float>(q) + minimum;
+      } else {
+        out[high * 16 + i] = scale * static_cast<float>(q - (1 << (kBits - 1)));
+      }
     }
   }
 }
@@ -95,13 +111,17 @@ void decode_block_q6_k(const std::byte* block, float* out) {
     const std::byte* nibbles = block + half * 64;
     const std::byte* pairs = block + 128 + half * 32;
     for (int group = 0; group < 4; ++group) {
-      for (int i = 0; i < 32; ++i) {
-        const int element = half * 128 + group * 32 + i;
+      for (int run = 0; run < 2; ++run) {  // of 16 elements with one scale
+        const int first = half * 128 + group * 32 + run * 16;
         const float scale =
-            block_scale * static_cast<float>(load<int8_t>(block + 192 + element / 16));
-        const int low = load_u8(nibbles + group % 2 * 32 + i) >> (group / 2 * 4) & 0xf;
-        const int q = low | (load_u8(pairs + i) >> (group * 2) & 3) << 4;
-        out[element] = scale * static_cast<float>(q - 32);
+            block_scale * static_cast<float>(load<int8_t>(block + 192 + first / 16));
+        const std::byte* low_bits = nibbles + group % 2 * 32 + run * 16;
+        const std::byte* high_bits = pairs + run * 16;
+        for (int i = 0; i < 16; ++i) {
+          const int low = load_u8(low_bits + i) >> (group / 2 * 4) & 0xf;
+          const int q = low | (load_u8(high_bits + i) >> (group * 2) & 3) << 4;
+          out[first + i] = scale * static_cast<float>(q - 32);
+        }
       }
     }
   }
@@ -127,19 +147,7 @@ void decode_blocks(Encoding encoding, std::span<const std::byte> bytes, std::spa
 
 }  // namespace
 
-float half_to_float(uint16_t half) {
-  constexpr uint32_t kExponent = 0x1fu << 23;
-  const uint32_t sign = uint32_t{half} << 16 & 0x80000000u;
-  const uint32_t magnitude = (half & 0x7fffu) << 13;  // exponent and fraction in their fp32 places
-  uint32_t bits = magnitude + (112u << 23);           // exponent bias 15 becomes 127
-  if ((magnitude & kExponent) == kExponent) {
-    bits = magnitude + (224u << 23);  // infinity and NaN: exponent 31 becomes 255
-  } else if ((magnitude & kExponent) == 0) {
-    // Subnormal or zero: the fraction counts steps of 2^-24, which 2^-14 + fraction holds exactly.
-    bits = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude + (113u << 23)) - 0x1p-14f);
-  }
-  return std::bit_cast<float>(bits | sign);
-}
+float half_to_float(uint16_t half) { return from_half(half); }
 
 base::Status decode_row(Encoding encoding, std::span<const std::byte> bytes, std::span<float> out) {
   const auto elements = static_cast<size_t>(block_size(encoding));
@@ -156,7 +164,7 @@ base::Status decode_row(Encoding encoding, std::span<const std::byte> bytes, std
       decode_elements<float, same>(bytes, out);
       break;
     case Encoding::kF16:
-      decode_elements<uint16_t, half_to_float>(bytes, out);
+      decode_elements<uint16_t, from_half>(bytes, out);
       break;
     case Encoding::kBF16:
       decode_elements<uint16_t, bf16_to_float>(bytes, out);

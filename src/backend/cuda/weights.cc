@@ -145,9 +145,10 @@ class Loader {
         int64_t column = 0;
         for (int s = 0; s < slices.count; ++s) {
           uint16_t* at = to + slices.w_begins.at(static_cast<size_t>(s));
-          for (; column < slices.x_ends.at(static_cast<size_t>(s)); ++column) {
-            *at++ = tensor::to_bf16(row[static_cast<size_t>(column)]).bits;
-          }
+          const int64_t slice_end = slices.x_ends.at(static_cast<size_t>(s));
+          std::transform(row.begin() + column, row.begin() + slice_end, at,
+                         [](float x) { return tensor::to_bf16(x).bits; });
+          column = slice_end;
         }
       }
     }
