@@ -96,6 +96,8 @@ class Loader {
       check(cudaEventSynchronize(half.sent), "loading weights");
       auto* to = static_cast<uint16_t*>(half.staging.data());
       FF_TRY(read(matrix, reader, first, count, to));
+      // Of many rows at once: to give back their pages interrupts the cores of all threads.
+      if (reader.loaded) reader.loaded(first, first + count);
       check(
           cudaMemcpyAsync(const_cast<uint16_t*>(matrix.data()) + first * matrix.slices.stride, to,
                           static_cast<size_t>(count * row_bytes), cudaMemcpyHostToDevice, stream_),
@@ -152,7 +154,6 @@ class Loader {
         }
       }
     }
-    if (reader.loaded) reader.loaded(begin, end);
     return {};
   }
 
