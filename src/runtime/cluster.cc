@@ -102,7 +102,11 @@ class LocalCluster final : public Cluster, private GroupOwner {
   }
   std::vector<GroupStatus> status() override {
     std::vector<GroupStatus> out;
-    for (const auto& group : groups_) out.push_back(group->status());
+    for (const auto& group : groups_) {
+      GroupStatus& status = out.emplace_back(group->status());
+      status.ranks = std::ssize(group->memory());
+      status.stages = config_.scheme.pp;
+    }
     return out;
   }
   base::Result<std::vector<RankReport>> rank_reports(double peaks_s) override;
