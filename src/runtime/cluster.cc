@@ -42,6 +42,8 @@ engine::Request rest_of(const Flight& flight) {
   rest.forks.clear();
   rest.sampling.choice += flight.choice;
   rest.output = flight.output;
+  // With the first token all of them had been told.
+  if (!rest.output.empty()) rest.score_prompt = false;
   return rest;
 }
 
