@@ -37,7 +37,7 @@ uint16_t free_port() {
 
 std::string post(const json& body) {
   const std::string text = body.dump();
-  return "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+  return "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
          "Content-Length: " +
          std::to_string(text.size()) + "\r\n\r\n" + text;
 }
@@ -166,7 +166,8 @@ TEST(Route, AnswersStrangersBeforeTheirBodiesCome) {
                       folder.write("client", "client\n").string()},
                      "route");
   http::RawClient client(route.port());
-  client.send("POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n{");
+  client.send(
+      "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n{");
   EXPECT_THAT(client.read_all(), StartsWith("HTTP/1.1 401"));
 }
 

@@ -22,12 +22,12 @@ using testing::StartsWith;
 
 std::string post(const json& body, const std::string& headers = "") {
   const std::string text = body.dump();
-  return "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n" +
+  return "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" +
          headers + "Content-Length: " + std::to_string(text.size()) + "\r\n\r\n" + text;
 }
 
 std::string get(const std::string& path, const std::string& headers = "") {
-  return "GET " + path + " HTTP/1.1\r\nHost: a\r\n" + headers + "\r\n";
+  return "GET " + path + " HTTP/1.1\r\nHost: localhost\r\n" + headers + "\r\n";
 }
 
 /// The text of a greedy answer.
@@ -121,6 +121,39 @@ TEST(Serve, ReadsItsKeysAgainOnHangup) {
   server.signal(SIGHUP);
   EXPECT_THAT(server.read_until("the old keys stay"), Not(HasSubstr("sk-")));
   EXPECT_EQ(status("Authorization: Bearer sk-new\r\n"), "HTTP/1.1 200");
+}
+
+TEST(Serve, KeepsThePagesOfOtherSitesOut) {
+  const files::ScratchFolder folder;
+  ServeProcess server({"tiny", "--port", "0", "--ranks", "threads", "--allowed-host",
+                       "models.example", "--allowed-origin", "https://chat.example",
+                       "--api-key-file", folder.write("keys", "sk-a\n").string()});
+  const uint16_t port = server.port();
+  const auto head = [&](const std::string& method, const std::string& headers) {
+    http::RawClient client(port);
+    const std::string body = method == "POST" ? R"({"prompt": "a", "max_tokens": 1})" : "";
+    client.send(method + " /v1/completions HTTP/1.1\r\nContent-Type: application/json\r\n" +
+                "Authorization: Bearer sk-a\r\n" + headers +
+                "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body);
+    return client.read_response().first;
+  };
+  const std::string allowed = "Origin: https://chat.example\r\n";
+  const auto ok = StartsWith("HTTP/1.1 200");
+  const auto cors = HasSubstr("Access-Control-Allow-Origin: https://chat.example\r\n");
+  EXPECT_THAT(head("POST", "Host: evil.example\r\n"), StartsWith("HTTP/1.1 403"));
+  EXPECT_THAT(head("POST", "Host: models.example\r\n"), ok);
+  EXPECT_THAT(head("POST", "Host: localhost\r\nOrigin: http://evil.example\r\n"),
+              AllOf(StartsWith("HTTP/1.1 403"), Not(HasSubstr("Access-Control"))));
+  EXPECT_THAT(head("POST", "Host: localhost\r\nOrigin: http://localhost\r\n"), ok);
+  EXPECT_THAT(head("POST", "Host: localhost\r\n" + allowed), AllOf(ok, cors));
+  // A browser asks without the key, and shows its page the refusal of a request without one.
+  http::RawClient browser(port);
+  browser.send("OPTIONS /v1/completions HTTP/1.1\r\nHost: localhost\r\n" + allowed +
+               "Access-Control-Request-Method: POST\r\n\r\n");
+  EXPECT_THAT(browser.read_until("\r\n\r\n"), AllOf(StartsWith("HTTP/1.1 204"), cors));
+  http::RawClient keyless(port);
+  keyless.send(post({{"prompt", "a"}}, allowed));
+  EXPECT_THAT(keyless.read_response().first, AllOf(StartsWith("HTTP/1.1 401"), cors));
 }
 
 TEST(Serve, RefusesOtherMachinesWithoutAKey) {

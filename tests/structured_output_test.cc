@@ -43,7 +43,7 @@ std::string complete(uint16_t port) {
   const std::string text = body.dump();
   http::RawClient client(port);
   client.send(
-      "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+      "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
       "Content-Length: " +
       std::to_string(text.size()) + "\r\n\r\n" + text);
   return json::parse(client.read_response().second).at("choices").dump();

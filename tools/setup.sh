@@ -15,7 +15,7 @@ case "${1:-}" in
   "") ;;
   # clang-tidy 14, the default of Debian 12, does not parse all of C++20 that g++ 12 does.
   --tests) packages+=(clang-format clang-tidy-19 clang-19 libclang-rt-19-dev python3 python3-pip
-    python3-venv chromium) ;;
+    python3-venv chromium haproxy openssl) ;;
   *)
     echo "setup: expected no argument or --tests, found '$1'" >&2
     exit 2

@@ -124,6 +124,20 @@ void add_front_flags(CLI::App& app, serve::FrontOptions& options) {
   app.add_flag("--allow-no-auth", options.allow_no_auth,
                "Let other machines use the server without a key")
       ->group(kServerGroup);
+  app.add_option(
+         "--allowed-host", options.allowed_hosts,
+         "A name in the Host header by which clients reach the server, beside localhost and "
+         "addresses; once for each (other names are refused where --host is a loopback "
+         "address or a name is given)")
+      ->type_name("NAME")
+      ->check(checked_by(serve::parse_allowed_host))
+      ->group(kServerGroup);
+  app.add_option("--allowed-origin", options.allowed_origins,
+                 "scheme://host[:port] of pages that may use the server from a browser, beside its "
+                 "own; once for each")
+      ->type_name("ORIGIN")
+      ->check(checked_by(serve::parse_allowed_origin))
+      ->group(kServerGroup);
   app.add_option("--shutdown-timeout", options.shutdown_timeout_s,
                  "Seconds that requests under way have after SIGTERM; a second SIGTERM cuts them")
       ->check(CLI::Range(0, 86400))

@@ -86,7 +86,8 @@ Command add_serve(CLI::App& app) {
       "  fourfold serve tiny\n"
       "  fourfold serve gemma-3-270m-q4_k_m.gguf -tp 2 -dp 2 --port 9000\n"
       "  fourfold serve HF_FOLDER --host 0.0.0.0 --api-key-file keys.txt\n"
-      "\nEndpoints: /v1/completions, /v1/chat/completions, /v1/models, /tokenize, /detokenize,\n"
+      "\nIn a browser: a chat, and what the server does, at /.\n"
+      "Endpoints: /v1/completions, /v1/chat/completions, /v1/models, /tokenize, /detokenize,\n"
       "/health, /ready, /ping, /metrics, /version, /reset_prefix_cache, /openapi.json\n"
       "(docs/serve.md).");
   return [flags] {

@@ -39,11 +39,11 @@ int32_t KvCache::known_tokens(std::span<const TokenId> tokens) const {
 }
 
 std::optional<int32_t> KvCache::open(BlockTable& table, std::span<const TokenId> tokens,
-                                     int64_t headroom, std::span<const BlockId> fork) {
+                                     int64_t headroom, std::span<const BlockId> fork, bool known) {
   CHECK(table.blocks.empty(), "a table of {} blocks is open already", table.blocks.size());
   if (pool_.free_blocks() <= headroom) return std::nullopt;  // spares the search
-  std::vector<BlockId> found =
-      reuse_ ? find_prefix(tokens) : std::vector<BlockId>(fork.begin(), fork.end());
+  std::vector<BlockId> found;
+  if (known) found = reuse_ ? find_prefix(tokens) : std::vector<BlockId>(fork.begin(), fork.end());
   const auto shared = static_cast<int32_t>(found.size());
   const int64_t total = blocks_for(static_cast<int64_t>(tokens.size()));
   const int64_t revived = std::count_if(

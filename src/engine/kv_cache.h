@@ -29,10 +29,10 @@ class KvCache {
   /// ones for the rest. Returns the number of positions that need no computing, always fewer than
   /// tokens: the last token has to be computed to sample after it, and a shared block is never
   /// written. Without reuse the known prefix is `fork`: computed full blocks of another table which
-  /// begins with the same tokens and has more. Nothing, and no change, unless `headroom` more
-  /// blocks stay free.
+  /// begins with the same tokens and has more; without `known` either no prefix is. Nothing, and no
+  /// change, unless `headroom` more blocks stay free.
   std::optional<int32_t> open(BlockTable& table, std::span<const TokenId> tokens, int64_t headroom,
-                              std::span<const BlockId> fork = {});
+                              std::span<const BlockId> fork = {}, bool known = true);
   /// Makes the table cover `positions`, at most one block more; false, and no change, if none is
   /// free.
   bool extend(BlockTable& table, int32_t positions);

@@ -22,6 +22,9 @@ struct Request {
   SamplingParams sampling;
   std::vector<TokenId> stop_tokens;  ///< the output ends with the first of them
   bool ignore_eos = false;           ///< stop_tokens do not end the output
+  /// Tell log-probabilities of the prompt's tokens, as many as sampling.logprobs asks for. All of
+  /// the prompt is computed for them: no cached prefix is used, and forks share no blocks.
+  bool score_prompt = false;
   /// What every output of the request is constrained to; null: nothing. Its sequences are not run
   /// ahead of results.
   std::shared_ptr<const text::TokenConstraint> constraint;
@@ -44,12 +47,17 @@ enum class FinishReason {
   kRefused,    ///< by runtime::Cluster: ranks crash with it
 };
 
-/// One new token of a sequence, its end, or both. A sequence has exactly one event with `finish`,
+/// One new token of a sequence, its end, or both; or, before its first token, log-probabilities of
+/// tokens of its prompt. A sequence has exactly one event with `finish`,
 /// and it is its last.
 struct SequenceEvent {
   SequenceId id;
   std::optional<SampledToken> token;  ///< a stop token too
   std::optional<FinishReason> finish;
+  /// Those of the prompt at prompt_position and behind it. After a failure of the group they may be
+  /// told again.
+  std::vector<SampledToken> prompt;
+  int32_t prompt_position = 0;
   std::string failure;  ///< kFailed, kUnmet and kRefused: why
 };
 

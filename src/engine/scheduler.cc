@@ -85,6 +85,9 @@ base::Status Scheduler::check(const Request& request) const {
                         tokens == &request.prompt ? "prompt" : "output", *negative);
     }
   }
+  if (request.score_prompt && request.sampling.logprobs < 0) {
+    return base::fail("score_prompt needs logprobs, which say how many are told");
+  }
   if (prompt + 1 > limits_.max_positions) {
     return base::fail(
         "a prompt of {} tokens and one new token do not fit a context of {}; shorten "
@@ -111,11 +114,13 @@ base::Status Scheduler::add(Request request) {
   FF_TRY(check(request));
   Sequence sequence;
   sequence.id = request.id;
-  if (!request.forks.empty()) sequence.family = request.id;
+  if (!request.forks.empty() && !request.score_prompt) sequence.family = request.id;
   sequence.sampling = std::move(request.sampling);
   sequence.stop_tokens = std::move(request.stop_tokens);
   sequence.ignore_stop = request.ignore_eos;
   sequence.prompt_tokens = static_cast<int32_t>(request.prompt.size());
+  // Nothing comes before the first token, so that it has none.
+  sequence.scored = request.score_prompt ? 1 : sequence.prompt_tokens;
   sequence.max_tokens = static_cast<int32_t>(token_limit(request, limits_));
   sequence.tokens = std::move(request.prompt);
   sequence.tokens.insert(sequence.tokens.end(), request.output.begin(), request.output.end());
@@ -234,7 +239,7 @@ void Scheduler::plan_running(Draft& draft, int32_t distance) {
     Sequence& sequence = *running_[i];
     if (&sequence == preempting_) continue;
     if (!sequence.decoding()) {
-      plan_prompt(draft, sequence);
+      plan_prompt(draft, sequence, std::ssize(running_) - static_cast<int64_t>(i) - 1);
       continue;
     }
     if (draft.decodes == 0 || !can_decode(sequence, draft.batch.step, distance)) continue;
@@ -271,7 +276,8 @@ const Sequence* Scheduler::running_sibling(const Sequence& sequence) const {
 
 void Scheduler::plan_waiting(Draft& draft) {
   auto next = waiting_.begin();
-  while (next != waiting_.end() && draft.prompt_tokens > 0 && !free_slots_.empty()) {
+  while (next != waiting_.end() && draft.prompt_tokens > 0 && !free_slots_.empty() &&
+         draft.sampled_rows < limits_.slots) {
     Sequence& sequence = **next;
     const Sequence* sibling = running_sibling(sequence);
     std::span<const BlockId> fork;
@@ -287,7 +293,8 @@ void Scheduler::plan_waiting(Draft& draft) {
     // Room for everyone to grow by a block, or it would be preempted at once.
     const auto headroom = static_cast<int64_t>(running_.size());
     const std::optional<int32_t> known =
-        cache_.open(sequence.table, sequence.tokens, headroom, fork);
+        cache_.open(sequence.table, sequence.tokens, headroom, fork,
+                    /*known=*/sequence.scored >= sequence.prompt_tokens);
     if (!known) return;
     next = waiting_.erase(next);
     running_.push_back(&sequence);
@@ -301,14 +308,18 @@ void Scheduler::plan_waiting(Draft& draft) {
       stats_.hit_tokens += *known;
     }
     draft.batch.starts.push_back(slot_start(sequence));
-    plan_prompt(draft, sequence);
+    plan_prompt(draft, sequence, /*others=*/0);
   }
 }
 
-/// Also for a preempted sequence, whose output so far is computed again like a prompt.
-void Scheduler::plan_prompt(Draft& draft, Sequence& sequence) {
+/// Also for a preempted sequence, whose output so far is computed again like a prompt. `others`:
+/// sequences whose turn in this step is still to come, each of which may have a sampled row.
+void Scheduler::plan_prompt(Draft& draft, Sequence& sequence, int64_t others) {
   const int64_t rest = sequence.length() - sequence.planned;
-  const int64_t tokens = std::min({rest, int64_t{options_.chunk_tokens}, draft.prompt_tokens});
+  int64_t tokens = std::min({rest, int64_t{options_.chunk_tokens}, draft.prompt_tokens});
+  if (sequence.scored < sequence.prompt_tokens) {
+    tokens = std::min(tokens, limits_.slots - draft.sampled_rows - others);
+  }
   if (tokens == 0) return;
   draft.prompt_tokens -= tokens;
   stats_.max_prompt_chunks = std::max(stats_.max_prompt_chunks, int64_t{sequence.in_flight} + 1);
@@ -333,12 +344,21 @@ void Scheduler::add_chunk(Draft& draft, Sequence& sequence, int32_t num_tokens) 
   batch.blocks.insert(batch.blocks.end(), first_new, sequence.table.blocks.end());
   sequence.announced += new_blocks;
   const bool sample = end == sequence.length();
+  int32_t scored = 0;
+  if (sequence.scored < sequence.prompt_tokens) {
+    const int32_t last = std::min(end + 1, sequence.prompt_tokens);
+    scored = std::max(0, last - (sequence.planned + 1));
+    const auto first = sequence.tokens.begin() + sequence.planned + 1;
+    batch.targets.insert(batch.targets.end(), first, first + scored);
+    draft.sampled_rows += scored;
+  }
   batch.chunks.push_back({.slot = sequence.slot,
                           .position = sequence.planned,
                           .num_tokens = num_tokens,
                           .num_blocks = new_blocks,
-                          .sample = sample});
-  draft.chunks.push_back({sequence.id, sequence.planned, num_tokens, sample});
+                          .sample = sample,
+                          .scored = scored});
+  draft.chunks.push_back({sequence.id, sequence.planned, num_tokens, sample, scored});
   sequence.planned = end;
   ++sequence.in_flight;
   if (sample) {
@@ -385,15 +405,23 @@ StepRecord Scheduler::commit(StepId step, StepOutput output) {
     in_flight_.pop_front();
   }
   record.output = std::move(output);
-  const auto rows = std::count_if(record.chunks.begin(), record.chunks.end(),
-                                  [](const ChunkRecord& chunk) { return chunk.sample; });
-  CHECK(static_cast<size_t>(rows) == record.output.sampled.size(),
-        "step {}: {} rows sampled, {} expected", step.value, record.output.sampled.size(), rows);
+  size_t rows = 0;
+  for (const ChunkRecord& chunk : record.chunks) {
+    rows += static_cast<size_t>(chunk.scored) + (chunk.sample ? 1 : 0);
+  }
+  CHECK(rows == record.output.sampled.size(), "step {}: {} rows sampled, {} expected", step.value,
+        record.output.sampled.size(), rows);
   size_t row = 0;
   for (const ChunkRecord& chunk : record.chunks) {
     Sequence& sequence = *sequences_.at(chunk.sequence);
     --sequence.in_flight;
     sequence.computed = chunk.position + chunk.num_tokens;
+    const auto scored = static_cast<size_t>(chunk.scored);
+    if (scored > 0) {
+      accept_scores(sequence, chunk.position + 1,
+                    std::span(record.output.sampled).subspan(row, scored));
+      row += scored;
+    }
     if (chunk.sample) accept(sequence, record.output.sampled[row++]);
     cache_.publish(sequence.table, sequence.tokens, sequence.computed);
     if (sequence.in_flight > 0) continue;
@@ -404,6 +432,21 @@ StepRecord Scheduler::commit(StepId step, StepOutput output) {
     }
   }
   return record;
+}
+
+/// `position`: of the first token whose log-probability came. A preempted sequence's come again.
+void Scheduler::accept_scores(Sequence& sequence, int32_t position,
+                              std::span<const std::vector<SampledToken>> scored) {
+  const auto end = position + static_cast<int32_t>(scored.size());
+  if (sequence.ended || end <= sequence.scored) return;
+  SequenceEvent& event = events_.emplace_back();
+  event.id = sequence.id;
+  event.prompt_position = sequence.scored;
+  for (const auto& row : scored.subspan(static_cast<size_t>(sequence.scored - position))) {
+    CHECK(row.size() == 1, "sequence {}: {} tokens in a scored row", sequence.id.value, row.size());
+    event.prompt.push_back(row[0]);
+  }
+  sequence.scored = end;
 }
 
 void Scheduler::accept(Sequence& sequence, const std::vector<SampledToken>& sampled) {
@@ -423,7 +466,9 @@ void Scheduler::accept(Sequence& sequence, const std::vector<SampledToken>& samp
     end(sequence, sampled[0], FinishReason::kUnmet);
     events_.back().failure = status.error().message;
   } else {
-    events_.push_back({.id = sequence.id, .token = sampled[0], .finish = {}, .failure = {}});
+    SequenceEvent& event = events_.emplace_back();
+    event.id = sequence.id;
+    event.token = sampled[0];
   }
 }
 
@@ -436,8 +481,10 @@ base::Status Scheduler::follow_constraint(Sequence& sequence, TokenId token) {
 }
 
 void Scheduler::end(Sequence& sequence, std::optional<SampledToken> token, FinishReason reason) {
-  events_.push_back(
-      {.id = sequence.id, .token = std::move(token), .finish = reason, .failure = {}});
+  SequenceEvent& event = events_.emplace_back();
+  event.id = sequence.id;
+  event.token = std::move(token);
+  event.finish = reason;
   sequence.ended = true;
   std::erase(running_, &sequence);
   std::erase(waiting_, &sequence);

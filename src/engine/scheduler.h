@@ -72,6 +72,9 @@ struct Occupancy {
 /// - Several choices of one prompt are a sequence each. While one of them computes the prompt the
 ///   others wait, and later requests may pass them; then they share the blocks that it fills and
 ///   compute the rest of the prompt, less than a block or one token, each for itself.
+/// - Log-probabilities of a prompt take a sampled row for each of its tokens, of which a step has
+/// as
+///   many as there are slots.
 /// - Blocks and slots are given back only when no step that names them is in flight.
 class Scheduler {
  public:
@@ -114,8 +117,8 @@ class Scheduler {
     std::vector<ChunkRecord> chunks;
     int64_t decodes = 0;
     int64_t prompt_tokens = 0;
-    int32_t sampled_rows = 0;
-    bool starved = false;  ///< a sequence found no block
+    int32_t sampled_rows = 0;  ///< at most as many as there are slots
+    bool starved = false;      ///< a sequence found no block
   };
 
   base::Status check(const Request& request) const;
@@ -126,12 +129,14 @@ class Scheduler {
   int64_t prompt_share() const;
   void plan_running(Draft& draft, int32_t distance);
   void plan_waiting(Draft& draft);
-  void plan_prompt(Draft& draft, Sequence& sequence);
+  void plan_prompt(Draft& draft, Sequence& sequence, int64_t others);
   void add_chunk(Draft& draft, Sequence& sequence, int32_t num_tokens);
   bool make_room(const Sequence& needy);
   bool preempt_youngest();
   void requeue(Sequence& sequence);
   void accept(Sequence& sequence, const std::vector<SampledToken>& sampled);
+  void accept_scores(Sequence& sequence, int32_t position,
+                     std::span<const std::vector<SampledToken>> scored);
   static base::Status follow_constraint(Sequence& sequence, TokenId token);
   void end(Sequence& sequence, std::optional<SampledToken> token, FinishReason reason);
   void retire(Sequence& sequence);

@@ -19,6 +19,7 @@ struct Sequence {
   SamplingParams sampling;
   std::vector<TokenId> stop_tokens;
   bool ignore_stop = false;
+  int32_t scored = 0;  ///< prompt tokens whose log-probability is told; all if nobody asked
   std::vector<TokenId> tokens;  ///< prompt, then the output that is known
   int32_t prompt_tokens = 0;
   int32_t max_tokens = 0;  ///< of prompt and output together

@@ -26,6 +26,9 @@ constexpr uint64_t mix(uint64_t a, uint64_t b) {
   return x ^ (x >> 31);
 }
 
+/// A log-probability that is as much as 20 bits of its argument.
+inline float toy_logprob(uint64_t bits) { return -static_cast<float>(bits >> 44); }
+
 /// The token at `position`. `start` is what the sampler knows of the sequence, its history up to
 /// date.
 inline TokenId toy_token(uint64_t state, const SlotStart& start, int32_t position, int32_t vocab) {
@@ -170,6 +173,7 @@ class SimulatedExecutor final : public Executor {
     std::vector<TokenId> sampled;
     size_t row = 0;
     size_t block = 0;
+    size_t next_target = 0;
     for (const Chunk& chunk : batch.chunks) {
       Slot& slot = replica.slots.at(static_cast<size_t>(chunk.slot.value));
       for (int32_t i = 0; i < chunk.num_blocks; ++i) {
@@ -186,6 +190,13 @@ class SimulatedExecutor final : public Executor {
         state = mix(past, static_cast<uint64_t>(token));
         if (batch.trace) output.trace.push_back({0, static_cast<int32_t>(row), state});
         ++row;
+        if (i < chunk.scored) {
+          // What a score depends on: all tokens so far, and the one that is scored.
+          const TokenId target = batch.targets.at(next_target++);
+          const uint64_t bits = mix(state, static_cast<uint64_t>(target));
+          output.sampled.push_back({SampledToken{.token = target, .logprob = toy_logprob(bits)}});
+          sampled.push_back(target);
+        }
         cell(replica, slot, position) = state;
       }
       if (!chunk.sample) continue;
@@ -193,13 +204,12 @@ class SimulatedExecutor final : public Executor {
           toy_token(state, slot.start, chunk.position + chunk.num_tokens, options_.vocab);
       if (slot.start.sampling.has_penalties()) slot.start.history.push_back(token);
       sampled.push_back(token);
+      output.sampled.push_back({SampledToken{.token = token}});
     }
-    CHECK(row == batch.tokens.size() && block == batch.blocks.size(), "tokens or blocks left over");
-    for (const TokenId token : sampled) {
-      SampledToken sampled_token;
-      sampled_token.token = token;
-      output.sampled.push_back({sampled_token});
-    }
+    CHECK(row == batch.tokens.size() && next_target == batch.targets.size() &&
+              block == batch.blocks.size(),
+          "tokens or blocks left over");
+    CHECK(std::cmp_less_equal(sampled.size(), limits().slots), "{} sampled rows", sampled.size());
     replica.sampled.emplace_back(batch.step, std::move(sampled));
     if (std::cmp_greater(replica.sampled.size(), limits().depth)) replica.sampled.pop_front();
     return output;

@@ -105,6 +105,10 @@ Life make_life(uint64_t seed) {
     if (random.percent(20)) request.sampling.min_tokens = random.in(1, request.max_new_tokens);
     if (random.percent(20)) request.sampling.repetition_penalty = 1.5F;
     if (random.percent(20)) request.sampling.choice = random.in(0, 3);
+    if (random.percent(20)) {
+      request.score_prompt = true;
+      request.sampling.logprobs = 0;
+    }
     add_request(life, std::move(request), random.percent(20) ? random.in(2, 4) : 1);
   }
   life.arrival_percent = random.in(10, 100);
@@ -116,6 +120,7 @@ Life make_life(uint64_t seed) {
 /// What has been seen of one request.
 struct Seen {
   std::vector<TokenId> tokens;
+  std::vector<SampledToken> scored;  ///< of the prompt, from its second token on
   std::optional<FinishReason> finish;
 };
 
@@ -127,6 +132,8 @@ struct Coverage {
   int64_t resumed = 0;  ///< with some output, by another engine
   int64_t zero_row_batches = 0;
   int64_t traced_rows = 0;
+  int64_t scored_tokens = 0;
+  int64_t told_again = 0;  ///< of them by another engine
 };
 
 class LifeRun {
@@ -183,6 +190,7 @@ class LifeRun {
       Request rest = request;
       rest.forks.clear();
       rest.output = it->second.tokens;
+      if (!rest.output.empty()) rest.score_prompt = false;
       if (!rest.output.empty()) ++coverage_.resumed;
       it->second.finish.reset();
       expected_[static_cast<size_t>(request.id.value)] =
@@ -212,10 +220,35 @@ class LifeRun {
     ASSERT_TRUE(seen_.contains(event.id));
     Seen& seen = seen_[event.id];
     EXPECT_FALSE(seen.finish) << "an event after the end of " << event.id.value;
-    if (event.token) seen.tokens.push_back(event.token->token);
+    take_scores(seen, event);
+    if (event.token) {
+      const Request& request = life_.alone[static_cast<size_t>(event.id.value)];
+      EXPECT_EQ(seen.scored.size(), request.score_prompt ? request.prompt.size() - 1 : 0);
+      seen.tokens.push_back(event.token->token);
+    }
     seen.finish = event.finish;
     if (event.finish) ++coverage_.finishes[*event.finish];
     EXPECT_EQ(event.failure.empty(), event.finish != FinishReason::kFailed);
+  }
+
+  /// Each comes once, in order, and is what the model gives to the token behind those before it.
+  void take_scores(Seen& seen, const SequenceEvent& event) {
+    const auto id = static_cast<size_t>(event.id.value);
+    for (size_t i = 0; i < event.prompt.size(); ++i) {
+      const size_t position = static_cast<size_t>(event.prompt_position) + i;
+      const TokenId token = life_.alone[id].prompt.at(position);
+      const SampledToken expected{.token = token,
+                                  .logprob = toy_logprob(mix(expected_[id].states.at(position - 1),
+                                                             static_cast<uint64_t>(token)))};
+      EXPECT_EQ(event.prompt[i], expected) << "sequence " << id << ", position " << position;
+      ++coverage_.scored_tokens;
+      if (position <= seen.scored.size()) {
+        ++coverage_.told_again;
+      } else {
+        ASSERT_EQ(position, seen.scored.size() + 1);
+        seen.scored.push_back(event.prompt[i]);
+      }
+    }
   }
 
   /// Every traced row, mapped back to its sequence and position, is what the model computes there.
@@ -290,6 +323,8 @@ TEST(Simulation, AnswersAsIfEveryRequestWereAlone) {
   EXPECT_GT(coverage.traced_rows, 1000);
   EXPECT_GT(coverage.refused, 100);
   EXPECT_GT(coverage.resumed, 100);
+  EXPECT_GT(coverage.scored_tokens, 10'000);
+  EXPECT_GT(coverage.told_again, 10);
   EXPECT_GT(coverage.zero_row_batches, 100);
   for (const FinishReason reason : {FinishReason::kStop, FinishReason::kLength,
                                     FinishReason::kCancelled, FinishReason::kFailed}) {

@@ -32,6 +32,9 @@ struct Chunk {
   int32_t num_tokens = 0;  ///< >= 1
   int32_t num_blocks = 0;  ///< blocks appended to the slot's table before this chunk runs
   bool sample = false;     ///< sample after the last token; the sampled rows are counted in order
+  /// Leading tokens after which nothing is sampled, but the token that follows is told with its
+  /// log-probability: they are sampled rows, too, whose tokens are the batch's targets.
+  int32_t scored = 0;
   bool operator==(const Chunk&) const = default;
 };
 
@@ -57,9 +60,10 @@ struct StepBatch {
   std::vector<Chunk> chunks;
   std::vector<TokenId> tokens;  ///< >= 0: a literal; -1 - i: refs[i]
   std::vector<SampledRef> refs;
-  std::vector<BlockId> blocks;  ///< appended blocks, chunk after chunk
-  std::vector<RowMask> masks;   ///< rising rows; those without one may have any token
-  bool trace = false;           ///< hash the residual after every layer (LayerTrace)
+  std::vector<BlockId> blocks;   ///< appended blocks, chunk after chunk
+  std::vector<TokenId> targets;  ///< of scored rows, chunk after chunk
+  std::vector<RowMask> masks;    ///< rising rows; those without one may have any token
+  bool trace = false;            ///< hash the residual after every layer (LayerTrace)
   base::Numerics numerics = base::Numerics::kInvariant;
 
   bool operator==(const StepBatch&) const = default;

@@ -14,6 +14,7 @@ struct ChunkRecord {
   int32_t position = 0;  ///< of its first token
   int32_t num_tokens = 0;
   bool sample = false;  ///< its last token is followed by a sampled row
+  int32_t scored = 0;   ///< so many of its first are sampled rows whose tokens were known
 };
 
 /// A finished step of one replica. The chunks' rows come in order, so rows of LayerTrace and

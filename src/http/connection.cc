@@ -3,6 +3,7 @@
 #include <fmt/chrono.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <boost/asio/buffer.hpp>
 #include <boost/asio/experimental/awaitable_operators.hpp>
 #include <boost/asio/redirect_error.hpp>
@@ -42,8 +43,9 @@ std::string date() {
 }  // namespace
 
 Answer::Answer(const asio::any_io_executor& executor, Request request, bool keep_alive,
-               int64_t pending_limit)
+               int64_t pending_limit, std::vector<Header> headers)
     : request_(std::move(request)),
+      headers_(std::move(headers)),
       changed_(executor, asio::steady_timer::time_point::max()),
       pending_limit_(pending_limit),
       keep_alive_(keep_alive) {}
@@ -148,7 +150,11 @@ void Answer::add_head(const Response& head, int64_t content_length) {
   } else if (request_.version_minor == 0) {
     pending_ += "Connection: keep-alive\r\n";
   }
-  for (const Header& header : head.headers) pending_ += header.name + ": " + header.value + "\r\n";
+  const auto add = [this](const Header& header) {
+    pending_ += header.name + ": " + header.value + "\r\n";
+  };
+  std::for_each(headers_.begin(), headers_.end(), add);
+  std::for_each(head.headers.begin(), head.headers.end(), add);
   pending_ += "\r\n";
 }
 
@@ -223,8 +229,10 @@ asio::awaitable<bool> Connection::answer(Request request) {
   using namespace asio::experimental::awaitable_operators;
   enter(Phase::kAnswer);
   const bool keep_alive = request.keep_alive && !context_.draining;
-  const auto answer = std::make_shared<Answer>(socket_.get_executor(), std::move(request),
-                                               keep_alive, context_.options.timeouts.pending_bytes);
+  std::vector<Header> headers = answer_headers(request);
+  const auto answer =
+      std::make_shared<Answer>(socket_.get_executor(), std::move(request), keep_alive,
+                               context_.options.timeouts.pending_bytes, std::move(headers));
   answer->on_overflow([this] { close(); });
   handle(answer);
   co_await (watch() || send(*answer));
@@ -298,11 +306,17 @@ void Connection::count_body(int64_t bytes) {
   context_.body_bytes += bytes - std::exchange(body_bytes_, bytes);
 }
 
+std::vector<Header> Connection::answer_headers(const Request& head) const {
+  if (!context_.options.answer_headers) return {};
+  return context_.options.answer_headers(head);
+}
+
 asio::awaitable<void> Connection::refuse(Response response) {
   enter(Phase::kAnswer);
+  std::vector<Header> headers = answer_headers(reader_.head());
   reader_ = RequestReader(context_.options.limits);  // with what it has of the body
   count_body(0);
-  Answer answer(socket_.get_executor(), Request(), /*keep_alive=*/false, 0);
+  Answer answer(socket_.get_executor(), Request(), /*keep_alive=*/false, 0, std::move(headers));
   answer.respond(std::move(response));
   co_await write(answer.take_pending());
   if (!writing_) co_await linger();

@@ -11,6 +11,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "base/clock.h"
 #include "http/exchange.h"
@@ -32,8 +33,9 @@ struct ConnectionContext {
 /// One answer on its way to the client.
 class Answer final : public Exchange {
  public:
+  /// `headers` are added to those of the answer.
   Answer(const boost::asio::any_io_executor& executor, Request request, bool keep_alive,
-         int64_t pending_limit);
+         int64_t pending_limit, std::vector<Header> headers);
 
   const Request& request() const override { return request_; }
   void respond(Response response) override;
@@ -67,6 +69,7 @@ class Answer final : public Exchange {
   void give_up();
 
   Request request_;
+  std::vector<Header> headers_;
   boost::asio::steady_timer changed_;  ///< never expires; cancelled when something has changed
   std::string pending_;
   std::function<void()> on_gone_;
@@ -106,6 +109,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   boost::asio::awaitable<void> refuse(Response response);
   std::optional<Response> check_body();
   void count_body(int64_t bytes);
+  std::vector<Header> answer_headers(const Request& head) const;
   boost::asio::awaitable<void> send(Answer& answer);
   boost::asio::awaitable<void> write(std::string bytes);
   boost::asio::awaitable<bool> read_more();

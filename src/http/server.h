@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/result.h"
@@ -36,6 +37,9 @@ struct ServerOptions {
   /// Looks at a request before its body is read; an answer instead of null refuses it. Called on
   /// the server's thread.
   std::function<std::optional<Response>(const Request& head)> check_head = {};
+  /// Further headers of the answer to a request, whose body need not be there. Called on the
+  /// server's thread.
+  std::function<std::vector<Header>(const Request& head)> answer_headers = {};
 };
 
 /// An HTTP/1.1 server on one thread, the one that calls run(): connections that stay open, strict

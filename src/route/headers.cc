@@ -45,7 +45,8 @@ std::vector<http::Header> headers_for_replica(const http::Request& request,
                                               const std::string& request_id) {
   std::vector<http::Header> out = passed_on(request.headers);
   std::erase_if(out, [&](const http::Header& header) {
-    return header.name == "x-request-id" ||
+    // Which pages may come is settled here, not at the replica, which has another name.
+    return header.name == "x-request-id" || header.name == "origin" ||
            (header.name == "authorization" && (!replica_key.empty() || !pass_key));
   });
   if (!replica_key.empty()) out.push_back({"Authorization", "Bearer " + replica_key});
@@ -59,8 +60,9 @@ http::Response head_for_client(const http::ResponseHead& head, const std::string
                      .content_type = std::string(head.header("content-type")),
                      .body = {},
                      .headers = passed_on(head.headers)};
-  std::erase_if(out.headers,
-                [](const http::Header& header) { return header.name == "content-type"; });
+  std::erase_if(out.headers, [](const http::Header& header) {
+    return header.name == "content-type" || header.name.starts_with("access-control-");
+  });
   if (head.header("x-request-id").empty()) out.headers.push_back({"X-Request-Id", request_id});
   return out;
 }

@@ -64,13 +64,18 @@ base::Status route(const RouteOptions& options,
   router_options.pass_keys = !keys.clients.needed();
   const base::SteadyClock clock;
   RouteApi* api = nullptr;  // until run() nobody asks for it
-  http::ServerOptions server_options = serve::server_options(options.front, /*descriptors=*/2);
-  server_options.check_head = [&api](const http::Request& head) { return api->check_head(head); };
-  FF_ASSIGN(const std::unique_ptr<http::Server> server,
-            http::Server::listen(server_options, clock,
-                                 [&api](const std::shared_ptr<http::Exchange>& exchange) {
-                                   api->handle(exchange);
-                                 }));
+  FF_ASSIGN(const serve::SiteRules sites, serve::site_rules(options.front));
+  FF_ASSIGN(
+      const std::unique_ptr<http::Server> server,
+      http::Server::listen(
+          serve::server_options(
+              options.front, sites,
+              [&api](const http::Request& head) { return api->check_head(head); },
+              /*descriptors=*/2),
+          clock, serve::guarded(sites, [&api](const std::shared_ptr<http::Exchange>& exchange) {
+            api->handle(exchange);
+          })));
+
   Router router(*server, clock, router_options);
   router.set_replica_key(keys.replicas.first());
   for (const std::string& text : options.replicas) {

@@ -25,20 +25,25 @@ using testing::Not;
 using testing::StartsWith;
 
 TEST_F(RouterTest, PassesARequestAndItsAnswerOn) {
-  FakeReplica replica(always(ok("{\"a\": 1}", "X-Own: 1\r\nConnection: X-Hop\r\nX-Hop: 1\r\n")));
+  FakeReplica replica(always(
+      ok("{\"a\": 1}",
+         "X-Own: 1\r\nAccess-Control-Allow-Origin: *\r\nConnection: X-Hop\r\nX-Hop: 1\r\n")));
   start({replica.url()});
-  const auto [head, body] = ask(post("/v1/some/path?a=b",
-                                     "X-Custom: c\r\nAuthorization: Bearer theirs\r\n"
-                                     "Connection: X-Mine\r\nX-Mine: 1\r\nX-Request-Id: id-1\r\n"));
+  const auto [head, body] =
+      ask(post("/v1/some/path?a=b",
+               "X-Custom: c\r\nAuthorization: Bearer theirs\r\n"
+               "Origin: http://a\r\nConnection: X-Mine\r\nX-Mine: 1\r\nX-Request-Id: id-1\r\n"));
   EXPECT_EQ(body, "{\"a\": 1}");
   EXPECT_THAT(head, AllOf(StartsWith("HTTP/1.1 200 "), HasSubstr("x-own: 1\r\n"),
                           HasSubstr("Content-Type: application/json\r\n"),
-                          HasSubstr("X-Request-Id: id-1\r\n"), Not(HasSubstr("x-hop"))));
+                          HasSubstr("X-Request-Id: id-1\r\n"), Not(HasSubstr("x-hop")),
+                          Not(HasSubstr("access-control"))));
   const std::string request = replica.requests().at(0);
   EXPECT_THAT(request,
               AllOf(StartsWith("POST /v1/some/path?a=b HTTP/1.1\r\n"), HasSubstr("x-custom: c\r\n"),
                     HasSubstr("authorization: Bearer theirs\r\n"), Not(HasSubstr("x-mine")),
-                    HasSubstr("X-Request-Id: id-1\r\n"), EndsWith(R"({"prompt": "hello"})")));
+                    Not(HasSubstr("origin")), HasSubstr("X-Request-Id: id-1\r\n"),
+                    EndsWith(R"({"prompt": "hello"})")));
 }
 
 TEST_F(RouterTest, ShowsItsOwnKeyToReplicas) {

@@ -42,6 +42,8 @@ engine::Request rest_of(const Flight& flight) {
   rest.forks.clear();
   rest.sampling.choice += flight.choice;
   rest.output = flight.output;
+  // With the first token all of them had been told.
+  if (!rest.output.empty()) rest.score_prompt = false;
   return rest;
 }
 
@@ -102,7 +104,11 @@ class LocalCluster final : public Cluster, private GroupOwner {
   }
   std::vector<GroupStatus> status() override {
     std::vector<GroupStatus> out;
-    for (const auto& group : groups_) out.push_back(group->status());
+    for (const auto& group : groups_) {
+      GroupStatus& status = out.emplace_back(group->status());
+      status.ranks = std::ssize(group->memory());
+      status.stages = config_.scheme.pp;
+    }
     return out;
   }
   base::Result<std::vector<RankReport>> rank_reports(double peaks_s) override;

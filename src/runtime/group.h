@@ -26,6 +26,8 @@ namespace fourfold::runtime {
 
 /// A group as its engine left it after its latest step.
 struct GroupStatus {
+  int64_t ranks = 0;
+  int64_t stages = 0;  ///< that its ranks form
   engine::Occupancy occupancy;
   engine::EngineStats stats;  ///< of all its lives
   std::string failure;        ///< empty: it lives

@@ -193,6 +193,16 @@ void keep_allowed(std::span<float> logits, const text::TokenMask& allowed) {
 
 }  // namespace
 
+SampledToken Sampler::score(std::span<const float> logits, TokenId token) const {
+  CHECK(params_.logprobs >= 0 && std::cmp_less(token, logits.size()),
+        "token {} of {} is to be scored with {} alternatives", token, logits.size(),
+        params_.logprobs);
+  SampledToken scored;
+  scored.token = token;
+  add_logprobs(logits, static_cast<size_t>(params_.logprobs), scored);
+  return scored;
+}
+
 SampledToken Sampler::sample(std::span<const float> logits, int32_t position,
                              const text::TokenMask* allowed) {
   CHECK(!logits.empty() && position >= 0, "{} logits at position {}", logits.size(), position);

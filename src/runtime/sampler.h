@@ -36,6 +36,9 @@ class Sampler {
   engine::SampledToken sample(std::span<const float> logits, int32_t position,
                               const text::TokenMask* allowed = nullptr);
 
+  /// A token that is known already, with the log-probabilities that the parameters ask for.
+  engine::SampledToken score(std::span<const float> logits, engine::TokenId token) const;
+
   /// True where sample() would give the token that draw(position) draws from the logits and nothing
   /// else, so that it need not be called.
   bool is_plain(int32_t position) const;

@@ -23,11 +23,20 @@ using tensor::View;
 std::vector<SampledRow> StageWorker::sampled_rows(const StepBatch& batch) {
   std::vector<SampledRow> out;
   int32_t row = 0;
+  size_t target = 0;
   for (const engine::Chunk& chunk : batch.chunks) {
+    Slot& slot = slots_.at(static_cast<size_t>(chunk.slot.value));
+    for (int32_t i = 0; i < chunk.scored; ++i) {
+      out.push_back({.row = row + i,
+                     .next_position = chunk.position + i + 1,
+                     .sampler = &slot.sampler,
+                     .target = batch.targets.at(target++)});
+    }
     row += chunk.num_tokens;
     if (!chunk.sample) continue;
-    Slot& slot = slots_.at(static_cast<size_t>(chunk.slot.value));
-    out.push_back({row - 1, chunk.position + chunk.num_tokens, &slot.sampler});
+    out.push_back({.row = row - 1,
+                   .next_position = chunk.position + chunk.num_tokens,
+                   .sampler = &slot.sampler});
   }
   for (const engine::RowMask& mask : batch.masks) {
     out.at(static_cast<size_t>(mask.row)).allowed = &mask.allowed;
@@ -352,7 +361,8 @@ void StageWorker::embed(const model::StepInputs& inputs, View residual,
 /// all ranks of the group.
 bool StageWorker::has_repeated_shape(const StepBatch& batch,
                                      const std::vector<SampledRow>& sampled) const {
-  return runs_ahead_ && !batch.trace && sampled.size() == batch.tokens.size();
+  return runs_ahead_ && !batch.trace && sampled.size() == batch.tokens.size() &&
+         batch.chunks.size() == batch.tokens.size();
 }
 
 bool StageWorker::is_watched() const {

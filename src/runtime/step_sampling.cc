@@ -46,8 +46,10 @@ void sample_on_host(const backend::Ops& ops, backend::Stream& stream, model::Ran
     for (size_t i = begin; i < end; ++i) {
       groups.enter(comm::Operation::kSample);
       const SampledRow& row = rows[chosen[i]];
-      tokens[chosen[i]] =
-          row.sampler->sample(values[i - begin].f32_span(), row.next_position, row.allowed);
+      const std::span<const float> row_logits = values[i - begin].f32_span();
+      tokens[chosen[i]] = row.target >= 0
+                              ? row.sampler->score(row_logits, row.target)
+                              : row.sampler->sample(row_logits, row.next_position, row.allowed);
     }
     host.release_to(mark);
   }

@@ -17,9 +17,12 @@ struct SampledRow {
   int32_t next_position = 0;                 ///< where its token comes
   Sampler* sampler = nullptr;                ///< its sequence's
   const text::TokenMask* allowed = nullptr;  ///< null: all tokens
+  engine::TokenId target = -1;               ///< what it is, where that is known
 
   /// True where more is asked of the row than a draw.
-  bool on_host() const { return allowed != nullptr || !sampler->is_plain(next_position); }
+  bool on_host() const {
+    return target >= 0 || allowed != nullptr || !sampler->is_plain(next_position);
+  }
   /// How it is drawn where the logits are; anything, quickly, if it is sampled on the host anyway.
   backend::Draw draw() const { return on_host() ? backend::Draw() : sampler->draw(next_position); }
 };

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "text/detokenizer.h"
 #include "text/utf8.h"
 
 namespace fourfold::serve {
@@ -85,19 +86,38 @@ AnswerWriter::AnswerWriter(std::shared_ptr<const ServedModel> model, GenerationR
 AnswerWriter::Step AnswerWriter::push(size_t sequence, const engine::SequenceEvent& event) {
   Choice& choice = choices_[sequence];
   Step step;
-  if (choice.output.ended()) return step;
+  if (choice.finish_reason != nullptr) return step;
+  for (size_t i = 0; i < event.prompt.size(); ++i) {
+    // After a failure of its group a sequence tells them again.
+    const size_t known = choice.scored.size() + 1;
+    if (static_cast<size_t>(event.prompt_position) + i < known) continue;
+    choice.scored.push_back(event.prompt[i]);
+  }
+  if (!event.token && !event.finish) return step;
   const bool first = !std::exchange(choice.begun, true);
   std::string text;
+  ordered_json logprobs = no_logprobs();
+  ordered_json& all_logprobs = request_.stream ? logprobs : choice.logprobs;
   if (first && request_.echo) {
-    text = request_.prompts[sequence / static_cast<size_t>(request_.choices)].text;
+    const Prompt& prompt = request_.prompts[sequence / static_cast<size_t>(request_.choices)];
+    text = prompt.text;
+    if (request_.sampling.logprobs >= 0) add_prompt_logprobs(choice, prompt, all_logprobs);
     choice.text_offset = text::characters(text);
   }
-  ordered_json logprobs = no_logprobs();
+  if (request_.max_tokens == 0) {
+    // Only the prompt was asked for. The engine samples a token behind it all the same.
+    choice.finish_reason = "length";
+    --open_;
+    choice.text = text;
+    if (request_.stream) {
+      step.events = chunk(sequence, {{"content", text}}, /*role=*/false, std::move(logprobs));
+    }
+    return step;
+  }
   if (event.token) {
     ++output_tokens_;
-    if (request_.sampling.logprobs >= 0) {
-      add_logprobs(choice, *event.token, request_.stream ? logprobs : choice.logprobs);
-    }
+    if (request_.sampling.logprobs >= 0)
+      add_logprobs(*event.token, choice.text_offset, all_logprobs);
   }
   const runtime::OutputText::Piece piece = choice.output.push(event);
   choice.text_offset += piece.characters;
@@ -179,7 +199,7 @@ ordered_json AnswerWriter::no_logprobs() const {
       {"tokens", none}, {"token_logprobs", none}, {"top_logprobs", none}, {"text_offset", none}};
 }
 
-void AnswerWriter::add_logprobs(const Choice& choice, const engine::SampledToken& token,
+void AnswerWriter::add_logprobs(const engine::SampledToken& token, int64_t text_offset,
                                 ordered_json& out) const {
   const text::Tokenizer& tokenizer = model_->tokenizer;
   if (is_chat()) {
@@ -201,7 +221,27 @@ void AnswerWriter::add_logprobs(const Choice& choice, const engine::SampledToken
   out["tokens"].push_back(text);
   out["token_logprobs"].push_back(finite(token.logprob));
   out["top_logprobs"].push_back(std::move(top));
-  out["text_offset"].push_back(choice.text_offset);
+  out["text_offset"].push_back(text_offset);
+}
+
+/// The prompt's tokens, of which the first has no log-probability: nothing comes before it.
+void AnswerWriter::add_prompt_logprobs(const Choice& choice, const Prompt& prompt,
+                                       ordered_json& out) const {
+  CHECK(choice.scored.size() + 1 == prompt.tokens.size(), "{} of {} tokens of a prompt are scored",
+        choice.scored.size(), prompt.tokens.size());
+  text::IncrementalDetokenizer text(model_->tokenizer, {.skip_special = true});
+  int64_t text_offset = 0;
+  for (size_t i = 0; i < prompt.tokens.size(); ++i) {
+    if (i > 0) {
+      add_logprobs(choice.scored[i - 1], text_offset, out);
+    } else {
+      out["tokens"].push_back(token_text(model_->tokenizer, prompt.tokens[0]));
+      out["token_logprobs"].push_back(nullptr);
+      out["top_logprobs"].push_back(nullptr);
+      out["text_offset"].push_back(0);
+    }
+    text_offset += text::characters(text.push(prompt.tokens[i]));
+  }
 }
 
 /// One event of the stream: what a choice has more, or the role that speaks it.

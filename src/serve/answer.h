@@ -55,9 +55,10 @@ class AnswerWriter {
  private:
   struct Choice {
     runtime::OutputText output;
-    std::string text;                 ///< of a whole answer
-    nlohmann::ordered_json logprobs;  ///< of a whole answer; null if not asked for
-    int64_t text_offset = 0;          ///< characters before the next token
+    std::string text;                          ///< of a whole answer
+    std::vector<engine::SampledToken> scored;  ///< of the prompt, from its second token on
+    nlohmann::ordered_json logprobs;           ///< of a whole answer; null if not asked for
+    int64_t text_offset = 0;                   ///< characters before the next token
     ToolCallReader reader;
     nlohmann::ordered_json calls = nlohmann::ordered_json::array();  ///< of tools, so far
     const char* finish_reason = nullptr;
@@ -71,8 +72,10 @@ class AnswerWriter {
   nlohmann::ordered_json frame(bool chunk) const;
   nlohmann::ordered_json usage() const;
   nlohmann::ordered_json no_logprobs() const;
-  void add_logprobs(const Choice& choice, const engine::SampledToken& token,
+  void add_logprobs(const engine::SampledToken& token, int64_t text_offset,
                     nlohmann::ordered_json& out) const;
+  void add_prompt_logprobs(const Choice& choice, const Prompt& prompt,
+                           nlohmann::ordered_json& out) const;
   nlohmann::ordered_json add_calls(size_t sequence, const std::vector<ToolCall>& calls);
   std::string chunk(size_t index, nlohmann::ordered_json delta, bool role,
                     nlohmann::ordered_json logprobs) const;

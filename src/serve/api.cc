@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "base/version.h"
 #include "serve/generation_request.h"
+#include "serve/page/assets.h"
 #include "serve/request_json.h"
 #include "serve/tools.h"
 
@@ -26,6 +27,19 @@ http::Response json_response(const ordered_json& body, int status = 200, http::R
   out.content_type = "application/json";
   out.body = body.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
   return out;
+}
+
+/// A file of the page. It runs only its own program, and talks to its own server only.
+http::Response page_file(const std::string& type, std::string_view text) {
+  return {.content_type = type + "; charset=utf-8",
+          .body = std::string(text),
+          .headers = {{"Content-Security-Policy",
+                       "default-src 'none'; script-src 'self'; style-src 'self'; connect-src "
+                       "'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+                       "frame-ancestors 'none'"},
+                      {"X-Content-Type-Options", "nosniff"},
+                      {"Referrer-Policy", "no-referrer"},
+                      {"Cache-Control", "no-cache"}}};
 }
 
 constexpr std::string_view kModels = "/v1/models/";
@@ -52,6 +66,9 @@ std::optional<ApiError> encode_chat(std::string_view body, const Fields& fields,
 
 std::vector<Route> routes() {
   return {
+      {"GET", "/", true, "A page with a chat and what the server does"},
+      {"GET", "/page.css", true, "Its style"},
+      {"GET", "/page.js", true, "Its program"},
       {"POST", "/v1/completions", false, "Completions of prompts, whole or streamed"},
       {"POST", "/v1/chat/completions", false, "An answer in a chat, whole or streamed"},
       {"GET", "/v1/models", false, "The model that is served, with its context length"},
@@ -76,10 +93,13 @@ Api::Api(std::shared_ptr<const ServedModel> model, runtime::Cluster& cluster, ht
       service_(service),
       keys_(std::move(keys)) {
   using Exchange = std::shared_ptr<http::Exchange>;
+  add_get("/", [] { return page_file("text/html", kPageHtml); });
+  add_get("/page.css", [] { return page_file("text/css", kPageCss); });
+  add_get("/page.js", [] { return page_file("text/javascript", kPageJs); });
   add("/v1/completions",
       [this](const Exchange& e) { service_.generate(Endpoint::kCompletions, e); });
   add("/v1/chat/completions", [this](const Exchange& e) { service_.generate(Endpoint::kChat, e); });
-  add_json("/v1/models", [this] { return models(); });
+  add_get("/v1/models", [this] { return models(); });
   add(kOneModel, [this](const Exchange& e) { answer_model(*e); });
   add("/tokenize", [this](const Exchange& e) {
     service_.answer_elsewhere(e,
@@ -89,11 +109,11 @@ Api::Api(std::shared_ptr<const ServedModel> model, runtime::Cluster& cluster, ht
     service_.answer_elsewhere(e,
                               [this](const http::Request& request) { return detokenize(request); });
   });
-  add_json("/health", [this] { return health(); });
-  add_json("/ready", [this] { return ready(); });
-  add_json("/ping", [] { return json_response(ordered_json::object()); });
-  add_json("/metrics", [this] { return metrics(); });
-  add_json("/version", [] { return json_response({{"version", base::version()}}); });
+  add_get("/health", [this] { return health(); });
+  add_get("/ready", [this] { return ready(); });
+  add_get("/ping", [] { return json_response(ordered_json::object()); });
+  add_get("/metrics", [this] { return metrics(); });
+  add_get("/version", [] { return json_response({{"version", base::version()}}); });
   // Engines forget between two steps, which may take a while.
   add("/reset_prefix_cache", [this](const Exchange& e) {
     service_.answer_elsewhere(e, [this](const http::Request&) {
@@ -101,7 +121,7 @@ Api::Api(std::shared_ptr<const ServedModel> model, runtime::Cluster& cluster, ht
       return json_response(ordered_json::object());
     });
   });
-  add_json("/openapi.json", [this] {
+  add_get("/openapi.json", [this] {
     return http::Response{
         .content_type = "application/json", .body = openapi_json(model_->id), .headers = {}};
   });
@@ -116,7 +136,7 @@ void Api::add(std::string_view path, Handler handler) {
   CHECK(false, "{} is no route", path);
 }
 
-void Api::add_json(std::string_view path, std::function<http::Response()> make) {
+void Api::add_get(std::string_view path, std::function<http::Response()> make) {
   add(path, [this, make = std::move(make)](const std::shared_ptr<http::Exchange>& exchange) {
     service_.respond(*exchange, exchange->request().path, make());
   });

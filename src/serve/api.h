@@ -52,7 +52,7 @@ class Api {
 
   const Entry* find(std::string_view path) const;
   void add(std::string_view path, Handler handler);
-  void add_json(std::string_view path, std::function<http::Response()> make);
+  void add_get(std::string_view path, std::function<http::Response()> make);
   void refuse(http::Exchange& exchange, const ApiError& error, std::string_view allow = {});
   nlohmann::ordered_json describe_model() const;
   http::Response models() const;

@@ -369,7 +369,7 @@ TEST_F(ApiTest, DescribesEveryRouteAndField) {
   EXPECT_EQ(properties["best_of"]["anyOf"][0], (json{{"enum", {1}}}));
 }
 
-TEST(ApiKeys, AreNeededOnAllRoutesButThree) {
+TEST(ApiKeys, AreNeededOnAllRoutesButThePageAndThree) {
   const files::ScratchFolder folder;
   const Keys keys = Keys::read(folder.write("keys", "sk-test\n")).value();
   const Stack stack({}, keys, std::make_unique<HandCluster>());
@@ -384,7 +384,7 @@ TEST(ApiKeys, AreNeededOnAllRoutesButThree) {
     EXPECT_EQ(bare.status, wrong.status) << route.path;
     if (bare.status != 401) open.insert(route.path);
   }
-  EXPECT_THAT(open, ElementsAre("/health", "/ping", "/ready"));
+  EXPECT_THAT(open, ElementsAre("/", "/health", "/page.css", "/page.js", "/ping", "/ready"));
   EXPECT_EQ(stack.get("/anything").status, 401);
   EXPECT_THAT(stack.get("/v1/models").head, HasSubstr("WWW-Authenticate: Bearer\r\n"));
 }

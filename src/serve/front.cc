@@ -42,10 +42,41 @@ base::Result<Keys> read_keys(const FrontOptions& options) {
   return Keys();
 }
 
-http::ServerOptions server_options(const FrontOptions& options, int64_t descriptors) {
-  return {.host = options.host,
-          .port = options.port,
-          .max_connections = allow_connections(descriptors)};
+base::Result<SiteRules> site_rules(const FrontOptions& options) {
+  FF_ASSIGN(const bool loopback, http::is_loopback(options.host));
+  std::vector<std::string> hosts;
+  for (const std::string& text : options.allowed_hosts) {
+    FF_ASSIGN(hosts.emplace_back(), parse_allowed_host(text));
+  }
+  std::vector<std::string> origins;
+  for (const std::string& text : options.allowed_origins) {
+    FF_ASSIGN(origins.emplace_back(), parse_allowed_origin(text));
+  }
+  const bool check_host = loopback || !hosts.empty();
+  return SiteRules(check_host, std::move(hosts), std::move(origins));
+}
+
+http::ServerOptions server_options(const FrontOptions& options, const SiteRules& sites,
+                                   CheckHead check_head, int64_t descriptors) {
+  return {
+      .host = options.host,
+      .port = options.port,
+      .max_connections = allow_connections(descriptors),
+      .check_head =
+          [&sites, check_head = std::move(check_head)](const http::Request& head) {
+            std::optional<http::Response> refusal = sites.check(head);
+            return refusal ? refusal : check_head(head);
+          },
+      .answer_headers = [&sites](const http::Request& head) { return sites.answer_headers(head); }};
+}
+
+http::Server::Handler guarded(const SiteRules& sites, http::Server::Handler handler) {
+  return [&sites, handler = std::move(handler)](std::shared_ptr<http::Exchange> exchange) {
+    if (auto refusal = sites.check(exchange->request())) {
+      return exchange->respond(std::move(*refusal));
+    }
+    handler(std::move(exchange));
+  };
 }
 
 void handle_signals(http::Server& server, int64_t shutdown_timeout_s, const FrontHooks& hooks,

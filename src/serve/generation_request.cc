@@ -203,12 +203,8 @@ std::optional<ApiError> read_sampling(const Fields& fields, const ServedModel& m
 std::optional<ApiError> read_logprobs(const Fields& fields, GenerationRequest* out) {
   if (out->endpoint == Endpoint::kCompletions) {
     const json* logprobs = fields.find("logprobs");
-    if (logprobs == nullptr) return std::nullopt;
-    out->sampling.logprobs = logprobs->get<int32_t>();
-    if (!out->echo) return std::nullopt;
-    return field_error("echo",
-                       "echo together with logprobs is not supported here: the "
-                       "log-probabilities of a prompt's tokens are not computed");
+    if (logprobs != nullptr) out->sampling.logprobs = logprobs->get<int32_t>();
+    return std::nullopt;
   }
   const auto top = static_cast<int32_t>(fields.integer("top_logprobs"));
   if (fields.boolean("logprobs")) {
@@ -255,7 +251,11 @@ std::optional<ApiError> set_max_tokens(const Fields& fields, const ServedModel& 
       [](const Prompt& a, const Prompt& b) { return a.tokens.size() < b.tokens.size(); });
   const auto prompt_tokens = static_cast<int64_t>(longest->tokens.size());
   const int64_t room = model.context - prompt_tokens;
-  const int64_t wanted = asked == nullptr ? 1 : asked->get<int64_t>();
+  if (asked != nullptr && *asked == 0 && !out->echo) {
+    return field_error("max_tokens", "max_tokens is 0, which needs \"echo\": true");
+  }
+  // The engine samples one token behind the prompt in any case.
+  const int64_t wanted = asked == nullptr ? 1 : std::max<int64_t>(1, asked->get<int64_t>());
   if (wanted > room) {
     ApiError error = field_error(
         out->endpoint == Endpoint::kChat ? "messages" : "prompt",
@@ -265,11 +265,9 @@ std::optional<ApiError> set_max_tokens(const Fields& fields, const ServedModel& 
     error.code = "context_length_exceeded";
     return error;
   }
-  int64_t tokens = wanted;
-  if (asked == nullptr) {
-    const bool chat = out->endpoint == Endpoint::kChat;
-    tokens = chat ? room : std::min(room, fields.integer("max_tokens"));
-  }
+  const int64_t fallback =
+      out->endpoint == Endpoint::kChat ? room : std::min(room, fields.integer("max_tokens"));
+  const int64_t tokens = asked == nullptr ? fallback : asked->get<int64_t>();
   out->max_tokens = static_cast<int32_t>(tokens);
   if (out->sampling.min_tokens <= tokens) return std::nullopt;
   return field_error("min_tokens", fmt::format("min_tokens is {}, but at most {} are generated",

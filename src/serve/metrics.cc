@@ -96,6 +96,10 @@ void add_engines(Page& page, const Metrics::Moment& moment) {
   }
   add_groups(page, moment, "fourfold:group_up", "gauge", "1 while the group of ranks lives.",
              [](Status s) { return s.failure.empty() ? 1 : 0; });
+  add_groups(page, moment, "fourfold:group_ranks", "gauge", "Ranks of the group.",
+             [](Status s) { return s.ranks; });
+  add_groups(page, moment, "fourfold:group_stages", "gauge", "Stages that the ranks form.",
+             [](Status s) { return s.stages; });
   page.family("fourfold:group_failures_total", "counter", "Failures of groups, by cause.");
   for (size_t g = 0; g < moment.groups.size(); ++g) {
     for (int cause = 0; cause < runtime::kFailureCauses; ++cause) {

@@ -185,6 +185,13 @@ ordered_json content(const char* type, ordered_json schema) {
   return {{type, {{"schema", std::move(schema)}}}};
 }
 
+/// Of a file of the page; null for what is none.
+const char* page_type(std::string_view path) {
+  if (path == "/") return "text/html";
+  if (path == "/page.css") return "text/css";
+  return path == "/page.js" ? "text/javascript" : nullptr;
+}
+
 ordered_json operation(const Route& route) {
   const auto failure = [](const char* description) {
     return ordered_json{{"description", description},
@@ -193,6 +200,8 @@ ordered_json operation(const Route& route) {
   ordered_json ok = {{"description", "The answer"}};
   if (route.path == "/metrics") {
     ok["content"] = content("text/plain", kString);
+  } else if (const char* type = page_type(route.path)) {
+    ok["content"] = content(type, kString);
   } else {
     ok["content"] = content("application/json", answer_schema(route.path));
   }

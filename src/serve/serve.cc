@@ -47,13 +47,17 @@ base::Status serve(const ServeOptions& options, const runtime::StartProgress& pr
                                        .tool_calls = tool_calls}));
   const base::SteadyClock clock;
   Api* api = nullptr;  // until run() nobody asks for it
-  http::ServerOptions server_options = serve::server_options(options.front);
-  server_options.check_head = [&api](const http::Request& head) { return api->check_head(head); };
-  FF_ASSIGN(const std::unique_ptr<http::Server> server,
-            http::Server::listen(server_options, clock,
-                                 [&api](const std::shared_ptr<http::Exchange>& exchange) {
-                                   api->handle(exchange);
-                                 }));
+  FF_ASSIGN(const SiteRules sites, site_rules(options.front));
+  FF_ASSIGN(
+      const std::unique_ptr<http::Server> server,
+      http::Server::listen(
+          serve::server_options(
+              options.front, sites,
+              [&api](const http::Request& head) { return api->check_head(head); }),
+          clock, serve::guarded(sites, [&api](const std::shared_ptr<http::Exchange>& exchange) {
+            api->handle(exchange);
+          })));
+
   runtime::ClusterConfig config = options.cluster;
   config.restart.emplace();
   FF_ASSIGN(const std::unique_ptr<runtime::Cluster> cluster,

@@ -211,10 +211,11 @@ std::optional<ApiError> Service::submit(Job& job) {
   for (size_t p = 0; p < request.prompts.size(); ++p) {
     engine::Request part;
     part.prompt = request.prompts[p].tokens;
-    part.max_new_tokens = request.max_tokens;
+    part.max_new_tokens = std::max(1, request.max_tokens);
     part.sampling = request.sampling;
     part.stop_tokens = request.stop_tokens;
     part.ignore_eos = request.ignore_eos;
+    part.score_prompt = request.echo && request.sampling.logprobs >= 0;
     part.constraint = request.constraint;
     const size_t first = p * choices;
     part.id = job.tracks[first].id;
@@ -275,6 +276,7 @@ void Service::take_event(Job& job, size_t sequence, const engine::SequenceEvent&
   observe(job, sequence, event, now_ns);
   AnswerWriter& writer = *job.writer;
   const AnswerWriter::Step step = writer.push(sequence, event);
+  if (!event.token && !event.finish) return;  // nothing to send yet
   if (step.cancel) cluster_.cancel(job.tracks[sequence].id);
   if (const char* reason = writer.finish_reason(sequence)) {
     end_track(job, sequence, reason[0] == 'l' ? Ending::kLength : Ending::kStop);

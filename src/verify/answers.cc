@@ -154,6 +154,7 @@ void AnswerRecorder::observe(const engine::StepRecord& record) {
     const auto it = requests_.find(chunk.sequence);
     RequestAnswer* answer = it == requests_.end() ? nullptr : &answers_[it->second];
     for (int32_t i = 0; i < chunk.num_tokens; ++i) rows.emplace_back(answer, chunk.position + i);
+    sampled += static_cast<size_t>(chunk.scored);
     if (!chunk.sample) continue;
     const std::vector<engine::SampledToken>& tokens = record.output.sampled[sampled++];
     if (answer != nullptr && !tokens.empty()) {

@@ -144,7 +144,7 @@ void fields_of(auto& io, Is<engine::SlotStart> auto& s) {
   io(s.slot, s.sampling, s.prompt_tokens, s.history, s.stop_tokens);
 }
 void fields_of(auto& io, Is<engine::Chunk> auto& c) {
-  io(c.slot, c.position, c.num_tokens, c.num_blocks, c.sample);
+  io(c.slot, c.position, c.num_tokens, c.num_blocks, c.scored, c.sample);
 }
 void fields_of(auto& io, Is<engine::SampledRef> auto& r) { io(r.step, r.row); }
 void fields_of(auto& io, Is<engine::RowMask> auto& m) { io(m.row, m.allowed); }
@@ -157,7 +157,8 @@ void fields_of(Reader& io, base::Numerics& numerics) {
   numerics = fast ? base::Numerics::kFast : base::Numerics::kInvariant;
 }
 void fields_of(auto& io, Is<engine::StepBatch> auto& b) {
-  io(b.step, b.starts, b.chunks, b.tokens, b.refs, b.blocks, b.masks, b.trace, b.numerics);
+  io(b.step, b.starts, b.chunks, b.tokens, b.refs, b.blocks, b.targets, b.masks, b.trace,
+     b.numerics);
 }
 void fields_of(auto& io, Is<engine::TokenLogprob> auto& t) { io(t.token, t.logprob); }
 void fields_of(auto& io, Is<engine::SampledToken> auto& t) {
@@ -252,17 +253,24 @@ void fields_of(Reader& io, Config& m) {
 bool is_consistent(const engine::StepBatch& batch) {
   int64_t tokens = 0;
   int64_t blocks = 0;
-  int32_t sampled = 0;
+  int64_t scored = 0;
+  int64_t sampled = 0;
   for (const engine::Chunk& chunk : batch.chunks) {
+    const int32_t most_scored = chunk.num_tokens - (chunk.sample ? 1 : 0);
+    if (chunk.scored < 0 || chunk.scored > most_scored) return false;
     if (!chunk.slot.valid() || chunk.position < 0 || chunk.num_tokens < 1 || chunk.num_blocks < 0) {
       return false;
     }
     tokens += chunk.num_tokens;
     blocks += chunk.num_blocks;
-    sampled += chunk.sample ? 1 : 0;
+    scored += chunk.scored;
+    sampled += chunk.scored + (chunk.sample ? 1 : 0);
   }
   for (const engine::TokenId token : batch.tokens) {
     if (token < 0 && -1 - int64_t{token} >= std::ssize(batch.refs)) return false;
+  }
+  for (const engine::TokenId token : batch.targets) {
+    if (token < 0) return false;
   }
   for (const engine::SampledRef& ref : batch.refs) {
     if (!ref.step.valid() || ref.row < 0) return false;
@@ -279,7 +287,7 @@ bool is_consistent(const engine::StepBatch& batch) {
     if (!start.slot.valid() || start.prompt_tokens < 0) return false;
   }
   return batch.step.valid() && tokens == std::ssize(batch.tokens) &&
-         blocks == std::ssize(batch.blocks);
+         blocks == std::ssize(batch.blocks) && scored == std::ssize(batch.targets);
 }
 
 void fields_of(Writer& io, const Step& m) { io(m.batches); }

@@ -70,7 +70,7 @@ using Message = std::variant<Hello, Config, Ready, Step, Report, StatsRequest, S
 /// version has to match exactly.
 inline constexpr size_t kFrameHeaderBytes = 12;
 inline constexpr uint32_t kFrameMagic = 0x4b464634;  ///< "4FFK"
-inline constexpr uint16_t kProtocolVersion = 4;
+inline constexpr uint16_t kProtocolVersion = 5;
 inline constexpr size_t kMaxPayloadBytes = size_t{256} << 20;
 
 struct FrameHeader {

@@ -70,11 +70,13 @@ StepBatch random_batch(Random& random) {
     batch.refs.push_back({StepId(random.size()), random.below(256)});
   }
   for (int32_t i = random.below(6); i > 0; --i) {
-    const Chunk chunk{.slot = SlotId(random.below(100)),
-                      .position = random.below(100'000),
-                      .num_tokens = 1 + random.below(20),
-                      .num_blocks = random.below(3),
-                      .sample = random.below(2) == 1};
+    Chunk chunk{.slot = SlotId(random.below(100)),
+                .position = random.below(100'000),
+                .num_tokens = 1 + random.below(20),
+                .num_blocks = random.below(3),
+                .sample = random.below(2) == 1};
+    chunk.scored = random.below(chunk.num_tokens + (chunk.sample ? 0 : 1));
+    for (int32_t t = 0; t < chunk.scored; ++t) batch.targets.push_back(random.below(50'000));
     for (int32_t t = 0; t < chunk.num_tokens; ++t) {
       batch.tokens.push_back(random.below(50'000 + static_cast<int32_t>(batch.refs.size())) -
                              static_cast<int32_t>(batch.refs.size()));
@@ -83,7 +85,7 @@ StepBatch random_batch(Random& random) {
     batch.chunks.push_back(chunk);
   }
   int32_t rows = 0;
-  for (const Chunk& chunk : batch.chunks) rows += chunk.sample ? 1 : 0;
+  for (const Chunk& chunk : batch.chunks) rows += chunk.scored + (chunk.sample ? 1 : 0);
   for (int32_t row = random.below(2); row < rows; row += 1 + random.below(2)) {
     batch.masks.push_back({row, text::TokenMask(1 + static_cast<size_t>(random.below(40)))});
     batch.masks.back().allowed[0] = static_cast<uint32_t>(random.below(100'000));
