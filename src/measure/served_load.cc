@@ -75,6 +75,12 @@ Tokens tokens_of(const ServedLoad& run) {
   return out;
 }
 
+/// Completed requests of whose output nobody told the number of tokens.
+int64_t untold_requests(const ServedLoad& run) {
+  return std::count_if(run.requests.begin(), run.requests.end(),
+                       [](const load::RequestLog& r) { return completed(r) && !r.told_tokens; });
+}
+
 double rate(const ServedLoad& run, int64_t count) {
   return run.wall_s > 0 ? static_cast<double>(count) / run.wall_s : 0;
 }
@@ -220,6 +226,7 @@ ordered_json vllm_result(const ServedLoadOptions& options, const ServedLoad& run
       {"start_times", std::move(start_times)},
       {"errors", std::move(errors)},
       {"invalid_reason", m.invalid_reason},
+      {"requests_without_usage", untold_requests(run)},
       {"max_output_tokens_per_s", static_cast<double>(busiest.chunks)},
       {"max_concurrent_requests", busiest.requests}};
   for (const NamedValues& latency : latencies(m)) add_latency(out, latency);
@@ -254,6 +261,12 @@ std::string to_text(const ServedLoadOptions& options, const ServedLoad& run) {
       out += value ? fmt::format("{:>10.2f}", *value) : fmt::format("{:>10}", "-");
     }
     out += "\n";
+  }
+  if (const int64_t untold = untold_requests(run); untold > 0) {
+    out += fmt::format(
+        "\nThe server told no usage for {} requests: their tokens are counted by chunks of the "
+        "stream, each at least one, so that tokens/s may be too low and TPOT too high.\n",
+        untold);
   }
   const auto failed = std::find_if(run.requests.begin(), run.requests.end(),
                                    [](const load::RequestLog& r) { return r.failed; });

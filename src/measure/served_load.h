@@ -41,7 +41,8 @@ base::Result<ServedLoad> measure_served(const ServedLoadOptions& options,
                                         const std::string& vocabulary_of, const Progress& progress);
 
 /// The keys of `vllm bench serve --save-result`, with their meanings and units, but for those of
-/// its texts, of queues and of audio.
+/// its texts, of queues and of audio; and `requests_without_usage`, the completed ones whose tokens
+/// are counted by chunks of the stream because the server told no number.
 nlohmann::ordered_json vllm_result(const ServedLoadOptions& options, const ServedLoad& run,
                                    const std::string& date);
 /// The same for people.
