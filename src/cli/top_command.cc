@@ -102,7 +102,6 @@ Command add_top(CLI::App& app) {
       "  fourfold top\n"
       "  fourfold top http://gpu:8000 --once");
   return [flags] {
-    runtime::install_interrupt_handler();
     const base::Status status = watch(*flags);
     return status.ok() ? 0 : fail(status.error());
   };
