@@ -191,12 +191,25 @@ TEST(Serve, GoesOnWithItsStreamsWhenItsOnlyGroupHasDied) {
               AllOf(HasSubstr("\"status\":\"ok\""), HasSubstr("SIGKILL")));
 }
 
-TEST(OpenAiClient, RunsItsOrdinaryScenarios) {
+TEST(Top, ShowsAServerOnceWhereThereIsNoTerminal) {
+  ServeProcess server({"tiny", "--port", "0", "--ranks", "threads", "-dp", "2"});
+  const uint16_t port = server.port();
+  complete(port);
+  const Outcome out =
+      run_command(FOURFOLD_BINARY " top --interval 0.1 http://127.0.0.1:" + std::to_string(port));
+  EXPECT_EQ(out.code, 0);
+  EXPECT_THAT(out.text, AllOf(HasSubstr("running 0, waiting 0"), HasSubstr("\n0 "),
+                              HasSubstr("\n1 "), HasSubstr(" up ")));
+  const Outcome none = run_command(FOURFOLD_BINARY " top --once http://127.0.0.1:1");
+  EXPECT_EQ(none.code, 1);
+}
+
+TEST(Clients, RunTheirOrdinaryScenarios) {
   const std::string python = FOURFOLD_SOURCE_DIR "/build/python/bin/python3";
   ASSERT_EQ(access(python.c_str(), X_OK), 0)
       << python << " is missing: tools/setup.sh --tests puts it there";
   const Outcome client = run_command(
-      python + " " FOURFOLD_SOURCE_DIR "/tests/clients/openai_client.py " + FOURFOLD_BINARY);
+      python + " " FOURFOLD_SOURCE_DIR "/tests/clients/scenarios.py " + FOURFOLD_BINARY);
   EXPECT_EQ(client.code, 0) << client.text;
 }
 

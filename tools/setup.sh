@@ -15,7 +15,7 @@ case "${1:-}" in
   "") ;;
   # clang-tidy 14, the default of Debian 12, does not parse all of C++20 that g++ 12 does.
   --tests) packages+=(clang-format clang-tidy-19 clang-19 libclang-rt-19-dev python3 python3-pip
-    python3-venv chromium haproxy openssl) ;;
+    python3-venv chromium haproxy openssl curl) ;;
   *)
     echo "setup: expected no argument or --tests, found '$1'" >&2
     exit 2
@@ -62,14 +62,14 @@ if [[ ${1:-} == --tests ]] && ! tools/fetch_gemma.sh build/models; then
     "fail. Run 'tools/fetch_gemma.sh build/models' when the network is back." >&2
 fi
 
-# The client of `fourfold serve` that its test runs, a second reader of HTTP, and what judges JSON that
+# The clients of `fourfold serve` that its test runs, a second reader of HTTP, and what judges JSON that
 # answers a schema.
-client_packages=(openai==3.57.0 h11==0.16.0 'jsonschema[format-nongpl]==4.26.0')
+client_packages=(openai==3.57.0 langchain-openai==1.7.4 h11==0.16.0 'jsonschema[format-nongpl]==4.26.0')
 if [[ ${1:-} == --tests ]] &&
-  ! build/python/bin/python3 -c 'import openai, h11, jsonschema, rfc3339_validator' 2>/dev/null; then
+  ! build/python/bin/python3 -c 'import openai, langchain_openai, h11, jsonschema, rfc3339_validator' 2>/dev/null; then
   if ! { python3 -m venv build/python &&
     build/python/bin/pip install --quiet "${client_packages[@]}"; }; then
     echo "setup: ${client_packages[*]} could not be installed (see above), so the tests of" \
-      "OpenAI's client and of schemas will fail. Run this again when the network is back." >&2
+      "clients and of schemas will fail. Run this again when the network is back." >&2
   fi
 fi

@@ -280,29 +280,6 @@ Command add_comm(CLI::App& bench, const std::string& command_line) {
   };
 }
 
-/// The first key of a file as `serve` reads it (one a line, # begins a remark), or of the
-/// environment.
-base::Result<std::string> read_api_key(const std::string& path) {
-  std::string key;
-  if (path.empty()) {
-    const char* given = std::getenv("OPENAI_API_KEY");
-    key = given == nullptr ? "" : given;
-  } else {
-    std::ifstream file(path);
-    while (std::getline(file, key)) {
-      while (!key.empty() && (key.back() == '\r' || key.back() == ' ')) key.pop_back();
-      if (!key.empty() && key.front() != '#') break;
-      key.clear();
-    }
-    if (key.empty()) return base::fail("--api-key-file {}: expected a line with a key", path);
-  }
-  if (std::any_of(key.begin(), key.end(), [](char c) { return c <= ' ' || c > '~'; })) {
-    return base::fail("{}: expected a key of printable ASCII without blanks",
-                      path.empty() ? "OPENAI_API_KEY" : "--api-key-file " + path);
-  }
-  return key;
-}
-
 Command add_serve_load(CLI::App& bench) {
   struct Flags {
     std::string model;

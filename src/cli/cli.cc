@@ -35,6 +35,7 @@ Examples:
   fourfold generate MODEL "Hello" -tp 2 -pp 2        split over four devices
   fourfold serve MODEL -tp 2 -dp 2                   OpenAI's API at http://127.0.0.1:8000
   fourfold route --replica http://a:8000 --replica http://b:8000
+  fourfold top http://127.0.0.1:8000                 what a server is doing right now
   fourfold bench offline MODEL --json now.json       every figure beside its ceiling
   fourfold help verify                               flags and examples of one command
 
@@ -66,6 +67,7 @@ Commands add_commands(CLI::App& app, const std::string& command_line) {
   add("generate", add_generate(app));
   add("serve", add_serve(app));
   add("route", add_route(app));
+  add("top", add_top(app));
   add("verify", add_verify(app, command_line));
   add("bench", add_bench(app, command_line));
   add_settings_flags(app);

@@ -12,6 +12,7 @@ using Command = std::function<int()>;
 Command add_generate(CLI::App& app);
 Command add_serve(CLI::App& app);
 Command add_route(CLI::App& app);
+Command add_top(CLI::App& app);
 Command add_bench(CLI::App& app, const std::string& command_line);
 Command add_verify(CLI::App& app, const std::string& command_line);
 

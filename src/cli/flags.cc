@@ -415,6 +415,19 @@ base::Status write_file(std::string_view flag, const std::string& path, std::str
   return {};
 }
 
+base::Result<std::string> read_api_key(const std::string& path) {
+  if (!path.empty()) {
+    FF_ASSIGN(const serve::Keys keys, serve::Keys::read(path));
+    return keys.first();
+  }
+  const char* given = std::getenv("OPENAI_API_KEY");
+  std::string key = given == nullptr ? "" : given;
+  if (std::any_of(key.begin(), key.end(), [](char c) { return c <= ' ' || c > '~'; })) {
+    return base::fail("OPENAI_API_KEY: expected a key of printable ASCII without blanks");
+  }
+  return key;
+}
+
 int fail(const base::Error& error) {
   fmt::print(stderr, "fourfold: {}\n", error.message);
   return 1;

@@ -105,6 +105,10 @@ base::Status check_writable(std::string_view flag, const std::string& path);
 /// Writes a flag's file. Errors: it cannot be written.
 base::Status write_file(std::string_view flag, const std::string& path, std::string_view text);
 
+/// The key to show to a server: the first of a file of keys, or without a file that of the
+/// environment variable OPENAI_API_KEY; "": none. Errors: no such key.
+base::Result<std::string> read_api_key(const std::string& path);
+
 /// Prints "fourfold: MESSAGE" to stderr and returns the exit code for it.
 int fail(const base::Error& error);
 

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/check_invariants_test.h"
 #include "engine/scheduler.h"
 
 // What tests of the scheduler are made with.

@@ -10,6 +10,7 @@
 #include <random>
 
 #include "base/clock.h"
+#include "engine/check_invariants_test.h"
 #include "engine/engine.h"
 #include "engine/simulated_executor_test.h"
 

@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <vector>
 
-#include "base/result.h"
 #include "engine/ids.h"
 
 namespace fourfold::engine {
@@ -29,10 +28,5 @@ struct SchedulerSnapshot {
   std::vector<SequenceSnapshot> sequences;
   std::vector<SequenceId> chunks_in_flight;  ///< whose, a chunk each
 };
-
-/// Blocks and slots are conserved; reference counts are those of the tables; a block in two tables
-/// is a computed full block of one shared prefix; steps in flight are counted. The error names the
-/// first rule that is broken.
-base::Status check_invariants(const SchedulerSnapshot& snapshot);
 
 }  // namespace fourfold::engine

@@ -1,7 +1,7 @@
-#include "engine/snapshot.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+
+#include "engine/check_invariants_test.h"
 
 namespace fourfold::engine {
 namespace {

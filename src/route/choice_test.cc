@@ -54,6 +54,32 @@ TEST(ReplicaHealth, EjectsAfterThreeFailuresInARow) {
   EXPECT_EQ(health.request_failed(), Change::kEjected);
 }
 
+TEST(ReplicaHealth, WaitsLongerEachTimeThatProbesAreGoodAndRequestsFail) {
+  ReplicaHealth health = in_use();
+  const auto fail = [&] {
+    for (int i = 0; i < ReplicaHealth::kFailures; ++i) health.request_failed();
+    EXPECT_FALSE(health.in_use());
+  };
+  const auto probes_until_back = [&] {
+    int probes = 0;
+    while (!health.in_use()) {
+      health.probed(true);
+      ++probes;
+    }
+    return probes;
+  };
+  for (const int expected : {2, 4, 8, 16, 32, 64, 64}) {
+    fail();
+    EXPECT_EQ(probes_until_back(), expected);
+  }
+  // That nobody was there is what probes tell.
+  EXPECT_EQ(health.unreachable(), Change::kEjected);
+  EXPECT_EQ(probes_until_back(), 2);
+  health.request_answered();
+  fail();
+  EXPECT_EQ(probes_until_back(), 2);
+}
+
 TEST(ReplicaHealth, EjectsAfterThreeBadProbesInARow) {
   ReplicaHealth health = in_use();
   EXPECT_EQ(health.probed(false), Change::kNone);

@@ -1,5 +1,6 @@
 #include "route/replica_health.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace fourfold::route {
@@ -10,7 +11,12 @@ ReplicaHealth::Change ReplicaHealth::unreachable() {
 }
 
 ReplicaHealth::Change ReplicaHealth::request_failed() {
-  return ++failed_requests_ < kFailures ? Change::kNone : eject();
+  if (++failed_requests_ < kFailures) return Change::kNone;
+  const Change change = eject();
+  if (change == Change::kNone) return change;
+  needed_ = next_needed_;
+  next_needed_ = std::min(2 * next_needed_, kMostGoodProbes);
+  return change;
 }
 
 ReplicaHealth::Change ReplicaHealth::probed(bool good) {
@@ -19,7 +25,7 @@ ReplicaHealth::Change ReplicaHealth::probed(bool good) {
     return ++failed_probes_ < kFailures ? Change::kNone : eject();
   }
   failed_probes_ = 0;
-  if (in_use_ || ++good_probes_ < kGoodProbes) return Change::kNone;
+  if (in_use_ || ++good_probes_ < needed_) return Change::kNone;
   in_use_ = true;
   return Change::kReturned;
 }
@@ -29,6 +35,7 @@ ReplicaHealth::Change ReplicaHealth::eject() {
   failed_probes_ = 0;
   if (!std::exchange(in_use_, false)) return Change::kNone;
   good_probes_ = 0;
+  needed_ = kGoodProbes;
   ++ejections_;
   return Change::kEjected;
 }

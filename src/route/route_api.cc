@@ -64,6 +64,53 @@ base::Result<http::Url> read_url(const http::Request& request) {
 
 }  // namespace
 
+namespace {
+
+/// One method of a path.
+ordered_json operation(const RoutePath& entry) {
+  ordered_json out = {{"summary", entry.help}};
+  if (entry.path.ends_with('*')) {
+    out["parameters"] = {
+        {{"name", "rest"}, {"in", "path"}, {"required", true}, {"schema", {{"type", "string"}}}}};
+  }
+  ordered_json responses = {{"200", {{"description", "The answer"}}}};
+  if (entry.access == Access::kOpen) {
+    out["security"] = ordered_json::array();
+  } else {
+    responses["401"] = {{"description", "No valid key"}};
+  }
+  if (entry.access == Access::kAdmin) {
+    out["security"] = {{{"admin_key", ordered_json::array()}}};
+    responses["403"] = {{"description", "The router has no keys of admins"}};
+  }
+  out["responses"] = std::move(responses);
+  return out;
+}
+
+/// The OpenAPI 3.1 document of what route_paths() says. What is passed on is described by the
+/// replicas' own.
+ordered_json openapi() {
+  ordered_json paths = ordered_json::object();
+  for (const RoutePath& entry : route_paths()) {
+    std::string path(entry.path);
+    if (path.ends_with('*')) path.replace(path.size() - 1, 1, "{rest}");
+    for (const auto& [method, name] : {std::pair("GET", "get"), std::pair("POST", "post")}) {
+      if (entry.method.empty() || entry.method == method) paths[path][name] = operation(entry);
+    }
+  }
+  const ordered_json bearer = {{"type", "http"}, {"scheme", "bearer"}};
+  return {{"openapi", "3.1.0"},
+          {"info",
+           {{"title", "fourfold route"},
+            {"version", base::version()},
+            {"description", "A router in front of servers with OpenAI's API"}}},
+          {"components", {{"securitySchemes", {{"key", bearer}, {"admin_key", bearer}}}}},
+          {"security", {{{"key", ordered_json::array()}}}},
+          {"paths", std::move(paths)}};
+}
+
+}  // namespace
+
 std::vector<RoutePath> route_paths() {
   using enum Access;
   return {
@@ -77,6 +124,7 @@ std::vector<RoutePath> route_paths() {
       {"GET", "/ping", kOpen, "200 while the router's thread lives"},
       {"GET", "/metrics", kClient, "Figures in Prometheus' text format"},
       {"GET", "/version", kClient, "The program's version"},
+      {"GET", "/openapi.json", kClient, "These paths as an OpenAPI document"},
       {"GET", "/admin/replicas", kAdmin, "The replicas with their state and load"},
       {"POST", "/admin/replicas/add", kAdmin,
        "A new one; one that drains takes requests again. The body, here and below: {\"url\": …}"},
@@ -102,6 +150,7 @@ RouteApi::RouteApi(http::Server& server, Router& router, serve::Keys clients, se
                           .headers = {}};
   });
   add_json("/version", [] { return json_response({{"version", base::version()}}); });
+  add_json("/openapi.json", [] { return json_response(openapi()); });
   add_json("/admin/replicas", [this] { return replicas(); });
   add("/admin/replicas/add", [this](const Exchange& e) { e->respond(add_replica(e->request())); });
   add("/admin/replicas/drain", [this](const Exchange& e) {

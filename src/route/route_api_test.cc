@@ -123,6 +123,23 @@ TEST_F(RouteApiTest, NeedsAKeyForAllButHealth) {
               StartsWith("HTTP/1.1 404"));
 }
 
+TEST_F(RouteApiTest, DescribesEveryPath) {
+  start({}, {}, keys("client"), keys("admin"));
+  const json document =
+      json::parse(ask(get("/openapi.json", "Authorization: Bearer client\r\n")).second);
+  for (const RoutePath& entry : route_paths()) {
+    std::string path(entry.path);
+    if (path.ends_with('*')) path.replace(path.size() - 1, 1, "{rest}");
+    const json& described = document.at("paths").at(path);
+    EXPECT_EQ(described.contains("get"), entry.method != "POST") << path;
+    EXPECT_EQ(described.contains("post"), entry.method != "GET") << path;
+    for (const auto& [method, operation] : described.items()) {
+      EXPECT_EQ(operation.contains("security"), entry.access != Access::kClient) << path;
+      EXPECT_EQ(operation["responses"].contains("401"), entry.access != Access::kOpen) << path;
+    }
+  }
+}
+
 TEST_F(RouteApiTest, HasNoAdminsWithoutTheirKeys) {
   FakeReplica replica(always(ok("ok")));
   start({replica.url()});

@@ -1,24 +1,13 @@
-"""Ordinary scenarios of the openai package against `fourfold serve tiny`, and of h11 as a second
-reader of HTTP. Usage: openai_client.py FOURFOLD_BINARY. Prints a line for each scenario."""
+"""What users of the openai package do, and h11 as a second reader of HTTP, for scenarios.py."""
 
 import asyncio
 import json
 import re
-import signal
 import socket
-import subprocess
-import sys
-import tempfile
 
 import h11
 import openai
 
-TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
-    "{% for tool in tools %}may call {{ tool.function.name }}\n{% endfor %}"
-    "{% if add_generation_prompt %}answer:{% endif %}"
-)
-KEY = "sk-of-the-tests"
 PROMPT = "In the beginning God created"
 MESSAGES = [{"role": "user", "content": PROMPT}]
 
@@ -198,11 +187,11 @@ def errors_are_the_packages_own(client):
 
 
 def keys_are_needed(client):
-    for key in ("wrong", KEY + "x"):
+    for key in ("wrong", client.api_key + "x"):
         try:
             client.with_options(api_key=key).models.list()
         except openai.AuthenticationError as caught:
-            assert KEY not in str(caught)
+            assert client.api_key not in str(caught)
         else:
             raise AssertionError("a wrong key was taken")
 
@@ -245,7 +234,7 @@ def h11_reads_the_same_answers(client):
         for body in ({"prompt": "a"}, {"prompt": "a", "stream": True}, {"prompt": ""}):
             data = json.dumps(body).encode()
             headers = [("Host", host), ("Content-Type", "application/json"),
-                       ("Authorization", f"Bearer {KEY}"), ("Content-Length", str(len(data)))]
+                       ("Authorization", f"Bearer {client.api_key}"), ("Content-Length", str(len(data)))]
             request = h11.Request(method="POST", target="/v1/completions", headers=headers)
             sock.sendall(reader.send(request) + reader.send(h11.Data(data=data)))
             sock.sendall(reader.send(h11.EndOfMessage()))
@@ -280,29 +269,3 @@ SCENARIOS = [
     many_at_once_answer_as_one,
     h11_reads_the_same_answers,
 ]
-
-
-def main(binary):
-    with tempfile.TemporaryDirectory() as folder:
-        for name, text in (("chat.jinja", TEMPLATE), ("keys", KEY)):
-            with open(f"{folder}/{name}", "w") as file:
-                file.write(text)
-        server = subprocess.Popen(
-            [binary, "serve", "tiny", "--port", "0", "--numerics", "invariant",
-             "--chat-template", f"{folder}/chat.jinja", "--api-key-file", f"{folder}/keys",
-             "--enable-auto-tool-choice", "--tool-call-parser", "hermes"],
-            stdout=subprocess.PIPE, text=True)
-        try:
-            url = re.search(r"http://\S+", server.stdout.readline()).group()
-            client = openai.OpenAI(base_url=url + "/v1", api_key=KEY, max_retries=0)
-            for scenario in SCENARIOS:
-                scenario(client)
-                print("ok", scenario.__name__, flush=True)
-            server.send_signal(signal.SIGTERM)
-            assert server.wait(timeout=20) == 0
-        finally:
-            server.kill()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

@@ -1,4 +1,4 @@
-#include "engine/snapshot.h"
+#include "engine/check_invariants_test.h"
 
 #include <algorithm>
 #include <map>
