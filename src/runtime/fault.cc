@@ -22,7 +22,7 @@ using Action = FaultSpec::Action;
 constexpr std::string_view kGrammar =
     "expected words KEY=VALUE among rank=N restart=N step=N layer=N op=NAME token=N, and "
     "action=kill|stop|hang|abort|exit|throw|slow:<N>ms|corrupt|trap, for example "
-    "\"rank=2 step=5 layer=3 op=mlp action=kill\"";
+    "\"rank=2 step=5 layer=3 op=mlp action=kill\"; or request=WORD op=NAME action=throw";
 constexpr int kExitStatus = 3;
 constexpr int64_t kMaxDelayMs = 3'600'000;
 
@@ -88,8 +88,12 @@ bool parse_word(std::string_view key, std::string_view value, FaultSpec& spec) {
   if (key == "token") return parse_number(value, spec.token);
   if (key == "layer") return parse_number(value, spec.layer);
   if (key == "action") return parse_action(value, spec);
+  if (key == "request") {
+    spec.request = value;
+    return !value.empty();
+  }
   spec.operation = value;
-  return key == "op" && is_operation(value);
+  return key == "op" && (is_operation(value) || runtime::request_step(value));
 }
 
 }  // namespace
@@ -109,6 +113,13 @@ base::Result<FaultSpec> FaultSpec::parse(std::string_view text) {
     if (!parse_word(key, word.substr(equals + 1), spec)) return refuse(word);
   }
   if (!keys.contains("action")) return fail("{} has no action: {}", kFaultVariable, kGrammar);
+  const std::optional<RequestStep> step = runtime::request_step(spec.operation);
+  if (spec.request.empty() && step) return refuse("op=" + spec.operation);
+  if (!spec.request.empty()) {
+    if (!step) return fail("{} has no step of a request: {}", kFaultVariable, kGrammar);
+    if (keys.size() > 3 || spec.action != Action::kThrow) return refuse("request=" + spec.request);
+    spec.request_step = *step;
+  }
   return spec;
 }
 
@@ -119,6 +130,11 @@ base::Result<std::optional<FaultSpec>> FaultSpec::from_environment() {
   return std::optional<FaultSpec>(std::move(spec));
 }
 
+std::optional<RequestStep> FaultSpec::failing_step(std::string_view body) const {
+  if (request.empty() || body.find(request) == std::string_view::npos) return std::nullopt;
+  return request_step;
+}
+
 bool FaultSpec::needs_process() const {
   return action == Action::kKill || action == Action::kStop || action == Action::kAbort ||
          action == Action::kExit;
@@ -127,7 +143,7 @@ bool FaultSpec::needs_process() const {
 bool Fault::matches(const comm::Position& position) const {
   const std::string_view operation =
       position.call ? name_of(position.call->kind) : name_of(position.operation);
-  return rank_ && spec_.rank.value_or(*rank_) == *rank_ &&
+  return spec_.request.empty() && rank_ && spec_.rank.value_or(*rank_) == *rank_ &&
          spec_.restart.value_or(restarts_) == restarts_ &&
          spec_.step.value_or(position.step) == position.step &&
          spec_.layer.value_or(position.layer) == position.layer &&

@@ -13,13 +13,16 @@
 #include "base/result.h"
 #include "comm/progress.h"
 #include "engine/step.h"
+#include "runtime/request_fault.h"
 
 namespace fourfold::runtime {
 
-/// The environment variable that makes a rank misbehave, for tests of what the others do then.
+/// The environment variable that makes a rank misbehave, or the front fail at a request, for tests
+/// of what the others do then.
 inline constexpr const char* kFaultVariable = "FOURFOLD_FAULT";
 
-/// Where a rank misbehaves, and how: "rank=2 step=5 layer=3 op=mlp action=kill" (docs/faults.md).
+/// Where a rank misbehaves, and how: "rank=2 step=5 layer=3 op=mlp action=kill"; or at which of its
+/// steps the front fails at a request: "request=WORD op=tokenize action=throw" (docs/faults.md).
 struct FaultSpec {
   enum class Action { kKill, kStop, kHang, kAbort, kExit, kThrow, kSlow, kCorrupt, kTrap };
 
@@ -31,11 +34,16 @@ struct FaultSpec {
   std::optional<engine::TokenId> token;  ///< among the inputs of the step
   Action action = Action::kHang;
   std::chrono::milliseconds delay{0};  ///< of kSlow
+  /// Of requests whose body has it somewhere; empty: a rank misbehaves.
+  std::string request;
+  RequestStep request_step = RequestStep::kHandle;  ///< with `request` alone
 
   static base::Result<FaultSpec> parse(std::string_view text);
   /// What kFaultVariable says; nothing if it is not set. Errors: those of parse.
   static base::Result<std::optional<FaultSpec>> from_environment();
 
+  /// Where the front fails at a request with this body, if it does.
+  std::optional<RequestStep> failing_step(std::string_view body) const;
   /// It ends or stops the whole process, so that ranks that are threads cannot do it alone.
   bool needs_process() const;
 };

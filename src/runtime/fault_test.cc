@@ -37,6 +37,29 @@ TEST(FaultSpec, ReadsWhereAndHow) {
   EXPECT_EQ(spec_of("token=77 action=hang").token, 77);
 }
 
+TEST(FaultSpec, NamesTheStepOfARequestThatFails) {
+  const FaultSpec spec = spec_of("request=poison op=tokenize action=throw");
+  EXPECT_EQ(spec.failing_step("{\"prompt\": \"poison\"}"), RequestStep::kTokenize);
+  EXPECT_FALSE(spec.failing_step("{\"prompt\": \"water\"}"));
+  EXPECT_FALSE(spec_of("op=mlp action=throw").failing_step("poison"));
+  for (int i = 0; i < kRequestSteps; ++i) {
+    const auto step = static_cast<RequestStep>(i);
+    EXPECT_EQ(request_step(name_of(step)), step);
+  }
+}
+
+TEST(RequestFault, IsThrownOnceAndOnlyWhereItIsToBe) {
+  reach(RequestStep::kParse);
+  const RequestFaultScope outer(RequestStep::kParse);
+  reach(RequestStep::kTokenize);
+  {
+    const RequestFaultScope inner(std::nullopt);
+    reach(RequestStep::kParse);
+  }
+  EXPECT_THROW(reach(RequestStep::kParse), std::runtime_error);
+  reach(RequestStep::kParse);
+}
+
 TEST(FaultSpec, RefusesWhatItDoesNotUnderstandAndSaysWhatItExpects) {
   for (const std::string text : {"",
                                  "rank=2",
@@ -49,6 +72,12 @@ TEST(FaultSpec, RefusesWhatItDoesNotUnderstandAndSaysWhatItExpects) {
                                  "step=1e9 action=kill",
                                  "rank=99999999999 action=kill",
                                  "op=dance action=kill",
+                                 "op=tokenize action=throw",
+                                 "request=poison action=throw",
+                                 "request=poison op=mlp action=throw",
+                                 "request=poison op=tokenize action=kill",
+                                 "request=poison op=tokenize rank=0 action=throw",
+                                 "request= op=tokenize action=throw",
                                  "color=red action=kill",
                                  "rank=1 rank=2 action=kill",
                                  "action=kill action=stop",

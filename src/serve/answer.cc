@@ -6,12 +6,15 @@
 #include <utility>
 
 #include "base/check.h"
+#include "runtime/request_fault.h"
 #include "text/detokenizer.h"
 #include "text/utf8.h"
 
 namespace fourfold::serve {
 
 using nlohmann::ordered_json;
+using runtime::reach;
+using runtime::RequestStep;
 
 namespace {
 
@@ -102,6 +105,7 @@ AnswerWriter::Step AnswerWriter::push(size_t sequence, const engine::SequenceEve
     const Prompt& prompt = request_.prompts[sequence / static_cast<size_t>(request_.choices)];
     text = prompt.text;
     if (request_.sampling.logprobs >= 0) add_prompt_logprobs(choice, prompt, all_logprobs);
+    reach(RequestStep::kTextOffset);
     choice.text_offset = text::characters(text);
   }
   if (request_.max_tokens == 0) {
@@ -119,8 +123,10 @@ AnswerWriter::Step AnswerWriter::push(size_t sequence, const engine::SequenceEve
     if (request_.sampling.logprobs >= 0)
       add_logprobs(*event.token, choice.text_offset, all_logprobs);
   }
+  reach(RequestStep::kDetokenize);
   const runtime::OutputText::Piece piece = choice.output.push(event);
   choice.text_offset += piece.characters;
+  reach(RequestStep::kReadCalls);
   ToolCallReader::Output read = choice.reader.push(piece.text);
   step.cancel = piece.stopped && !event.finish;
   if (choice.output.ended()) {
@@ -156,6 +162,7 @@ AnswerWriter::Step AnswerWriter::push(size_t sequence, const engine::SequenceEve
 
 /// Notes calls of a choice; as a stream's event has them.
 ordered_json AnswerWriter::add_calls(size_t sequence, const std::vector<ToolCall>& calls) {
+  reach(RequestStep::kAddCalls);
   ordered_json& all = choices_[sequence].calls;
   ordered_json out = ordered_json::array();
   for (const ToolCall& call : calls) {
@@ -184,6 +191,7 @@ ordered_json AnswerWriter::frame(bool chunk) const {
 }
 
 ordered_json AnswerWriter::usage() const {
+  reach(RequestStep::kUsage);
   const int64_t prompt_tokens = request_.prompt_tokens();
   return {{"prompt_tokens", prompt_tokens},
           {"completion_tokens", output_tokens_},
@@ -201,6 +209,7 @@ ordered_json AnswerWriter::no_logprobs() const {
 
 void AnswerWriter::add_logprobs(const engine::SampledToken& token, int64_t text_offset,
                                 ordered_json& out) const {
+  reach(RequestStep::kTokenLogprobs);
   const text::Tokenizer& tokenizer = model_->tokenizer;
   if (is_chat()) {
     ordered_json entry = chat_logprob(tokenizer, token.token, token.logprob);
@@ -247,6 +256,7 @@ void AnswerWriter::add_prompt_logprobs(const Choice& choice, const Prompt& promp
 /// One event of the stream: what a choice has more, or the role that speaks it.
 std::string AnswerWriter::chunk(size_t index, ordered_json delta, bool role,
                                 ordered_json logprobs) const {
+  reach(RequestStep::kChunk);
   const char* reason = role ? nullptr : choices_[index].finish_reason;
   ordered_json choice = {{"index", index}};
   if (is_chat()) {
@@ -263,6 +273,7 @@ std::string AnswerWriter::chunk(size_t index, ordered_json delta, bool role,
 }
 
 std::string AnswerWriter::end_of_stream() const {
+  reach(RequestStep::kEndStream);
   std::string out;
   if (request_.include_usage) {
     ordered_json last = frame(/*chunk=*/true);
@@ -273,6 +284,7 @@ std::string AnswerWriter::end_of_stream() const {
 }
 
 std::string AnswerWriter::body() {
+  reach(RequestStep::kBody);
   CHECK(done(), "{} sequences have not ended", open_);
   ordered_json out = frame(/*chunk=*/false);
   for (size_t i = 0; i < choices_.size(); ++i) {

@@ -163,6 +163,8 @@ std::optional<http::Response> Api::check_head(const http::Request& request) {
 
 void Api::handle(const std::shared_ptr<http::Exchange>& exchange) {
   const http::Request& request = exchange->request();
+  const runtime::RequestFaultScope fault(service_.failing_step(request));
+  runtime::reach(runtime::RequestStep::kHandle);
   if (auto refusal = check_head(request)) return exchange->respond(std::move(*refusal));
   const Entry* entry = find(request.path);
   if (entry == nullptr) {

@@ -5,6 +5,7 @@
 
 #include "grammar/constraint.h"
 #include "grammar/json_schema.h"
+#include "runtime/request_fault.h"
 
 namespace fourfold::serve {
 namespace {
@@ -26,7 +27,9 @@ base::Result<Constraints::Pointer> Constraints::get(std::string key, Make make) 
       return found->constraint;
     }
   }
+  runtime::reach(runtime::RequestStep::kCompile);
   FF_ASSIGN(grammar::Graph graph, make());
+  runtime::reach(runtime::RequestStep::kConstrain);
   FF_ASSIGN(Pointer made, grammar::Constraint::create(std::move(graph), tokens_));
   if (key.size() > kMaxKeyBytes) return made;
   const std::lock_guard lock(mutex_);

@@ -6,6 +6,7 @@
 #include <charconv>
 #include <utility>
 
+#include "runtime/request_fault.h"
 #include "serve/request_json.h"
 #include "serve/structured_output.h"
 #include "serve/tools.h"
@@ -15,6 +16,8 @@ namespace fourfold::serve {
 using engine::TokenId;
 using nlohmann::json;
 using nlohmann::ordered_json;
+using runtime::reach;
+using runtime::RequestStep;
 
 namespace {
 
@@ -67,6 +70,7 @@ std::optional<ApiError> read_prompts(const Fields& fields, const ServedModel& mo
       if (out->echo) prompt.text = text;
     } else {
       if (auto error = read_tokens("prompt", entry, model, &prompt.tokens)) return error;
+      reach(RequestStep::kDecodePrompt);
       if (out->echo) prompt.text = model.tokenizer.decode(prompt.tokens, /*skip_special=*/true);
     }
     if (prompt.tokens.empty()) return field_error("prompt", "a prompt without tokens");
@@ -125,6 +129,7 @@ std::optional<ApiError> check_message(const ordered_json& message, size_t index)
 
 std::optional<ApiError> read_stops(const Fields& fields, const ServedModel& model,
                                    GenerationRequest* out) {
+  reach(RequestStep::kStops);
   if (const json* stop = fields.find("stop")) {
     for (const json& entry : stop->is_string() ? json::array({*stop}) : *stop) {
       std::string& text = out->output.stops.emplace_back(entry.get<std::string>());
@@ -151,6 +156,7 @@ std::optional<ApiError> read_stops(const Fields& fields, const ServedModel& mode
 
 std::optional<ApiError> read_biases(const Fields& fields, const ServedModel& model,
                                     GenerationRequest* out) {
+  reach(RequestStep::kBiases);
   const json* biases = fields.find("logit_bias");
   if (biases == nullptr) return std::nullopt;
   for (const auto& [key, bias] : biases->items()) {
@@ -178,6 +184,7 @@ std::optional<ApiError> read_biases(const Fields& fields, const ServedModel& mod
 
 std::optional<ApiError> read_sampling(const Fields& fields, const ServedModel& model,
                                       GenerationRequest* out) {
+  reach(RequestStep::kSampling);
   engine::SamplingParams& sampling = out->sampling;
   const auto number = [&](std::string_view name) {
     return static_cast<float>(fields.number(name));
@@ -201,6 +208,7 @@ std::optional<ApiError> read_sampling(const Fields& fields, const ServedModel& m
 }
 
 std::optional<ApiError> read_logprobs(const Fields& fields, GenerationRequest* out) {
+  reach(RequestStep::kLogprobs);
   if (out->endpoint == Endpoint::kCompletions) {
     const json* logprobs = fields.find("logprobs");
     if (logprobs != nullptr) out->sampling.logprobs = logprobs->get<int32_t>();
@@ -216,6 +224,7 @@ std::optional<ApiError> read_logprobs(const Fields& fields, GenerationRequest* o
 }
 
 std::optional<ApiError> read_stream(const Fields& fields, GenerationRequest* out) {
+  reach(RequestStep::kStreamOptions);
   out->stream = fields.boolean("stream");
   const json* options = fields.find("stream_options");
   if (options == nullptr) return std::nullopt;
@@ -239,6 +248,7 @@ std::optional<ApiError> read_stream(const Fields& fields, GenerationRequest* out
 /// Sets max_tokens: what was asked for, which must fit, else what the context leaves.
 std::optional<ApiError> set_max_tokens(const Fields& fields, const ServedModel& model,
                                        GenerationRequest* out) {
+  reach(RequestStep::kLength);
   const json* asked = fields.find("max_tokens");
   if (const json* newer = fields.find("max_completion_tokens")) {
     if (asked != nullptr && *asked != *newer) {
@@ -276,6 +286,7 @@ std::optional<ApiError> set_max_tokens(const Fields& fields, const ServedModel& 
 
 std::optional<ApiError> read_all(const Fields& fields, std::string_view body,
                                  const ServedModel& model, GenerationRequest* out) {
+  reach(RequestStep::kModel);
   if (auto error = check_model(fields, model)) return error;
   out->unknown_fields = fields.unknown();
   out->choices = static_cast<int32_t>(fields.integer("n"));
@@ -287,6 +298,7 @@ std::optional<ApiError> read_all(const Fields& fields, std::string_view body,
   if (out->endpoint == Endpoint::kChat || asks_for_form(fields)) {
     if (auto error = parse_ordered(body, "", &ordered)) return error;
   }
+  reach(RequestStep::kForm);
   if (auto error = read_form(fields, ordered, *model.constraints, &out->constraint)) return error;
   if (out->endpoint == Endpoint::kCompletions) {
     out->echo = fields.boolean("echo");
@@ -295,7 +307,9 @@ std::optional<ApiError> read_all(const Fields& fields, std::string_view body,
   } else {
     if (auto error = read_logprobs(fields, out)) return error;
     ordered_json tools;
+    reach(RequestStep::kTools);
     if (auto error = read_tools(fields, ordered, model, &tools)) return error;
+    reach(RequestStep::kToolChoice);
     if (auto error = read_tool_choice(fields, tools, model, out)) return error;
     Prompt& prompt = out->prompts.emplace_back();
     const bool add_prompt = fields.boolean("add_generation_prompt");
@@ -335,6 +349,7 @@ std::optional<ApiError> check_model(const Fields& fields, const ServedModel& mod
 std::optional<ApiError> encode_text(const std::string& text, bool add_special,
                                     const ServedModel& model, std::vector<TokenId>* out) {
   if (auto error = check_length("prompt", text, model)) return error;
+  reach(RequestStep::kTokenize);
   auto tokens = model.tokenizer.encode(text, add_special);
   if (!tokens.ok()) return field_error("prompt", tokens.error().message);
   *out = std::move(tokens).value();
@@ -347,6 +362,7 @@ std::optional<ApiError> encode_messages(ordered_json messages, const ordered_jso
   if (!model.chat_template) {
     return field_error("messages", model.no_chat_template + ", or use /v1/completions");
   }
+  reach(RequestStep::kMessages);
   if (messages.empty()) return field_error("messages", "messages is empty");
   for (size_t i = 0; i < messages.size(); ++i) {
     if (auto error = check_message(messages[i], i)) return error;
@@ -354,9 +370,11 @@ std::optional<ApiError> encode_messages(ordered_json messages, const ordered_jso
     if (auto error = join_content(messages[i], i)) return error;
     if (auto error = read_earlier_calls(messages[i], i)) return error;
   }
+  reach(RequestStep::kTemplate);
   const auto text = model.chat_template->render(messages, tools, add_generation_prompt);
   if (!text.ok()) return field_error("messages", text.error().message);
   if (auto error = check_length("messages", *text, model)) return error;
+  reach(RequestStep::kTokenize);
   auto tokens = model.tokenizer.encode_marked(*text);
   if (!tokens.ok()) return field_error("messages", tokens.error().message);
   *out = std::move(tokens).value();
@@ -368,6 +386,7 @@ std::optional<ApiError> read_generation(std::string_view body, Endpoint endpoint
   json object;
   if (auto error = parse_body(body, &object)) return error;
   Fields fields;
+  reach(RequestStep::kFields);
   if (auto error = Fields::read(endpoint, std::move(object), &fields)) return error;
   out->endpoint = endpoint;
   return read_all(fields, body, model, out);

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "files/json.h"
+#include "runtime/request_fault.h"
 
 namespace fourfold::serve {
 
@@ -29,6 +30,7 @@ size_t most_members(const json& value) {
 }  // namespace
 
 std::optional<ApiError> parse_body(std::string_view body, json* out) {
+  runtime::reach(runtime::RequestStep::kParse);
   base::Result<json> parsed = files::parse_json(body, "the request", kLimits);
   if (!parsed.ok()) {
     return ApiError{.message = parsed.error().message, .param = {}, .code = "invalid_json"};
@@ -39,6 +41,7 @@ std::optional<ApiError> parse_body(std::string_view body, json* out) {
 
 std::optional<ApiError> parse_ordered(std::string_view text, std::string_view field,
                                       ordered_json* out) {
+  runtime::reach(runtime::RequestStep::kParseOrdered);
   const base::Result<json> parsed =
       files::parse_json(text, field.empty() ? "the request" : field, kLimits);
   ApiError error{.message = {}, .param = std::string(field), .code = {}};

@@ -64,7 +64,9 @@ base::Status serve(const ServeOptions& options, const runtime::StartProgress& pr
             runtime::Cluster::start(config, progress));
   cluster->set_numerics(options.numerics);
 
-  Service service(model, *cluster, *server, clock, options.service);
+  ServiceOptions service_options = options.service;
+  FF_ASSIGN(service_options.fault, runtime::FaultSpec::from_environment());
+  Service service(model, *cluster, *server, clock, service_options);
   const bool key = keys.needed();
   Api own_api(model, *cluster, *server, service, std::move(keys));
   api = &own_api;

@@ -15,6 +15,9 @@ namespace fourfold::serve {
 
 using engine::FinishReason;
 using engine::SequenceId;
+using runtime::reach;
+using runtime::RequestFaultScope;
+using runtime::RequestStep;
 
 namespace {
 
@@ -29,9 +32,12 @@ http::Response stream_head(const std::vector<http::Header>& headers) {
 }
 
 /// A request that asks for more memory than there is takes nobody else down.
-ApiError cannot_be_read(const std::exception& exception) {
-  spdlog::error("a request could not be read: {}", exception.what());
-  return {.status = 500, .message = "the request could not be read", .param = {}, .code = {}};
+ApiError failed_inside(const std::exception& exception) {
+  spdlog::error("a request failed: {}", exception.what());
+  return {.status = 500,
+          .message = "the request failed inside the server, whose log says how",
+          .param = {},
+          .code = "internal_error"};
 }
 
 }  // namespace
@@ -78,6 +84,7 @@ Service::~Service() {
 }
 
 void Service::respond(http::Exchange& exchange, std::string_view handler, http::Response response) {
+  reach(RequestStep::kRespond);
   count_answer(exchange.request(), handler, response.status);
   exchange.respond(std::move(response));
 }
@@ -107,15 +114,22 @@ void Service::make_elsewhere(std::shared_ptr<http::Exchange> exchange, Work work
   ++elsewhere_;
   // The exchange is moved there and back: it must not die on a worker's thread.
   pool_.post([this, exchange = std::move(exchange), work = std::move(work)]() mutable {
+    const RequestFaultScope here(failing_step(exchange->request()));
     http::Response response;
     try {
       response = work(exchange->request());
     } catch (const std::exception& exception) {
-      response = error_response(cannot_be_read(exception));
+      response = error_response(failed_inside(exception));
     }
     server_.post([this, exchange = std::move(exchange), response = std::move(response)]() mutable {
       --elsewhere_;
-      respond(*exchange, exchange->request().path, std::move(response));
+      const RequestFaultScope fault(failing_step(exchange->request()));
+      const std::string& path = exchange->request().path;
+      try {
+        respond(*exchange, path, std::move(response));
+      } catch (const std::exception& exception) {
+        respond(*exchange, path, error_response(failed_inside(exception)));
+      }
     });
   });
 }
@@ -127,17 +141,38 @@ void Service::generate(Endpoint endpoint, std::shared_ptr<http::Exchange> exchan
   job->number = number;
   job->exchange = exchange;
   job->arrival_ns = clock_.now_ns();
+  job->failing_step = failing_step(exchange->request());
   jobs_.emplace(number, std::move(job));
-  exchange->on_gone([this, number] { abandon(number, Ending::kAbort); });
-  ++preparing_;
-  pool_.post([this, number, endpoint, exchange = std::move(exchange)]() mutable {
-    Read result = read(exchange->request().body, endpoint);
-    server_.post(
-        [this, number, exchange = std::move(exchange), result = std::move(result)]() mutable {
-          --preparing_;
-          begin(number, std::move(result));
-        });
+  work_for(number, [&](Job&) {
+    reach(RequestStep::kEnqueue);
+    exchange->on_gone([this, number] { abandon(number, Ending::kAbort); });
+    pool_.post([this, number, endpoint, exchange]() mutable {
+      const RequestFaultScope fault(failing_step(exchange->request()));
+      Read result = read(exchange->request().body, endpoint);
+      server_.post(
+          [this, number, exchange = std::move(exchange), result = std::move(result)]() mutable {
+            --preparing_;
+            work_for(number, [&](Job& taken) { begin(taken, std::move(result)); });
+          });
+    });
+    ++preparing_;
   });
+}
+
+/// Does something for a request, unless its client has gone meanwhile. What is thrown, as for a
+/// lack of memory, ends this request alone.
+template <typename Task>
+void Service::work_for(int64_t number, Task task) {
+  const auto found = jobs_.find(number);
+  if (found == jobs_.end()) return;
+  const RequestFaultScope fault(found->second->failing_step);
+  try {
+    task(*found->second);
+  } catch (const std::exception& exception) {
+    const auto failed = jobs_.find(number);
+    const ApiError error = failed_inside(exception);
+    if (failed != jobs_.end()) fail(*failed->second, error);
+  }
 }
 
 /// On a worker's thread.
@@ -147,23 +182,25 @@ Service::Read Service::read(std::string_view body, Endpoint endpoint) const {
     if (auto error = read_generation(body, endpoint, *model_, &request)) return std::move(*error);
     return request;
   } catch (const std::exception& exception) {
-    return cannot_be_read(exception);
+    return failed_inside(exception);
   }
 }
 
-/// Takes a request that has been read, unless its client has gone meanwhile.
-void Service::begin(int64_t number, Read read) {
-  const auto found = jobs_.find(number);
-  if (found == jobs_.end()) return;
-  Job& job = *found->second;
+/// Takes a request that has been read.
+void Service::begin(Job& job, Read read) {
+  reach(RequestStep::kTake);
   if (const auto* error = std::get_if<ApiError>(&read)) return fail(job, *error);
   auto& request = std::get<GenerationRequest>(read);
+  reach(RequestStep::kUnknownFields);
   if (const auto error = unknown_fields_.check(request.unknown_fields, &job.headers)) {
     return fail(job, *error);
   }
+  reach(RequestStep::kAdmit);
   if (const auto error = admit(request)) return fail(job, *error);
+  reach(RequestStep::kSeed);
   if (!request.has_seed) request.sampling.seed = random_();
   const char* prefix = request.endpoint == Endpoint::kChat ? "chatcmpl-" : "cmpl-";
+  reach(RequestStep::kWriter);
   auto writer = AnswerWriter::create(model_, std::move(request),
                                      fmt::format("{}{:016x}{:016x}", prefix, random_(), random_()),
                                      std::time(nullptr));
@@ -221,6 +258,7 @@ std::optional<ApiError> Service::submit(Job& job) {
     part.id = job.tracks[first].id;
     for (size_t i = 1; i < choices; ++i) part.forks.push_back(job.tracks[first + i].id);
     const std::vector<SequenceId> forks = part.forks;
+    reach(RequestStep::kSubmit);
     const base::Status submitted =
         cluster_.submit(std::move(part), [inbox = inbox_, number = job.number, first, forks](
                                              const engine::SequenceEvent& event, int64_t now_ns) {
@@ -249,13 +287,14 @@ void Service::take_events() {
     entries.swap(inbox_->entries);
   }
   for (const Inbox::Entry& entry : entries) {
-    const auto found = jobs_.find(entry.job);
-    if (found != jobs_.end()) take_event(*found->second, entry.sequence, entry.event, entry.now_ns);
+    work_for(entry.job,
+             [&](Job& job) { take_event(job, entry.sequence, entry.event, entry.now_ns); });
   }
 }
 
 void Service::take_event(Job& job, size_t sequence, const engine::SequenceEvent& event,
                          int64_t now_ns) {
+  reach(RequestStep::kEvent);
   if (event.finish == FinishReason::kRefused) {
     return fail(job, {.status = 500,
                       .message = "this request cannot be completed: " + event.failure,
@@ -282,18 +321,22 @@ void Service::take_event(Job& job, size_t sequence, const engine::SequenceEvent&
     end_track(job, sequence, reason[0] == 'l' ? Ending::kLength : Ending::kStop);
   }
   if (writer.request().stream) {
-    if (!std::exchange(job.started, true)) {
-      metrics_.count_http(job.exchange->request().path, job.exchange->request().method, 200);
+    if (!job.started) {
+      reach(RequestStep::kStartStream);
       job.exchange->start(stream_head(job.headers));
+      job.started = true;
+      metrics_.count_http(job.exchange->request().path, job.exchange->request().method, 200);
     }
+    reach(RequestStep::kWriteChunk);
     job.exchange->write(step.events);
   }
   if (!writer.done()) return;
-  const std::shared_ptr<Job> done = std::move(jobs_.extract(job.number).mapped());
   if (writer.request().stream) {
-    done->exchange->write(writer.end_of_stream());
-    done->exchange->finish();
+    job.exchange->write(writer.end_of_stream());
+    job.exchange->finish();
+    jobs_.erase(job.number);
   } else {
+    const std::shared_ptr<Job> done = std::move(jobs_.extract(job.number).mapped());
     // A large answer would hold up everybody else's.
     make_elsewhere(std::move(done->exchange), [done](const http::Request&) {
       return http::Response{.content_type = "application/json",
@@ -306,6 +349,7 @@ void Service::take_event(Job& job, size_t sequence, const engine::SequenceEvent&
 /// Times of a sequence that goes on.
 void Service::observe(Job& job, size_t sequence, const engine::SequenceEvent& event,
                       int64_t now_ns) {
+  reach(RequestStep::kObserve);
   Track& track = job.tracks[sequence];
   if (!event.token) return;
   if (!track.begun) {
@@ -343,18 +387,16 @@ void Service::end_track(Job& job, size_t sequence, Ending ending) {
 
 /// Tells the client, in the stream if there is one.
 void Service::fail(Job& job, const ApiError& error) {
-  const std::shared_ptr<http::Exchange> exchange = job.exchange;
-  const bool started = job.started;
-  http::Response response = error_response(error);
-  response.headers.insert(response.headers.end(), job.headers.begin(), job.headers.end());
-  abandon(job.number, Ending::kError);
-  if (started) {
-    exchange->write(sse_event(error_json(error)));
-    exchange->write(kSseDone);
-    exchange->finish();
+  if (job.started) {
+    job.exchange->write(sse_event(error_json(error)));
+    job.exchange->write(kSseDone);
+    job.exchange->finish();
   } else {
-    respond(*exchange, exchange->request().path, std::move(response));
+    http::Response response = error_response(error);
+    response.headers.insert(response.headers.end(), job.headers.begin(), job.headers.end());
+    respond(*job.exchange, job.exchange->request().path, std::move(response));
   }
+  abandon(job.number, Ending::kError);
 }
 
 /// Forgets a request and stops what is done for it.

@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "http/server.h"
 #include "runtime/cluster.h"
+#include "runtime/fault.h"
 #include "serve/answer.h"
 #include "serve/generation_request.h"
 #include "serve/metrics.h"
@@ -30,6 +31,8 @@ struct ServiceOptions {
   int64_t max_queued_tokens = int64_t{1} << 20;
   bool strict = false;     ///< refuse fields that nobody knows
   int worker_threads = 2;  ///< for reading and tokenising requests
+  /// Where requests fail, for tests; what ranks do is not its matter.
+  std::optional<runtime::FaultSpec> fault;
 };
 
 /// Answers completions and chats: admission, reading and tokenising on worker threads, the cluster,
@@ -61,6 +64,10 @@ class Service {
 
   UnknownFields& unknown_fields() { return unknown_fields_; }
   const Metrics& metrics() const { return metrics_; }
+  /// Where FOURFOLD_FAULT makes this request fail, if it does.
+  std::optional<runtime::RequestStep> failing_step(const http::Request& request) const {
+    return options_.fault ? options_.fault->failing_step(request.body) : std::nullopt;
+  }
   /// Requests that are read and tokenised.
   int64_t preparing() const { return preparing_; }
   /// Requests that are not answered yet.
@@ -85,6 +92,7 @@ class Service {
     std::vector<Track> tracks;
     std::vector<http::Header> headers;  ///< of the answer
     bool started = false;               ///< its stream
+    std::optional<runtime::RequestStep> failing_step;
   };
   struct Inbox;
   using Read = std::variant<ApiError, GenerationRequest>;
@@ -92,7 +100,9 @@ class Service {
   void refuse_overload(http::Exchange& exchange);
   void make_elsewhere(std::shared_ptr<http::Exchange> exchange, Work work);
   Read read(std::string_view body, Endpoint endpoint) const;
-  void begin(int64_t number, Read read);
+  template <typename Task>
+  void work_for(int64_t number, Task task);
+  void begin(Job& job, Read read);
   std::optional<ApiError> admit(const GenerationRequest& request);
   std::optional<ApiError> submit(Job& job);
   void take_events();

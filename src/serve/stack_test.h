@@ -232,6 +232,8 @@ class Stack {
   const ServedModel& model() const { return *model_; }
   Service& service() { return *service_; }
   Api& api() { return *api_; }
+  /// On the server's thread.
+  int64_t connections() const { return server_->connections(); }
 
  private:
   static std::unique_ptr<runtime::Cluster> start_tiny() {
