@@ -22,7 +22,8 @@ using nlohmann::json;
 
 class VerifyEngines : public ::testing::Test {
  protected:
-  VerifyEngines() : folder_(fs::temp_directory_path() / ("ff_engines_" + std::to_string(getpid()))) {
+  VerifyEngines()
+      : folder_(fs::temp_directory_path() / ("ff_engines_" + std::to_string(getpid()))) {
     fs::create_directories(folder_);
   }
   ~VerifyEngines() override { fs::remove_all(folder_); }
@@ -41,7 +42,8 @@ class VerifyEngines : public ::testing::Test {
     return json::parse(file);
   }
   json scheme(const std::string& name) const {
-    for (const json& s : report()["schemes"]) {
+    const json whole = report();
+    for (const json& s : whole["schemes"]) {
       if (s["scheme"] == name) return s;
     }
     return nullptr;
@@ -50,7 +52,7 @@ class VerifyEngines : public ::testing::Test {
   std::string fake() const {
     const fs::path link = folder_ / "fake_vllm";
     if (!fs::exists(fs::symlink_status(link))) {
-      fs::create_symlink(fs::path(__FILE__).parent_path() / "support" / "fake_engine.py", link);
+      fs::create_symlink(FOURFOLD_SOURCE_DIR "/tests/support/fake_engine.py", link);
     }
     return link.string();
   }
@@ -156,10 +158,9 @@ TEST_F(VerifyEngines, NothingOutlivesVerifyHoweverItIsEnded) {
   for (const int signal : {SIGINT, SIGKILL}) {
     const pid_t pid = fork();
     if (pid == 0) {
-      const std::string command = "exec env XDG_STATE_HOME=" + folder_.string() + " " +
-                                  FOURFOLD_BINARY + " " +
-                                  arguments("--schemes tp2 --engine-args '--fake tp2=silent'") +
-                                  " >/dev/null 2>&1";
+      const std::string command =
+          "exec env XDG_STATE_HOME=" + folder_.string() + " " + FOURFOLD_BINARY + " " +
+          arguments("--schemes tp2 --engine-args '--fake tp2=silent'") + " >/dev/null 2>&1";
       execl("/bin/sh", "sh", "-c", command.c_str(), nullptr);
       _exit(127);
     }

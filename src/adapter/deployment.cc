@@ -25,8 +25,8 @@ double seconds_since(std::chrono::steady_clock::time_point begin) {
 /// Appends, so that what an earlier start of the scheme said stays.
 fs::path log_of(const fs::path& logs, const EngineOptions& options,
                 const mesh::ParallelConfig& scheme, size_t server) {
-  return logs / fmt::format("{}-{}-{}.log", name_of(options.engine), mesh::scheme_name(scheme),
-                            server);
+  return logs /
+         fmt::format("{}-{}-{}.log", name_of(options.engine), mesh::scheme_name(scheme), server);
 }
 
 }  // namespace
@@ -111,11 +111,11 @@ base::Status Deployment::start_router(const std::vector<std::string>& urls,
                                       const EngineOptions& options, const fs::path& logs) {
   FF_ASSIGN(const std::string self, runtime::program_file(""));
   FF_ASSIGN(const uint16_t port, free_port());
-  Server::Options router{.args = {self, "route", "--host", "127.0.0.1", "--port",
-                                  std::to_string(port)},
-                         .environment = {},
-                         .log = logs / fmt::format("{}-route.log", name_of(options.engine)),
-                         .port = port};
+  Server::Options router{
+      .args = {self, "route", "--host", "127.0.0.1", "--port", std::to_string(port)},
+      .environment = {},
+      .log = logs / fmt::format("{}-route.log", name_of(options.engine)),
+      .port = port};
   for (const std::string& url : urls) router.args.insert(router.args.end(), {"--replica", url});
   FF_ASSIGN(router_, Server::start(router, self));
   const base::Status ready = wait_until_answers(router_->url(), api_key_, kRouterLimit,

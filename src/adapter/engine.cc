@@ -60,7 +60,8 @@ std::optional<std::string> cannot_run(const EngineOptions& options,
                                       const mesh::ParallelConfig& scheme) {
   if (options.engine == Engine::kFourfold || options.engine == Engine::kOpenai) return std::nullopt;
   const std::string_view name = name_of(options.engine);
-  if (scheme.etp > 0) return fmt::format("{} has no flag for the tensor parallelism of experts", name);
+  if (scheme.etp > 0)
+    return fmt::format("{} has no flag for the tensor parallelism of experts", name);
   if (scheme.ep == 1) return std::nullopt;
   if (options.engine == Engine::kVllm && !options.gpus) {
     return "vLLM on CPUs (0.32 was seen) starts with expert parallelism, reports that it is "

@@ -32,13 +32,13 @@ struct EngineOptions {
   std::string command;            ///< instead of the engine's own name; "": that name
   std::vector<std::string> args;  ///< more arguments, as they are
   DpMode dp_mode = DpMode::kInstances;
-  bool gpus = false;                       ///< devices are GPUs; else cores
-  std::vector<int> cores = {};             ///< that may be used
-  int cpus_per_device = 1;                 ///< where devices are cores
+  bool gpus = false;                        ///< devices are GPUs; else cores
+  std::vector<int> cores = {};              ///< that may be used
+  int cpus_per_device = 1;                  ///< where devices are cores
   std::chrono::seconds start_timeout{600};  ///< until a request is answered
-  std::vector<std::string> urls = {};      ///< of servers that run already (kOpenai)
-  std::string label = {};                  ///< what those are called in tables; "": "openai"
-  std::string api_key = {};                ///< shown to servers that run already; "": none
+  std::vector<std::string> urls = {};       ///< of servers that run already (kOpenai)
+  std::string label = {};                   ///< what those are called in tables; "": "openai"
+  std::string api_key = {};                 ///< shown to servers that run already; "": none
 };
 
 /// Why the engine cannot run a scheme, as far as that is known before it is tried; nothing where it

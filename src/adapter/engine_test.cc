@@ -36,8 +36,7 @@ TEST(Engine, GivesReplicasDevicesOfTheirOwn) {
 }
 
 TEST(Engine, BindsEachRankOfVllmToCores) {
-  const EngineOptions options{
-      .engine = Engine::kVllm, .cores = {4, 5, 6, 7}, .cpus_per_device = 2};
+  const EngineOptions options{.engine = Engine::kVllm, .cores = {4, 5, 6, 7}, .cpus_per_device = 2};
   EXPECT_EQ(environment(options, {.scheme = scheme("pp2")}),
             Strings{"VLLM_CPU_OMP_THREADS_BIND=4,5|6,7"});
 }

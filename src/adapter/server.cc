@@ -97,9 +97,7 @@ void add_use(pid_t pid, ProcessUse& use) {
   for (const pid_t child : children_of(pid)) add_use(child, use);
 }
 
-http::Url local_url(uint16_t port) {
-  return {.host = "127.0.0.1", .port = port, .path = ""};
-}
+http::Url local_url(uint16_t port) { return {.host = "127.0.0.1", .port = port, .path = ""}; }
 
 bool refuses_key(const std::string& message) {
   return message.find("401") != std::string::npos || message.find("403") != std::string::npos;
@@ -113,7 +111,8 @@ std::string last_words(const std::string& log) {
   std::istringstream in(log);
   for (std::string line; std::getline(in, line);) {
     line = plain(line);
-    if (std::none_of(line.begin(), line.end(), [](unsigned char c) { return std::isalpha(c) != 0; })) {
+    if (std::none_of(line.begin(), line.end(),
+                     [](unsigned char c) { return std::isalpha(c) != 0; })) {
       continue;
     }
     if (names_error(line)) error = line;
@@ -121,7 +120,8 @@ std::string last_words(const std::string& log) {
   }
   if (error.empty()) {
     const size_t begin = lines.size() - std::min(lines.size(), kLastLines);
-    error = fmt::format("{}", fmt::join(lines.begin() + static_cast<int64_t>(begin), lines.end(), " / "));
+    error = fmt::format("{}",
+                        fmt::join(lines.begin() + static_cast<int64_t>(begin), lines.end(), " / "));
   }
   return files::printable(error, kMostWords);
 }
@@ -201,7 +201,8 @@ base::Status wait_until_answers(const http::Url& url, const std::string& api_key
     if (const auto end = ended()) return base::fail("ended before it answered: it {}", *end);
     const base::Result<std::string> model = endpoint.first_model();
     if (model.ok()) {
-      const auto answer = endpoint.ask({.model = *model, .prompt = std::string("1"), .max_tokens = 1});
+      const auto answer =
+          endpoint.ask({.model = *model, .prompt = std::string("1"), .max_tokens = 1});
       if (answer.ok()) return {};
       const auto until = std::chrono::steady_clock::now() + kEndAfterRefusal;
       while (std::chrono::steady_clock::now() < until) {

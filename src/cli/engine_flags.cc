@@ -189,13 +189,13 @@ base::Status EngineFlags::set(const ModelFlags& model, verify::VerifyOptions& op
   if (options.sweep) {
     return base::fail("--concurrency auto does not work with --engine: list the numbers");
   }
-  adapter::EngineOptions common{.model = model.model,
-                                .dp_mode = dp_mode == "engine" ? adapter::DpMode::kEngine
-                                                               : adapter::DpMode::kInstances,
-                                .gpus = options.cluster.backend == "cuda",
-                                .cores = base::usable_cpus(),
-                                .cpus_per_device = model.cpus_per_device,
-                                .start_timeout = std::chrono::seconds(start_timeout_s)};
+  adapter::EngineOptions common{
+      .model = model.model,
+      .dp_mode = dp_mode == "engine" ? adapter::DpMode::kEngine : adapter::DpMode::kInstances,
+      .gpus = options.cluster.backend == "cuda",
+      .cores = base::usable_cpus(),
+      .cpus_per_device = model.cpus_per_device,
+      .start_timeout = std::chrono::seconds(start_timeout_s)};
   for (const adapter::Engine engine : chosen) {
     adapter::EngineOptions one = common;
     one.engine = engine;

@@ -44,9 +44,8 @@ struct Entry {
 };
 
 bool runs_already(const VerifyOptions& options) {
-  return std::all_of(options.engines.begin(), options.engines.end(), [](const auto& engine) {
-    return engine.engine == adapter::Engine::kOpenai;
-  });
+  return std::all_of(options.engines.begin(), options.engines.end(),
+                     [](const auto& engine) { return engine.engine == adapter::Engine::kOpenai; });
 }
 
 int rounds_of(const VerifyOptions& options) {
@@ -115,8 +114,8 @@ class EngineSession {
                                                              .seed = ~setting_.options.seed});
     bool logprobs = true;
     for (const engine::Request& request : load::make_requests(prompts)) {
-      measure::Question question{.model = model_, .prompt = request.prompt,
-                                 .max_tokens = kAnswerOutput};
+      measure::Question question{
+          .model = model_, .prompt = request.prompt, .max_tokens = kAnswerOutput};
       if (logprobs) question.logprobs = kTopTokens;
       question.tokens_as_ids = logprobs && entry_.engine->engine == adapter::Engine::kVllm;
       base::Result<measure::ServedAnswer> answer = endpoint_.ask(question);
@@ -202,11 +201,10 @@ base::Status run_entry(const Setting& setting, Entry& entry, int first_repeat, i
     setting.progress(fmt::format("{}: {}", entry.result.name(), line));
   };
   say("starting");
-  FF_ASSIGN(const auto deployment, adapter::Deployment::start(*entry.engine, entry.result.scheme,
-                                                              setting.logs, say));
+  FF_ASSIGN(const auto deployment,
+            adapter::Deployment::start(*entry.engine, entry.result.scheme, setting.logs, say));
   entry.result.load_s = std::max(entry.result.load_s, deployment->start_s());
-  base::Status status =
-      EngineSession(setting, entry, *deployment).run(first_repeat, end_repeat);
+  base::Status status = EngineSession(setting, entry, *deployment).run(first_repeat, end_repeat);
   if (!status.ok() && !runtime::interrupted()) {
     // A request may fail a moment before the process behind it has ended.
     constexpr std::chrono::seconds kEndAfterFailure(3);
@@ -346,8 +344,9 @@ std::vector<std::pair<std::string, std::string>> missing_figures(const VerifyOpt
       {"busy, MFU, MBU", "operators run inside the engine, where this client cannot count them"},
       {"communication", "the engine's profiler is not read"},
       {"KV hits, preemptions, queue", "the engine's /metrics is not read"},
-      {"memory per device", "an engine does not tell its weights and KV cache apart; what its "
-                            "processes hold resident is in the table"}};
+      {"memory per device",
+       "an engine does not tell its weights and KV cache apart; what its "
+       "processes hold resident is in the table"}};
   if (runs_already(options)) {
     out.back().second = "a server that runs already may be on another machine";
     out.emplace_back("start, cores", "a server that runs already was not started here");

@@ -372,8 +372,9 @@ ordered_json to_json(const VerifyReport& report) {
       out["missing"].push_back({{"name", name}, {"reason", reason}});
     }
   }
-  out["numerics"] = report.served() ? ordered_json()
-                    : ordered_json(o.numerics == base::Numerics::kFast ? "fast" : "invariant");
+  out["numerics"] = report.served()
+                        ? ordered_json()
+                        : ordered_json(o.numerics == base::Numerics::kFast ? "fast" : "invariant");
   out["backend"] = report.backend;
   out["cpus_per_device"] = o.cluster.cpus_per_device;
   out["peaks"] =

@@ -56,12 +56,12 @@ std::string answers_section(const VerifyReport& report) {
   for (const SchemeResult& r : report.schemes) {
     if (!r.legal) continue;
     legal.push_back(&r);
-    table.add(
-        {r.name(), std::to_string(r.scheme.devices()), answer_cell(report, r),
-         r.answers ? fmt::format("{} values", r.answers->compared_hashes) : "-", deviation_cell(r),
-         r.invariant_cost ? fmt::format("{:.2f}x", *r.invariant_cost) : "-",
-         fmt::format("{:.1f}", static_cast<double>(r.planned_bytes()) / kMiB),
-         fmt::format("{:.2f}", r.load_s)});
+    table.add({r.name(), std::to_string(r.scheme.devices()), answer_cell(report, r),
+               r.answers ? fmt::format("{} values", r.answers->compared_hashes) : "-",
+               deviation_cell(r),
+               r.invariant_cost ? fmt::format("{:.2f}x", *r.invariant_cost) : "-",
+               fmt::format("{:.1f}", static_cast<double>(r.planned_bytes()) / kMiB),
+               fmt::format("{:.2f}", r.load_s)});
   }
   out += table.str() + devices_note(report, most_devices(legal));
   for (const SchemeResult* r : legal) {
@@ -217,8 +217,7 @@ std::string slo_section(const VerifyReport& report) {
     };
     // The search ends where it has tried enough, also below what a scheme can do.
     const bool open = r.slo_rate->met && !r.slo_rate->missed;
-    table.add({r.name(),
-               (open ? "at least " : "") + rate(r.slo_rate->met, "no rate tried"),
+    table.add({r.name(), (open ? "at least " : "") + rate(r.slo_rate->met, "no rate tried"),
                rate(r.slo_rate->missed, "no rate tried"),
                std::to_string(r.slo_rate->probes.size())});
   }
@@ -356,8 +355,7 @@ std::string to_text(const VerifyReport& report) {
            definitions_section(report) + starts_section(report, report.points.back());
   }
   for (const SchemeResult& r : report.schemes) {
-    if (!r.legal)
-      out += fmt::format("{} is not legal: {}\n", r.name(), r.reason);
+    if (!r.legal) out += fmt::format("{} is not legal: {}\n", r.name(), r.reason);
   }
   return out;
 }

@@ -96,7 +96,7 @@ struct SchemeResult {
   std::string answers_compared_with = {};
   std::optional<measure::ServedComparison> served_answers;
   std::optional<int64_t> resident_bytes;  ///< most that all processes of a server held
-  std::optional<backend::Peaks> peaks;  ///< of all its devices together, measured at once
+  std::optional<backend::Peaks> peaks;    ///< of all its devices together, measured at once
   std::optional<AnswerVerdict> answers;
   std::optional<Deviation> fast_answers;
   std::optional<double> invariant_cost;  ///< TPOT in invariant over TPOT in fast numerics
@@ -135,7 +135,8 @@ struct VerifyReport {
   bool ok() const;
   /// Measured over HTTP: figures of the engine's inside are not known.
   bool served() const { return !options.engines.empty(); }
-  const SchemeResult* find(const mesh::ParallelConfig& scheme, const std::string& engine = {}) const;
+  const SchemeResult* find(const mesh::ParallelConfig& scheme,
+                           const std::string& engine = {}) const;
 };
 
 }  // namespace fourfold::verify

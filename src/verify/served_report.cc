@@ -53,9 +53,9 @@ std::string engines_section(const VerifyReport& report) {
 }
 
 std::string load_section(const VerifyReport& report, const LoadPoint& point) {
-  std::vector<std::string> header = {"scheme",       "TTFT ms",    "TPOT ms",   "ITL p99",
-                                     "output tok/s", "requests/s", "eff. same", "eff. grown",
-                                     "cores busy"};
+  std::vector<std::string> header = {"scheme",    "TTFT ms",      "TPOT ms",
+                                     "ITL p99",   "output tok/s", "requests/s",
+                                     "eff. same", "eff. grown",   "cores busy"};
   const bool goodput = !report.options.slo.empty();
   if (goodput) header.emplace_back("goodput/s");
   Table table(std::move(header));

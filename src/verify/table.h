@@ -65,6 +65,8 @@ inline std::string with_interval(const load::Summary& s, int digits) {
 }
 
 inline std::string percent(double share) { return fmt::format("{:.1f}%", 100 * share); }
-inline std::string percent(const std::optional<double>& share) { return share ? percent(*share) : "-"; }
+inline std::string percent(const std::optional<double>& share) {
+  return share ? percent(*share) : "-";
+}
 
 }  // namespace fourfold::verify

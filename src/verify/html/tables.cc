@@ -226,19 +226,18 @@ std::string served_answers_table(const Page& page) {
   for (const Series& series : page.series) {
     const Node answers = series.scheme.at("answers_served");
     if (answers.size() == 0) continue;
-    rows += fmt::format(
-        "<tr data-k=\"{}\"{}>{}{}{}{}{}{}</tr>", series.index, answers.at_attribute(),
-        scheme_header(series), cell(text(answers.at("compared_with")), "words"),
-        number_cell(answers.at("answers"), Unit::kCount),
-        number_cell(answers.at("equal_answers"), Unit::kCount),
-        number_cell(answers.at("equal_length_share"), Unit::kShare),
-        number_cell(answers.at("near_ties"), Unit::kCount));
+    rows +=
+        fmt::format("<tr data-k=\"{}\"{}>{}{}{}{}{}{}</tr>", series.index, answers.at_attribute(),
+                    scheme_header(series), cell(text(answers.at("compared_with")), "words"),
+                    number_cell(answers.at("answers"), Unit::kCount),
+                    number_cell(answers.at("equal_answers"), Unit::kCount),
+                    number_cell(answers.at("equal_length_share"), Unit::kShare),
+                    number_cell(answers.at("near_ties"), Unit::kCount));
   }
   if (rows.empty()) return "<p class=\"muted\">No two schemes of an engine were compared.</p>";
   return table("Greedy answers of each engine against those of its first scheme",
-               head("Scheme") + "<th scope=\"col\" class=\"words\">Against</th>" +
-                   head("Answers") + head("Equal") + head("Before a difference", "share") +
-                   head("Near-ties"),
+               head("Scheme") + "<th scope=\"col\" class=\"words\">Against</th>" + head("Answers") +
+                   head("Equal") + head("Before a difference", "share") + head("Near-ties"),
                rows, "dense");
 }
 
