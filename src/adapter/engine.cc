@@ -33,9 +33,9 @@ void add_size(std::vector<std::string>& args, const char* flag, int size) {
 std::string cores_of(const EngineOptions& options, int device) {
   std::vector<int> cores;
   for (int i = 0; i < options.cpus_per_device; ++i) {
-    const auto at = static_cast<size_t>(device * options.cpus_per_device + i);
+    const int64_t at = int64_t{device} * options.cpus_per_device + i;
     // Where devices outnumber the cores they share them, as everywhere in this program.
-    cores.push_back(options.cores[at % options.cores.size()]);
+    cores.push_back(options.cores[static_cast<size_t>(at) % options.cores.size()]);
   }
   return fmt::format("{}", fmt::join(cores, ","));
 }
