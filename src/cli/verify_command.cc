@@ -9,10 +9,12 @@
 
 #include "base/machine.h"
 #include "cli/commands.h"
+#include "cli/engine_flags.h"
 #include "cli/flags.h"
 #include "cli/progress_line.h"
 #include "load/trace.h"
 #include "model/source.h"
+#include "verify/engines.h"
 #include "verify/html/report_csv.h"
 #include "verify/html/report_html.h"
 #include "verify/json_report.h"
@@ -42,6 +44,10 @@ all of it with plots, --json and --csv for programs (docs/verify-json.md).
 Without any flag but --report it measures tiny, proves the schemes A to D of it, and then measures tiny-moe
 with and without EP; that one's report has "-tiny-moe" in its name.
 
+Other engines: --engine vllm starts `vllm serve` for each scheme, with its own flags, one at a time, and
+measures it over HTTP; --engine fourfold,vllm measures both so, side by side; --engine openai --url measures
+servers that run already (docs/verify-engines.md). Their answers are compared with each other, not proven.
+
 Ctrl-C ends the run in order and gives the results of the repeats that every scheme has finished.
 
 Exit code: 0 all equal and measured, 1 something failed or differed, 2 a flag that makes no sense.
@@ -54,12 +60,15 @@ Examples:
   fourfold verify MODEL --trace mooncake_conversation.jsonl --trace-scale 0.01 --requests 200
   fourfold verify MODEL --schemes tp2,dp2,pp2 --shared-prefix 256 --turns 3
   fourfold verify tiny-moe --devices 4 --expert-exchange alltoall
-  fourfold verify mixtral-8x7b --devices 8 --dry-run)";
+  fourfold verify mixtral-8x7b --devices 8 --dry-run
+  fourfold verify HF_FOLDER --engine vllm --devices 2 --schemes tp1,tp2,pp2,dp2 --concurrency 1,4
+  fourfold verify HF_FOLDER --engine openai --url http://a:8000,http://b:8000 --label "tp4pp2 prod")";
 
 constexpr std::string_view kAutoConcurrency = "auto";
 
 struct VerifyFlags {
   ModelFlags model;
+  EngineFlags engines;
   int devices = 0;
   std::string schemes;
   int input_len = 64;
@@ -181,6 +190,17 @@ base::Status set_load(const VerifyFlags& flags, verify::VerifyOptions& options) 
   return {};
 }
 
+base::Status check_devices(const VerifyFlags& flags,
+                           const std::vector<mesh::ParallelConfig>& schemes) {
+  for (const mesh::ParallelConfig& scheme : schemes) {
+    if (flags.devices > 0 && scheme.devices() != flags.devices && scheme.devices() != 1) {
+      return base::fail("{} uses {} devices, --devices says {}", mesh::scheme_name(scheme),
+                        scheme.devices(), flags.devices);
+    }
+  }
+  return {};
+}
+
 base::Status set_schemes(const VerifyFlags& flags, verify::VerifyOptions& options) {
   FF_ASSIGN(const model::ModelSource source, runtime::open_source(options.cluster));
   const mesh::ModelDivisors divisors = source.spec.divisors();
@@ -191,11 +211,8 @@ base::Status set_schemes(const VerifyFlags& flags, verify::VerifyOptions& option
     for (const mesh::ParallelConfig& scheme : options.schemes) {
       const auto mesh = mesh::create_or_suggest(scheme, divisors, placement);
       if (!mesh.ok() && !flags.dry_run) return mesh.error();
-      if (flags.devices > 0 && scheme.devices() != flags.devices) {
-        return base::fail("{} uses {} devices, --devices says {}", mesh::scheme_name(scheme),
-                          scheme.devices(), flags.devices);
-      }
     }
+    FF_TRY(check_devices(flags, options.schemes));
   } else {
     FF_ASSIGN(options.schemes, schemes_of(flags, options.devices, divisors, placement));
   }
@@ -207,6 +224,17 @@ base::Status set_schemes(const VerifyFlags& flags, verify::VerifyOptions& option
     }
   }
   return {};
+}
+
+/// One device, and each parallelism of its own on all of them: engines take long to start.
+std::vector<mesh::ParallelConfig> served_schemes(const verify::VerifyOptions& options) {
+  std::vector<mesh::ParallelConfig> out = {{}};
+  if (options.devices > 1) {
+    out.push_back({.tp = options.devices});
+    out.push_back({.pp = options.devices});
+    out.push_back({.dp = options.devices});
+  }
+  return out;
 }
 
 /// Without a word from the user it should be over in a minute, on a large machine, too.
@@ -230,6 +258,16 @@ base::Result<verify::VerifyOptions> make_options(const VerifyFlags& flags,
   options.command = command_line;
   options.devices = devices_of(flags);
   FF_TRY(set_load(flags, options));
+  if (flags.engines.given()) {
+    FF_TRY(flags.engines.set(flags.model, options));
+    if (!flags.schemes.empty()) {
+      FF_ASSIGN(options.schemes, parse_schemes(flags.schemes));
+      FF_TRY(check_devices(flags, options.schemes));
+    } else {
+      options.schemes = served_schemes(options);
+    }
+    return options;
+  }
   FF_TRY(set_schemes(flags, options));
   return options;
 }
@@ -310,11 +348,15 @@ base::Result<bool> measure(const VerifyFlags& flags, const std::string& command_
   FF_TRY(check_outputs(flags));
   base::Result<verify::VerifyReport> report = [&] {
     ProgressLine line;
-    return verify::run(options, [&line](const std::string& text) { line.show(text); });
+    const auto show = [&line](const std::string& text) { line.show(text); };
+    return flags.engines.given() ? verify::run_engines(options, show) : verify::run(options, show);
   }();
   if (!report.ok()) return report.error();
   fmt::print("{}", verify::to_text(*report));
   FF_TRY(write_outputs(flags, *report));
+  if (report->interrupted && flags.engines.given()) {
+    return base::fail("interrupted: what had not finished has no figures");
+  }
   if (report->interrupted) {
     return base::fail("interrupted: these are {} of the {} repeats", report->options.repeats,
                       options.repeats);
@@ -445,6 +487,7 @@ Command add_verify(CLI::App& app, const std::string& command_line) {
       "Run every scheme on this hardware under one load: prove that all give the same answers, "
       "measure them, rank them");
   flags->model.add_to(*command);
+  flags->engines.add_to(*command);
   command
       ->add_option(
           "--devices", flags->devices,
@@ -468,6 +511,10 @@ Command add_verify(CLI::App& app, const std::string& command_line) {
     flags->bare = std::all_of(options.begin(), options.end(), [](const CLI::Option* option) {
       return option->count() == 0 || option->check_name("--report");
     });
+    if (flags->engines.given()) {
+      const base::Status status = flags->engines.check(*command);
+      if (!status.ok()) return fail(status.error());
+    }
     return run_verify(*flags, command_line);
   };
 }

@@ -161,7 +161,7 @@ std::optional<double> output_tok_s(const SchemeResult& scheme, const LoadPoint& 
 
 std::optional<double> efficiency(const VerifyReport& report, const SchemeResult& scheme,
                                  const LoadPoint& point, const LoadPoint& baseline_point) {
-  const SchemeResult* baseline = report.find(report.baseline);
+  const SchemeResult* baseline = report.find(report.baseline, scheme.engine);
   if (baseline == nullptr) return std::nullopt;
   const std::optional<double> mine = output_tok_s(scheme, point);
   const std::optional<double> theirs = output_tok_s(*baseline, baseline_point);
@@ -198,8 +198,10 @@ bool shares_cores(const VerifyReport& report, const mesh::ParallelConfig& scheme
 
 namespace {
 
+/// "" where nobody counted what the time was spent on.
 std::string binding_limit(const SchemeResult& scheme, const LoadPoint& point) {
   const LoadResult& load = scheme.loads.at(point);
+  if (load.costs.empty()) return "";
   if (load.preemptions > 0) {
     return fmt::format("KV cache ({} preemptions, {:.0f} % in use at the peak)", load.preemptions,
                        100 * load.kv_peak_share);
@@ -248,7 +250,7 @@ std::optional<Winner> winner_of(const std::vector<const SchemeResult*>& timed,
              .value = load::mean(values[ranking.best]),
              .unit = unit,
              .limit = binding_limit(*best, point)};
-  for (const size_t i : ranking.ties) out.tie.push_back(mesh::scheme_name(timed[i]->scheme));
+  for (const size_t i : ranking.ties) out.tie.push_back(timed[i]->name());
   return out;
 }
 
@@ -266,7 +268,7 @@ Winner exact_winner(const std::vector<const SchemeResult*>& timed, bool lower_is
              .unit = unit,
              .limit = limit};
   for (const SchemeResult* r : timed) {
-    if (r != best && value(*r) == value(*best)) out.tie.push_back(mesh::scheme_name(r->scheme));
+    if (r != best && value(*r) == value(*best)) out.tie.push_back(r->name());
   }
   return out;
 }
@@ -297,6 +299,7 @@ std::map<std::string, Winner> winners(const VerifyReport& report, const LoadPoin
     add("goodput", false, "requests/s within the SLO",
         [](const load::RunMetrics& m) { return m.goodput_rps; });
   }
+  if (report.served()) return out;
   out.emplace("memory", exact_winner(timed, true, "bytes on the fullest device", "weights and KV",
                                      [](const SchemeResult& r) { return r.planned_bytes(); }));
   out.emplace("concurrency",
@@ -348,6 +351,16 @@ std::vector<std::pair<std::string, std::string>> definitions() {
       {"memory_bytes",
        "Of the fullest device: weights, KV cache, and activations (arena, rotary tables, step "
        "inputs); balance is the mean device over the fullest."},
+      {"cpu_cores",
+       "CPU seconds of all processes of a server over wall time: how many cores it kept busy, "
+       "spinning included."},
+      {"resident_bytes",
+       "Most memory that all processes of a server held resident; pages that they share count once "
+       "for each."},
+      {"answers_served",
+       "Greedy answers of a server against those of the first scheme of the same engine; a first "
+       "difference is a near-tie where the baseline's two tokens were apart by less than twice the "
+       "largest change of a log-probability before it."},
       {"max_concurrent_requests",
        "Requests of the load's longest sequence whose KV cache fits at once if each device has its "
        "share of this machine's free memory."},

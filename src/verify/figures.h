@@ -76,7 +76,7 @@ struct Winner {
   std::vector<std::string> tie;
   double value = 0;  ///< mean over repeats
   std::string unit;
-  std::string limit;  ///< the resource that binds it, with its share
+  std::string limit;  ///< the resource that binds it, with its share; "" where nobody knows
 };
 /// "ttft", "tpot", "throughput", "goodput", "memory", "concurrency" -> winner at a point.
 std::map<std::string, Winner> winners(const VerifyReport& report, const LoadPoint& point);

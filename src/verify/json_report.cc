@@ -4,6 +4,7 @@
 
 #include "base/version.h"
 #include "load/statistics.h"
+#include "verify/engines.h"
 #include "verify/figures.h"
 #include "verify/laws.h"
 #include "verify/start_command.h"
@@ -70,7 +71,52 @@ ordered_json peaks_json(const backend::Peaks& peaks) {
   return {{"matmul_flop_s", peaks.matmul_flop_s}, {"read_bytes_s", peaks.read_bytes_s}};
 }
 
+ordered_json served_answers_json(const SchemeResult& r) {
+  if (!r.served_answers) return {};
+  const measure::ServedComparison& c = *r.served_answers;
+  ordered_json differences = ordered_json::array();
+  for (const measure::ServedDifference& d : c.differences) {
+    differences.push_back({{"request", d.request},
+                           {"position", d.position},
+                           {"baseline", d.baseline},
+                           {"other", d.other},
+                           {"margin", optional(d.margin)},
+                           {"near_tie", d.near_tie}});
+  }
+  return {{"compared_with", r.answers_compared_with},
+          {"unit", c.unit == measure::ServedComparison::Unit::kTokens ? "token" : "byte"},
+          {"answers", c.answers},
+          {"equal_answers", c.equal_answers},
+          {"equal_length_share", c.equal_length_share()},
+          {"max_logprob_diff", optional(c.max_logprob_diff)},
+          {"near_ties", c.near_ties()},
+          {"differences", differences}};
+}
+
+/// The same keys as scheme_json(); null is what nobody knows of a server.
+ordered_json served_scheme_json(const VerifyReport& report, const SchemeResult& r) {
+  const mesh::ParallelConfig& c = r.scheme;
+  const bool outside = !r.label.empty();
+  const auto size = [&](int value) { return outside ? ordered_json() : ordered_json(value); };
+  return {{"scheme", r.name()},
+          {"engine", r.engine},
+          {"tp", size(c.tp)},
+          {"pp", size(c.pp)},
+          {"dp", size(c.dp)},
+          {"ep", size(c.ep)},
+          {"etp", size(c.etp)},
+          {"devices", size(c.devices())},
+          {"shares_cores", !outside && shares_cores(report, c)},
+          {"legal", r.legal},
+          {"reason", r.reason},
+          {"failure", r.failure},
+          {"answers_served", served_answers_json(r)},
+          {"resident_bytes", optional(r.resident_bytes)},
+          {"load_s", r.load_s > 0 ? ordered_json(r.load_s) : ordered_json()}};
+}
+
 ordered_json scheme_json(const VerifyReport& report, const SchemeResult& r) {
+  if (report.served()) return served_scheme_json(report, r);
   const mesh::ParallelConfig& c = r.scheme;
   return {{"scheme", mesh::scheme_name(c)},
           {"tp", c.tp},
@@ -157,9 +203,46 @@ ordered_json activity_json(const LoadResult& load) {
           {"power_w", optional(a.power_w)}};
 }
 
-ordered_json load_json(const VerifyReport& report, const SchemeResult& r, const LoadPoint& point) {
+/// What the client saw of a load.
+ordered_json client_json(const VerifyReport& report, const SchemeResult& r,
+                         const LoadPoint& point) {
   const LoadResult& load = r.loads.at(point);
   const load::LoadSummary& s = load.summary;
+  const bool open = point.concurrency == 0;
+  const bool outside = !r.label.empty();
+  ordered_json metrics = metrics_json(r, s);
+  ordered_json efficiency;
+  if (outside) {
+    metrics["output_tok_s_device"] = summary_json({});
+  } else {
+    efficiency = {{"same_load", optional(efficiency_same_load(report, r, point))},
+                  {"growing_load", optional(efficiency_growing_load(report, r, point))}};
+  }
+  return {{"point", point.name()},
+          {"concurrency", open ? ordered_json() : ordered_json(point.concurrency)},
+          {"rate_rps", open ? ordered_json(point.rate) : ordered_json()},
+          {"requests", s.requests},
+          {"failed_requests", s.failed},
+          {"skipped_requests", load.skipped_requests},
+          {"valid", s.invalid_reason.empty()},
+          {"invalid_reason", s.invalid_reason},
+          {"saturated", s.saturated},
+          {"send_lateness_ms", summary_json(s.send_lateness_ms)},
+          {"metrics", metrics},
+          {"efficiency", efficiency},
+          {"distributions",
+           {{"ttft_ms", quantiles_json(load, &load::RunMetrics::ttft_ms)},
+            {"itl_ms", quantiles_json(load, &load::RunMetrics::itl_ms)}}}};
+}
+
+ordered_json load_json(const VerifyReport& report, const SchemeResult& r, const LoadPoint& point) {
+  ordered_json out = client_json(report, r, point);
+  const LoadResult& load = r.loads.at(point);
+  if (report.served()) {
+    out["cpu_cores"] =
+        load.cpu_cores.empty() ? ordered_json() : ordered_json(load::mean(load.cpu_cores));
+    return out;
+  }
   const Figures f = figures(r, load);
   const std::optional<ExpertFigures> experts = expert_figures(load, f);
   ordered_json comm;
@@ -175,45 +258,36 @@ ordered_json load_json(const VerifyReport& report, const SchemeResult& r, const 
     shares[name + "_wait"] = cost.wait_share;
   }
   shares["other"] = f.other;
-  const bool open = point.concurrency == 0;
-  return {{"point", point.name()},
-          {"concurrency", open ? ordered_json() : ordered_json(point.concurrency)},
-          {"rate_rps", open ? ordered_json(point.rate) : ordered_json()},
-          {"requests", s.requests},
-          {"failed_requests", s.failed},
-          {"skipped_requests", load.skipped_requests},
-          {"valid", s.invalid_reason.empty()},
-          {"invalid_reason", s.invalid_reason},
-          {"saturated", s.saturated},
-          {"send_lateness_ms", summary_json(s.send_lateness_ms)},
-          {"metrics", metrics_json(r, s)},
-          {"device_busy", f.busy},
-          {"gpu", activity_json(load)},
-          {"mfu", optional(f.mfu)},
-          {"mbu", optional(f.mbu)},
-          {"efficiency",
-           {{"same_load", optional(efficiency_same_load(report, r, point))},
-            {"growing_load", optional(efficiency_growing_load(report, r, point))}}},
-          {"kv",
-           {{"hit_rate", load.kv_hit_rate()},
-            {"peak_share", load.kv_peak_share},
-            {"preemptions", load.preemptions}}},
-          {"comm", comm},
-          {"step_share", shares},
-          {"bubble_share", f.axis(mesh::Axis::kPipeline).wait_share},
-          {"expert_imbalance", experts ? ordered_json(experts->imbalance) : ordered_json()},
-          {"experts", experts ? experts_json(*experts) : ordered_json()},
-          {"distributions",
-           {{"ttft_ms", quantiles_json(load, &load::RunMetrics::ttft_ms)},
-            {"itl_ms", quantiles_json(load, &load::RunMetrics::itl_ms)}}},
-          {"timeline", timeline_json(load.timeline)}};
+  out.update({{"device_busy", f.busy},
+              {"gpu", activity_json(load)},
+              {"mfu", optional(f.mfu)},
+              {"mbu", optional(f.mbu)},
+              {"kv",
+               {{"hit_rate", load.kv_hit_rate()},
+                {"peak_share", load.kv_peak_share},
+                {"preemptions", load.preemptions}}},
+              {"comm", comm},
+              {"step_share", shares},
+              {"bubble_share", f.axis(mesh::Axis::kPipeline).wait_share},
+              {"expert_imbalance", experts ? ordered_json(experts->imbalance) : ordered_json()},
+              {"experts", experts ? experts_json(*experts) : ordered_json()},
+              {"timeline", timeline_json(load.timeline)}});
+  return out;
 }
 
 ordered_json winners_json(const VerifyReport& report, const LoadPoint& point) {
   ordered_json out = ordered_json::object();
   for (const auto& [objective, winner] : winners(report, point)) {
+    if (report.served()) {
+      out[objective] = {{"scheme", winner.scheme->name()},
+                        {"tie", winner.tie},
+                        {"value", winner.value},
+                        {"unit", winner.unit},
+                        {"limit", nullptr}};
+      continue;
+    }
     out[objective] = {
-        {"scheme", mesh::scheme_name(winner.scheme->scheme)},
+        {"scheme", winner.scheme->name()},
         {"tie", winner.tie},
         {"value", winner.value},
         {"unit", winner.unit},
@@ -283,7 +357,24 @@ ordered_json to_json(const VerifyReport& report) {
                   {"parameters", report.parameters},
                   {"dummy_weights", o.cluster.dummy_weights}};
   out["load"] = load_options_json(report);
-  out["numerics"] = o.numerics == base::Numerics::kFast ? "fast" : "invariant";
+  out["engines"] = ordered_json::array();
+  for (const adapter::EngineOptions& engine : o.engines) {
+    out["engines"].push_back(
+        {{"engine", name_of(engine.engine)},
+         {"args", engine.args},
+         {"urls", engine.urls},
+         {"dp_mode", engine.dp_mode == adapter::DpMode::kEngine ? "engine" : "instances"}});
+  }
+  out["interleaving"] = report.served() ? ordered_json(interleaving_note(o)) : ordered_json();
+  out["missing"] = ordered_json::array();
+  if (report.served()) {
+    for (const auto& [name, reason] : missing_figures(o)) {
+      out["missing"].push_back({{"name", name}, {"reason", reason}});
+    }
+  }
+  out["numerics"] = report.served()
+                        ? ordered_json()
+                        : ordered_json(o.numerics == base::Numerics::kFast ? "fast" : "invariant");
   out["backend"] = report.backend;
   out["cpus_per_device"] = o.cluster.cpus_per_device;
   out["peaks"] =
@@ -308,7 +399,7 @@ ordered_json to_json(const VerifyReport& report) {
         {{"point", point.name()}, {"winners", winners_json(report, point)}});
   }
   out["laws"] = ordered_json::array();
-  for (const Law& law : laws(report)) {
+  for (const Law& law : report.served() ? std::vector<Law>() : laws(report)) {
     out["laws"].push_back({{"name", law.name},
                            {"statement", law.statement},
                            {"verdict", name_of(law.verdict)},

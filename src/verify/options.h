@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "adapter/engine.h"
 #include "base/numerics.h"
 #include "load/slo.h"
 #include "load/trace.h"
@@ -61,6 +62,11 @@ struct VerifyOptions {
   engine::SamplingParams sampling{.temperature =
                                       0};  ///< of the timed load; seeds are made of `seed`
   std::string command;                     ///< as typed, for the report
+
+  /// Not empty: these are measured over HTTP, instead of this program's engine from inside.
+  std::vector<adapter::EngineOptions> engines = {};
+  /// Starts of each scheme of an engine, over which the repeats are spread.
+  int rounds = 1;
 };
 
 /// "closed", "poisson", "gamma" or "trace".

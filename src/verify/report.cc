@@ -9,66 +9,14 @@
 #include "verify/figures.h"
 #include "verify/laws.h"
 #include "verify/load_plan.h"
+#include "verify/served_report.h"
 #include "verify/start_command.h"
+#include "verify/table.h"
 
 namespace fourfold::verify {
 namespace {
 
 constexpr double kMiB = 1024.0 * 1024.0;
-
-/// Characters of UTF-8 text.
-size_t characters(const std::string& text) {
-  return static_cast<size_t>(std::count_if(
-      text.begin(), text.end(), [](char c) { return (static_cast<uint8_t>(c) & 0xC0) != 0x80; }));
-}
-
-/// `text` filled up with spaces to a width in characters.
-std::string padded(const std::string& text, size_t width, bool left) {
-  const std::string fill(width - std::min(width, characters(text)), ' ');
-  return left ? text + fill : fill + text;
-}
-
-/// Columns as wide as their widest cell; the first is left-aligned, and the last if it holds words.
-class Table {
- public:
-  explicit Table(std::vector<std::string> header, bool ends_with_words = false)
-      : ends_with_words_(ends_with_words) {
-    rows_.push_back(std::move(header));
-  }
-  void add(std::vector<std::string> row) { rows_.push_back(std::move(row)); }
-  bool empty() const { return rows_.size() == 1; }
-
-  std::string str() const {
-    std::vector<size_t> widths(rows_.front().size());
-    for (const auto& row : rows_) {
-      for (size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], characters(row[i]));
-    }
-    std::string out;
-    for (const auto& row : rows_) {
-      std::string line;
-      for (size_t i = 0; i < row.size(); ++i) {
-        const bool left = i == 0 || (ends_with_words_ && i + 1 == row.size());
-        line += "  " + padded(row[i], widths[i], left);
-      }
-      line.erase(line.find_last_not_of(' ') + 1);
-      out += line + "\n";
-    }
-    return out;
-  }
-
- private:
-  std::vector<std::vector<std::string>> rows_;
-  bool ends_with_words_;
-};
-
-std::string with_interval(const load::Summary& s, int digits) {
-  if (!s.mean) return "-";
-  if (!s.ci95) return fmt::format("{:.{}f}", *s.mean, digits);
-  return fmt::format("{:.{}f} ±{:.{}f}", *s.mean, digits, *s.ci95, digits);
-}
-
-std::string percent(double share) { return fmt::format("{:.1f}%", 100 * share); }
-std::string percent(const std::optional<double>& share) { return share ? percent(*share) : "-"; }
 
 std::string plural(int count) { return count == 1 ? "" : "s"; }
 
@@ -108,48 +56,24 @@ std::string answers_section(const VerifyReport& report) {
   for (const SchemeResult& r : report.schemes) {
     if (!r.legal) continue;
     legal.push_back(&r);
-    table.add(
-        {mesh::scheme_name(r.scheme), std::to_string(r.scheme.devices()), answer_cell(report, r),
-         r.answers ? fmt::format("{} values", r.answers->compared_hashes) : "-", deviation_cell(r),
-         r.invariant_cost ? fmt::format("{:.2f}x", *r.invariant_cost) : "-",
-         fmt::format("{:.1f}", static_cast<double>(r.planned_bytes()) / kMiB),
-         fmt::format("{:.2f}", r.load_s)});
+    table.add({r.name(), std::to_string(r.scheme.devices()), answer_cell(report, r),
+               r.answers ? fmt::format("{} values", r.answers->compared_hashes) : "-",
+               deviation_cell(r),
+               r.invariant_cost ? fmt::format("{:.2f}x", *r.invariant_cost) : "-",
+               fmt::format("{:.1f}", static_cast<double>(r.planned_bytes()) / kMiB),
+               fmt::format("{:.2f}", r.load_s)});
   }
   out += table.str() + devices_note(report, most_devices(legal));
   for (const SchemeResult* r : legal) {
     if (r->answers && r->answers->first_difference) {
-      out += fmt::format("  {} first differs at {}\n", mesh::scheme_name(r->scheme),
+      out += fmt::format("  {} first differs at {}\n", r->name(),
                          r->answers->first_difference->describe());
     }
     if (!r->failure.empty()) {
-      out += fmt::format("  {} failed: {}\n", mesh::scheme_name(r->scheme), r->failure);
+      out += fmt::format("  {} failed: {}\n", r->name(), r->failure);
     }
   }
   return out;
-}
-
-std::string point_title(const VerifyReport& report, const LoadPoint& point) {
-  const VerifyOptions& o = report.options;
-  const std::string what = point.concurrency > 0 ? fmt::format("Concurrency {}", point.concurrency)
-                                                 : fmt::format("{:.4g} requests/s", point.rate);
-  std::string load;
-  if (o.trace) {
-    load = fmt::format("{} of the {} requests of {}, lengths times {:g}", requests_at(o, point),
-                       o.trace->trace.records.size(), o.trace->path, o.trace->length_scale);
-  } else {
-    load = fmt::format("{} requests of {} + {} tokens", requests_at(o, point) * o.turns,
-                       o.input_len, o.output_len);
-    if (o.shared_prefix > 0) load += fmt::format(", {} more shared by all", o.shared_prefix);
-    if (o.turns > 1) load += fmt::format(", {} turns a conversation", o.turns);
-  }
-  if (o.sampling.temperature > 0) {
-    load += fmt::format(", drawn at temperature {:g}", o.sampling.temperature);
-    if (o.sampling.top_k > 0) load += fmt::format(", top-k {}", o.sampling.top_k);
-    if (o.sampling.top_p < 1) load += fmt::format(", top-p {:g}", o.sampling.top_p);
-    if (o.sampling.min_p > 0) load += fmt::format(", min-p {:g}", o.sampling.min_p);
-  }
-  return fmt::format("\n{}: {}, {} repeat{}, mean ± 95 % interval\n", what, load, o.repeats,
-                     plural(o.repeats));
 }
 
 std::string comm_cell(const Figures& f, mesh::Axis axis) {
@@ -177,7 +101,7 @@ std::string load_section(const VerifyReport& report, const LoadPoint& point) {
     const LoadResult& load = r->loads.at(point);
     const load::LoadSummary& s = load.summary;
     const Figures f = figures(*r, load);
-    const std::string name = mesh::scheme_name(r->scheme);
+    const std::string name = r->name();
     std::vector<std::string> row = {name,
                                     with_interval(s.ttft_ms, 2),
                                     with_interval(s.tpot_ms, 2),
@@ -217,24 +141,6 @@ std::string winner_value(const std::string& objective, const Winner& w) {
   return fmt::format("{:.4g} {}", w.value, w.unit);
 }
 
-std::string ranking_section(const VerifyReport& report, const LoadPoint& point) {
-  static const std::vector<std::pair<std::string, std::string>> kObjectives = {
-      {"ttft", "TTFT"},       {"tpot", "TPOT"},     {"throughput", "throughput"},
-      {"goodput", "goodput"}, {"memory", "memory"}, {"concurrency", "concurrency"}};
-  const std::map<std::string, Winner> best = winners(report, point);
-  std::string out;
-  for (const auto& [key, label] : kObjectives) {
-    const auto it = best.find(key);
-    if (it == best.end()) continue;
-    const Winner& w = it->second;
-    out += fmt::format("  best {:<12} {}, {}; bound by {}", label + ":",
-                       mesh::scheme_name(w.scheme->scheme), winner_value(key, w), w.limit);
-    if (!w.tie.empty()) out += fmt::format("; not told apart from {}", fmt::join(w.tie, ", "));
-    out += "\n";
-  }
-  return out;
-}
-
 /// What the axes cost at one point.
 std::string communication_section(const VerifyReport& report, const LoadPoint& point) {
   Table table({"scheme", "axis", "seconds", "waiting", "KiB sent", "calls"});
@@ -243,7 +149,7 @@ std::string communication_section(const VerifyReport& report, const LoadPoint& p
     for (const auto& [axis, label] : named_axes()) {
       const AxisCost& c = f.axis(axis);
       if (c.calls == 0) continue;
-      table.add({mesh::scheme_name(r->scheme), label, fmt::format("{:.3f}", c.seconds),
+      table.add({r->name(), label, fmt::format("{:.3f}", c.seconds),
                  fmt::format("{:.3f}", c.wait_seconds), fmt::format("{:.0f}", c.bytes / 1024),
                  fmt::format("{:.0f}", c.calls)});
     }
@@ -288,7 +194,7 @@ std::string experts_section(const VerifyReport& report, const LoadPoint& point) 
     // Which rows there are is the load's doing: the first scheme speaks for all.
     if (note.empty()) note = least_even_layer(*experts);
     const AxisCost& exchange = f.axis(mesh::Axis::kExpert);
-    table.add({mesh::scheme_name(r->scheme), fmt::format("{:.2f}", experts->imbalance),
+    table.add({r->name(), fmt::format("{:.2f}", experts->imbalance),
                fmt::format("{:.2f}", experts->distinct_per_step),
                fmt::format("{:.1f}%", 100 * experts->zero_row_share),
                fmt::format("{:.1f}%", 100 * (exchange.share - exchange.wait_share)),
@@ -311,8 +217,7 @@ std::string slo_section(const VerifyReport& report) {
     };
     // The search ends where it has tried enough, also below what a scheme can do.
     const bool open = r.slo_rate->met && !r.slo_rate->missed;
-    table.add({mesh::scheme_name(r.scheme),
-               (open ? "at least " : "") + rate(r.slo_rate->met, "no rate tried"),
+    table.add({r.name(), (open ? "at least " : "") + rate(r.slo_rate->met, "no rate tried"),
                rate(r.slo_rate->missed, "no rate tried"),
                std::to_string(r.slo_rate->probes.size())});
   }
@@ -333,7 +238,7 @@ std::string laws_section(const VerifyReport& report) {
 std::string starts_section(const VerifyReport& report, const LoadPoint& point) {
   std::string out = "\nStart a scheme, in fourfold's and in vLLM's words\n";
   for (const SchemeResult* r : timed_at(report, point)) {
-    out += fmt::format("  {:<10} {}\n  {:<10} {}\n", mesh::scheme_name(r->scheme),
+    out += fmt::format("  {:<10} {}\n  {:<10} {}\n", r->name(),
                        start_command(report.options, r->scheme), "",
                        vllm_command(report.options, r->scheme, report.has_experts));
   }
@@ -362,6 +267,48 @@ std::string definitions_section(const VerifyReport& report) {
 
 }  // namespace
 
+std::string point_title(const VerifyReport& report, const LoadPoint& point) {
+  const VerifyOptions& o = report.options;
+  const std::string what = point.concurrency > 0 ? fmt::format("Concurrency {}", point.concurrency)
+                                                 : fmt::format("{:.4g} requests/s", point.rate);
+  std::string load;
+  if (o.trace) {
+    load = fmt::format("{} of the {} requests of {}, lengths times {:g}", requests_at(o, point),
+                       o.trace->trace.records.size(), o.trace->path, o.trace->length_scale);
+  } else {
+    load = fmt::format("{} requests of {} + {} tokens", requests_at(o, point) * o.turns,
+                       o.input_len, o.output_len);
+    if (o.shared_prefix > 0) load += fmt::format(", {} more shared by all", o.shared_prefix);
+    if (o.turns > 1) load += fmt::format(", {} turns a conversation", o.turns);
+  }
+  if (o.sampling.temperature > 0) {
+    load += fmt::format(", drawn at temperature {:g}", o.sampling.temperature);
+    if (o.sampling.top_k > 0) load += fmt::format(", top-k {}", o.sampling.top_k);
+    if (o.sampling.top_p < 1) load += fmt::format(", top-p {:g}", o.sampling.top_p);
+    if (o.sampling.min_p > 0) load += fmt::format(", min-p {:g}", o.sampling.min_p);
+  }
+  return fmt::format("\n{}: {}, {} repeat{}, mean ± 95 % interval\n", what, load, o.repeats,
+                     plural(o.repeats));
+}
+
+std::string ranking_section(const VerifyReport& report, const LoadPoint& point) {
+  static const std::vector<std::pair<std::string, std::string>> kObjectives = {
+      {"ttft", "TTFT"},       {"tpot", "TPOT"},     {"throughput", "throughput"},
+      {"goodput", "goodput"}, {"memory", "memory"}, {"concurrency", "concurrency"}};
+  const std::map<std::string, Winner> best = winners(report, point);
+  std::string out;
+  for (const auto& [key, label] : kObjectives) {
+    const auto it = best.find(key);
+    if (it == best.end()) continue;
+    const Winner& w = it->second;
+    out += fmt::format("  best {:<12} {}, {}", label + ":", w.scheme->name(), winner_value(key, w));
+    if (!w.limit.empty()) out += "; bound by " + w.limit;
+    if (!w.tie.empty()) out += fmt::format("; not told apart from {}", fmt::join(w.tie, ", "));
+    out += "\n";
+  }
+  return out;
+}
+
 std::string devices_note(const VerifyReport& report, int devices) {
   const int gpus = report.machine.gpus;
   if (gpus > 0) {
@@ -381,6 +328,7 @@ std::string devices_note(const VerifyReport& report, int devices) {
 }
 
 std::string to_text(const VerifyReport& report) {
+  if (report.served()) return served_text(report);
   std::string out = fmt::format(
       "\n{} ({}, {:.1f} M parameters), backend {}, timed in {} numerics\n{}, {} core{}; fourfold "
       "{} "
@@ -407,8 +355,7 @@ std::string to_text(const VerifyReport& report) {
            definitions_section(report) + starts_section(report, report.points.back());
   }
   for (const SchemeResult& r : report.schemes) {
-    if (!r.legal)
-      out += fmt::format("{} is not legal: {}\n", mesh::scheme_name(r.scheme), r.reason);
+    if (!r.legal) out += fmt::format("{} is not legal: {}\n", r.name(), r.reason);
   }
   return out;
 }

@@ -12,6 +12,7 @@
 #include "engine/scheduler.h"
 #include "load/capacity.h"
 #include "load/metrics.h"
+#include "measure/served_answers.h"
 #include "mesh/mesh.h"
 #include "verify/answers.h"
 #include "verify/options.h"
@@ -59,6 +60,8 @@ struct LoadResult {
   std::vector<TimelinePoint> timeline;  ///< of the last repeat
   /// What the GPU's counters said, one a repeat; none where there is no GPU.
   std::vector<backend::Activity> activity;
+  /// Of a server that this program started: cores that its processes kept busy, one a repeat.
+  std::vector<double> cpu_cores;
 
   /// Its latencies mean what they say.
   bool usable() const { return summary.invalid_reason.empty() && !summary.saturated; }
@@ -71,6 +74,9 @@ struct LoadResult {
 
 struct SchemeResult {
   mesh::ParallelConfig scheme;
+  /// Of a server that was measured over HTTP: the engine's name. "": this program from inside.
+  std::string engine = {};
+  std::string label = {};  ///< of servers that ran already, whose scheme nobody knows
   bool legal = true;
   std::string reason;   ///< why not legal
   std::string failure;  ///< why it did not finish, naming rank and stage
@@ -85,14 +91,20 @@ struct SchemeResult {
   /// Requests of the load's length that fit at once if each device has
   /// VerifyReport::device_memory_bytes.
   int64_t max_concurrent_requests = 0;
-  double load_s = 0;
-  std::optional<backend::Peaks> peaks;  ///< of all its devices together, measured at once
+  double load_s = 0;  ///< of a server until it answered
+  /// Of a server's greedy answers, with those of which scheme, and how they compare.
+  std::string answers_compared_with = {};
+  std::optional<measure::ServedComparison> served_answers;
+  std::optional<int64_t> resident_bytes;  ///< most that all processes of a server held
+  std::optional<backend::Peaks> peaks;    ///< of all its devices together, measured at once
   std::optional<AnswerVerdict> answers;
   std::optional<Deviation> fast_answers;
   std::optional<double> invariant_cost;  ///< TPOT in invariant over TPOT in fast numerics
   std::map<LoadPoint, LoadResult> loads;
   std::optional<load::RateSearch> slo_rate;  ///< the highest rate within the SLO
 
+  /// "tp2"; of a server "vllm tp2", or its label.
+  std::string name() const;
   int64_t planned_bytes() const { return weight_bytes + kv_bytes + activation_bytes; }
   bool ok() const { return legal && failure.empty() && (!answers || answers->equal); }
 };
@@ -121,7 +133,10 @@ struct VerifyReport {
   bool interrupted = false;
 
   bool ok() const;
-  const SchemeResult* find(const mesh::ParallelConfig& scheme) const;
+  /// Measured over HTTP: figures of the engine's inside are not known.
+  bool served() const { return !options.engines.empty(); }
+  const SchemeResult* find(const mesh::ParallelConfig& scheme,
+                           const std::string& engine = {}) const;
 };
 
 }  // namespace fourfold::verify

@@ -257,6 +257,12 @@ std::string not_run_section(const Page& page) {
     if (!scheme.at("legal").truth()) illegal += line("reason");
   }
   std::string out;
+  const Node missing = page.root.at("missing");
+  for (size_t i = 0; i < missing.size(); ++i) {
+    out += fmt::format("<li><b>{}</b>: {}</li>", text(missing.at(i).at("name")),
+                       text(missing.at(i).at("reason")));
+  }
+  if (!out.empty()) out = "<h3>Not measured</h3><ul class=\"notes\">" + out + "</ul>";
   if (!failed.empty()) {
     out += "<h3>Did not finish</h3><ul class=\"notes failed\">" + failed + "</ul>";
   }
@@ -313,6 +319,7 @@ std::string run_section(const Page& page) {
          fact("SLO on TPOT", figure(load.at("slo/tpot_ms"), Unit::kFigure, " ms")) +
          fact("SLO on end to end", figure(load.at("slo/e2e_ms"), Unit::kFigure, " ms")) +
          fact("SLO at percentile", figure(load.at("slo/percentile"), Unit::kFigure)) +
+         fact("Repeats", text(root.at("interleaving"))) +
          fact("Numerics", text(root.at("numerics"))) +
          fact("Seed", figure(root.at("seed"), Unit::kCount)) + fact("Date", text(root.at("date"))) +
          fact("Made by", "fourfold " + version + " (" + text(root.at("commit")) + ")") + "</dl>" +

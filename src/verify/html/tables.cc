@@ -220,8 +220,32 @@ std::string results_section(const Page& page) {
   return loads + rate_table(page);
 }
 
+/// Of engines that were measured over HTTP.
+std::string served_answers_table(const Page& page) {
+  std::string rows;
+  for (const Series& series : page.series) {
+    const Node answers = series.scheme.at("answers_served");
+    if (answers.size() == 0) continue;
+    rows +=
+        fmt::format("<tr data-k=\"{}\"{}>{}{}{}{}{}{}</tr>", series.index, answers.at_attribute(),
+                    scheme_header(series), cell(text(answers.at("compared_with")), "words"),
+                    number_cell(answers.at("answers"), Unit::kCount),
+                    number_cell(answers.at("equal_answers"), Unit::kCount),
+                    number_cell(answers.at("equal_length_share"), Unit::kShare),
+                    number_cell(answers.at("near_ties"), Unit::kCount));
+  }
+  if (rows.empty()) return "<p class=\"muted\">No two schemes of an engine were compared.</p>";
+  return table("Greedy answers of each engine against those of its first scheme",
+               head("Scheme") + "<th scope=\"col\" class=\"words\">Against</th>" + head("Answers") +
+                   head("Equal") + head("Before a difference", "share") + head("Near-ties"),
+               rows, "dense");
+}
+
 std::string communication_section(const Page& page) {
   const std::vector<AxisName> axes = used_axes(page);
+  if (axes.empty() && page.root.at("engines").size() > 0) {
+    return "<p class=\"muted\">Not measured of engines that run outside.</p>";
+  }
   if (axes.empty()) return "<p class=\"muted\">No scheme communicates.</p>";
   std::vector<std::string_view> labels;
   for (const AxisName& axis : axes) labels.push_back(axis.label);
@@ -234,6 +258,7 @@ std::string communication_section(const Page& page) {
 }
 
 std::string answers_section(const Page& page) {
+  if (page.root.at("engines").size() > 0) return served_answers_table(page);
   std::string rows;
   for (const Series& series : page.series) {
     rows += fmt::format("<tr data-k=\"{}\"{}>{}{}</tr>", series.index, series.scheme.at_attribute(),
