@@ -80,7 +80,8 @@ class Generator {
     }
     if (once_in(30)) out["no_such_field_" + std::to_string(below(3))] = anything(2);
     std::string text = out.dump(-1, ' ', false, json::error_handler_t::replace);
-    if (once_in(25) && !text.empty()) {
+    // Not of chats: one that lost its limit would go on for longer than the client waits.
+    if (endpoint != Endpoint::kChat && once_in(25)) {
       text[static_cast<size_t>(below(static_cast<int>(text.size())))] =
           static_cast<char>(below(256));
     }
