@@ -154,7 +154,7 @@ INSTANTIATE_TEST_SUITE_P(
         Refusal{1, "bench ops tiny --context 5000", "context of 5001", "lower --context"},
         Refusal{2, "verify tiny --config /no/such.yaml", "/no/such.yaml", "no such file"},
         Refusal{2, "veryfy", "no command \"veryfy\"",
-                "generate or serve or route or verify or bench"}));
+                "generate or serve or route or top or verify or bench"}));
 
 TEST(Generate, SplitsExpertsAsFarAsTheyGo) {
   const Outcome one =
