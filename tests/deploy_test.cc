@@ -8,9 +8,9 @@ namespace fourfold::tests {
 namespace {
 
 TEST(DeployFiles, FitTheProgram) {
-  const Outcome out = run_command("python3 " FOURFOLD_SOURCE_DIR
-                                  "/tests/deploy/check_deploy.py " FOURFOLD_BINARY,
-                                  /*seconds=*/120);
+  const Outcome out =
+      run_command("python3 " FOURFOLD_SOURCE_DIR "/tests/deploy/check_deploy.py " FOURFOLD_BINARY,
+                  /*seconds=*/120);
   EXPECT_EQ(out.code, 0) << out.text;
 }
 
