@@ -104,7 +104,7 @@ TEST_F(VerifyEngines, ReplicasAreInstancesBehindARouterOrTheEnginesOwn) {
 
 TEST_F(VerifyEngines, ABadSchemeIsSaidInItsOwnWordsAndTheOthersGoOn) {
   const auto out = verify(
-      "--schemes tp1,tp2,pp2,tp2pp2,dp2,tp2dp2 --dp-mode engine --start-timeout 2 --engine-args "
+      "--schemes tp1,tp2,pp2,tp2pp2,dp2,tp2dp2 --dp-mode engine --start-timeout 10 --engine-args "
       "\"--fake tp2=crash,pp2=silent,tp2pp2=refuses,dp2=dies,tp2dp2=key\"");
   EXPECT_EQ(out.code, 1) << out.text;
   EXPECT_EQ(scheme("vllm tp1")["failure"], "");
@@ -114,7 +114,7 @@ TEST_F(VerifyEngines, ABadSchemeIsSaidInItsOwnWordsAndTheOthersGoOn) {
     EXPECT_NE(failure.find(words), std::string::npos) << name << ": " << failure;
   };
   says("vllm tp2", "ValueError: 3 heads cannot be divided by 2");
-  says("vllm pp2", "did not answer a request within 2 s");
+  says("vllm pp2", "did not answer a request within 10 s");
   says("vllm tp2pp2", "RuntimeError: no experts here");
   says("vllm dp2", "ValueError: the third stream was too much");
   says("vllm tp2dp2", "refuses the key");
