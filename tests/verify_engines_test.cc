@@ -13,6 +13,7 @@
 #include <string>
 
 #include "tests/support/command_line.h"
+#include "tests/support/serve_process.h"
 
 namespace fourfold {
 namespace {
@@ -36,6 +37,14 @@ class VerifyEngines : public ::testing::Test {
   }
   tests::Outcome verify(const std::string& more) const {
     return tests::run(arguments(more), "XDG_STATE_HOME=" + folder_.string());
+  }
+  /// Against servers that run already.
+  tests::Outcome running(const std::string& more) const {
+    return tests::run(
+        "verify tiny --engine openai --input-len 8 --output-len 4 --concurrency 2 "
+        "--requests 4 --repeats 2 --json " +
+            (folder_ / "out.json").string() + " " + more,
+        "XDG_STATE_HOME=" + folder_.string());
   }
   json report() const {
     std::ifstream file(folder_ / "out.json");
@@ -136,6 +145,38 @@ TEST_F(VerifyEngines, ACommandThatIsNotThereAndAFlagThatSaysNothingAreErrors) {
   const auto flag = verify("--block-size 8");
   EXPECT_EQ(flag.code, 1);
   EXPECT_NE(flag.text.find("--block-size is of the engine inside"), std::string::npos) << flag.text;
+}
+
+TEST_F(VerifyEngines, ServersThatRunAlreadyAreMeasuredUnderTheirLabel) {
+  tests::ServeProcess first({"tiny", "--port", "0"});
+  tests::ServeProcess second({"tiny", "--port", "0"});
+  const auto out =
+      running("--url http://127.0.0.1:" + std::to_string(first.port()) +
+              ",http://127.0.0.1:" + std::to_string(second.port()) + " --label \"two of them\"");
+  EXPECT_EQ(out.code, 0) << out.text;
+  EXPECT_EQ(scheme("two of them")["loads"][0]["requests"], 8);
+  EXPECT_GT(scheme("two of them")["metrics"]["ttft_ms"]["mean"], 0);
+  EXPECT_NE(out.text.find("Interleaved: every repeat"), std::string::npos) << out.text;
+}
+
+TEST_F(VerifyEngines, AServerThatIsNotThereOrWantsAKeySaysSoAtOnce) {
+  // The port's number is not to be taken for a status.
+  const auto missing = running("--url http://127.0.0.1:401");
+  EXPECT_EQ(missing.code, 1);
+  EXPECT_NE(missing.text.find("cannot reach 127.0.0.1:401"), std::string::npos) << missing.text;
+  EXPECT_EQ(missing.text.find("key"), std::string::npos) << missing.text;
+  EXPECT_EQ(missing.text.find("--start-timeout"), std::string::npos) << missing.text;
+  EXPECT_FALSE(fs::exists(folder_ / "fourfold"));  // no logs where nothing was started
+
+  const std::string keys = (folder_ / "keys.txt").string();
+  std::ofstream(keys) << "a-key-of-this-test\n";
+  tests::ServeProcess server({"tiny", "--port", "0", "--api-key-file", keys});
+  const std::string url = "--url http://127.0.0.1:" + std::to_string(server.port());
+  const auto refused = running(url);
+  EXPECT_EQ(refused.code, 1);
+  EXPECT_NE(refused.text.find("HTTP 401"), std::string::npos) << refused.text;
+  const auto known = running(url + " --api-key-file " + keys);
+  EXPECT_EQ(known.code, 0) << known.text;
 }
 
 TEST_F(VerifyEngines, EnginesStandSideBySideInterleaved) {

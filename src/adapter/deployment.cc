@@ -58,8 +58,7 @@ base::Result<std::unique_ptr<Deployment>> Deployment::start(const EngineOptions&
     out->api_key_ = options.api_key;
     for (const std::string& text : urls) {
       FF_ASSIGN(const http::Url url, http::Url::parse(text));
-      FF_TRY(wait_until_answers(url, options.api_key, std::chrono::seconds(0),
-                                [] { return std::nullopt; }));
+      FF_TRY(check_answers(url, options.api_key));
       out->url_ = url;
     }
   } else {

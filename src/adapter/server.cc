@@ -99,8 +99,15 @@ void add_use(pid_t pid, ProcessUse& use) {
 
 http::Url local_url(uint16_t port) { return {.host = "127.0.0.1", .port = port, .path = ""}; }
 
+/// As measure::Endpoint says it. The numbers alone may be a port's.
 bool refuses_key(const std::string& message) {
-  return message.find("401") != std::string::npos || message.find("403") != std::string::npos;
+  return message.find("HTTP 401") != std::string::npos ||
+         message.find("HTTP 403") != std::string::npos;
+}
+
+base::Status ask(measure::Endpoint& endpoint, const std::string& model) {
+  const auto answer = endpoint.ask({.model = model, .prompt = std::string("1"), .max_tokens = 1});
+  return answer.ok() ? base::Status() : base::Status(answer.error());
 }
 
 }  // namespace
@@ -191,6 +198,15 @@ ProcessUse Server::use() const {
   return out;
 }
 
+base::Status check_answers(const http::Url& url, const std::string& api_key) {
+  measure::Endpoint endpoint(url, api_key);
+  FF_ASSIGN(const std::string model, endpoint.first_model());
+  const base::Status answer = ask(endpoint, model);
+  if (answer.ok()) return {};
+  return base::fail("{} lists its models, but refuses a request: {}", url.authority(),
+                    answer.error().message);
+}
+
 base::Status wait_until_answers(const http::Url& url, const std::string& api_key,
                                 std::chrono::seconds limit,
                                 const std::function<std::optional<std::string>()>& ended) {
@@ -201,8 +217,7 @@ base::Status wait_until_answers(const http::Url& url, const std::string& api_key
     if (const auto end = ended()) return base::fail("ended before it answered: it {}", *end);
     const base::Result<std::string> model = endpoint.first_model();
     if (model.ok()) {
-      const auto answer =
-          endpoint.ask({.model = *model, .prompt = std::string("1"), .max_tokens = 1});
+      const base::Status answer = ask(endpoint, *model);
       if (answer.ok()) return {};
       const auto until = std::chrono::steady_clock::now() + kEndAfterRefusal;
       while (std::chrono::steady_clock::now() < until) {

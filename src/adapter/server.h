@@ -67,9 +67,13 @@ class Server {
   http::Url url_;
 };
 
-/// Waits until the server answers a request, which a green /health does not tell. `ended` is asked
-/// again and again and takes its time, so that this does not spin. Errors: it ends, refuses the
-/// request or the key, or does not answer in time.
+/// Whether a server that runs already answers a request now, which a green /health does not tell.
+/// Errors: it cannot be reached, refuses the key or the request.
+base::Status check_answers(const http::Url& url, const std::string& api_key);
+
+/// Waits until a server that is starting answers a request. `ended` is asked again and again and
+/// takes its time, so that this does not spin. Errors: it ends, refuses the request or the key, or
+/// does not answer in time.
 base::Status wait_until_answers(const http::Url& url, const std::string& api_key,
                                 std::chrono::seconds limit,
                                 const std::function<std::optional<std::string>()>& ended);

@@ -72,9 +72,8 @@ struct Occupancy {
 /// - Several choices of one prompt are a sequence each. While one of them computes the prompt the
 ///   others wait, and later requests may pass them; then they share the blocks that it fills and
 ///   compute the rest of the prompt, less than a block or one token, each for itself.
-/// - Log-probabilities of a prompt take a sampled row for each of its tokens, of which a step has
-/// as
-///   many as there are slots.
+/// - Log-probabilities of a prompt take a sampled row for each of its tokens. A step has as many
+///   such rows as there are slots.
 /// - Blocks and slots are given back only when no step that names them is in flight.
 class Scheduler {
  public:

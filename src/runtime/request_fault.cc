@@ -21,6 +21,7 @@ constexpr std::array<std::string_view, kRequestSteps> kNames = {
     "read-calls",   "add-calls",   "token-logprobs", "chunk",          "observe",
     "start-stream", "write-chunk", "usage",          "end-stream",     "body",
     "respond"};
+static_assert(kNames.back() == "respond", "a step without a name");
 
 }  // namespace
 

@@ -120,8 +120,9 @@ AnswerWriter::Step AnswerWriter::push(size_t sequence, const engine::SequenceEve
   }
   if (event.token) {
     ++output_tokens_;
-    if (request_.sampling.logprobs >= 0)
+    if (request_.sampling.logprobs >= 0) {
       add_logprobs(*event.token, choice.text_offset, all_logprobs);
+    }
   }
   reach(RequestStep::kDetokenize);
   const runtime::OutputText::Piece piece = choice.output.push(event);

@@ -273,8 +273,14 @@ base::Result<Setting> make_setting(const VerifyOptions& options, const model::Mo
     return base::fail("the load's longest sequence has {} tokens, more than the model's context {}",
                       longest, out.max_positions);
   }
-  FF_ASSIGN(out.logs, adapter::make_log_folder());
-  progress(fmt::format("logs of the servers: {}\n", out.logs.string()));
+  const bool starts = std::any_of(
+      options.engines.begin(), options.engines.end(), [](const adapter::EngineOptions& engine) {
+        return engine.engine != adapter::Engine::kOpenai || engine.urls.size() > 1;  // our router
+      });
+  if (starts) {
+    FF_ASSIGN(out.logs, adapter::make_log_folder());
+    progress(fmt::format("logs of the servers: {}\n", out.logs.string()));
+  }
   return out;
 }
 
