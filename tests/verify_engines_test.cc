@@ -124,7 +124,9 @@ TEST_F(VerifyEngines, ABadSchemeIsSaidInItsOwnWordsAndTheOthersGoOn) {
   };
   says("vllm tp2", "ValueError: 3 heads cannot be divided by 2");
   says("vllm pp2", "did not answer a request within 10 s");
+  says("vllm tp2pp2", "lists its models, fails at the first request");
   says("vllm tp2pp2", "RuntimeError: no experts here");
+  says("vllm dp2", "of 4 requests failed at c2");
   says("vllm dp2", "ValueError: the third stream was too much");
   says("vllm tp2dp2", "refuses the key");
   EXPECT_EQ(left_over(), 0);
