@@ -116,17 +116,19 @@ TEST(DummyWeights, DependOnTheSeedAloneAndKeepLogitsFinite) {
 const auto kFolders = testing::Values("llama2", "llama3", "mistral", "gemma3", "sharded", "tiny",
                                       "mixtral", "qwen2-moe", "qwen3-moe", "deepseek-moe", "olmoe");
 
-/// A folder's name as a test's.
-std::string test_name(std::string folder) {
-  std::replace(folder.begin(), folder.end(), '-', '_');
-  return folder;
+/// The name of a folder or a backend as a test's.
+std::string test_name(std::string name) {
+  std::replace(name.begin(), name.end(), '-', '_');
+  std::replace(name.begin(), name.end(), '/', '_');
+  return name;
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, GoldenTest,
-                         testing::Combine(kFolders, testing::ValuesIn(golden_backends())),
+                         testing::Combine(kFolders,
+                                          testing::ValuesIn(golden_backends_in_both_numerics())),
                          [](const auto& test) {
                            return test_name(std::get<0>(test.param)) + "_" +
-                                  std::get<1>(test.param);
+                                  test_name(std::get<1>(test.param));
                          });
 INSTANTIATE_TEST_SUITE_P(Families, GreedyTest, kFolders,
                          [](const auto& test) { return test_name(test.param); });

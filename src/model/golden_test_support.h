@@ -30,6 +30,15 @@ inline std::vector<std::string> golden_backends() {
   return names;
 }
 
+/// These in invariant numerics, and those that have others as "cpu/fast" in fast ones.
+inline std::vector<std::string> golden_backends_in_both_numerics() {
+  std::vector<std::string> names = golden_backends();
+  for (const std::string& name : golden_backends()) {
+    if (name != "reference") names.push_back(name + "/fast");
+  }
+  return names;
+}
+
 /// A decoder with one sequence in a cache of its own: on one rank, or one rank's part of it.
 class OneSequence {
   static constexpr int64_t kBlockSize = 4;
@@ -43,7 +52,7 @@ class OneSequence {
   /// `scheme` has one stage and one replica; `world` are its shards.
   OneSequence(ModelSource source, const std::string& backend, int64_t positions,
               const mesh::ParallelConfig& scheme, std::unique_ptr<comm::Communicator> world)
-      : ops_(backend::make_ops(backend, "").value()),
+      : ops_(backend::make_ops(backend.substr(0, backend.find('/')), "").value()),
         source_(std::move(source)),
         groups_(mesh::Mesh::create(scheme, source_.spec.divisors()).value(), std::move(world)),
         stream_(ops_->make_stream(1, {})),
@@ -57,6 +66,7 @@ class OneSequence {
                 .value()),
         packer_(
             StepPacker::create(*ops_, {positions, base::ceil_div(positions, kBlockSize)}).value()) {
+    if (backend.ends_with("/fast")) stream_->numerics = base::Numerics::kFast;
     decoder_ = Decoder::create(source_, *ops_, groups_, *stream_, positions).value();
     const int64_t blocks = base::ceil_div(positions, kBlockSize);
     for (const LayerSpec& layer : source_.spec.layers) {
